@@ -1,0 +1,309 @@
+"""The configuration of a run: frozen dataclasses, the one source of the command line and of config.json.
+
+The string under a field is its help text. Names are `Literal` types, so that a type checker, the command line and
+`validate` know the same ones.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from flaxcls.errors import InputError, unknown
+
+SourceName = Literal["digits", "tfds"]
+ModelName = Literal["cnn"]
+ActivationName = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
+OptimizerName = Literal["adam", "adamw"]
+ScheduleName = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they are split."""
+
+    source: SourceName = "digits"
+    """digits: scikit-learn's embedded 8x8 digits; tfds: a directory prepared by tensorflow-datasets."""
+    name: str | None = None
+    """With tfds, the data set to read: cifar10, or name/config:version to be exact."""
+    dir: str | None = None
+    """With tfds, the prepared data directory; without it TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    validation_fraction: float = 0.1
+    """Share of the training examples that is held out for early stopping and model selection."""
+    test_fraction: float = 0.2
+    """Share of all examples that is held out for the final test, where the source has no test split of its own."""
+    split_seed: int = 0
+    """Seed of the stratified splits; apart from the run's seed, so that runs of all seeds see the same splits."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to the images, on the device."""
+
+    normalize: bool = True
+    """Subtract the mean and divide by the deviation of each channel, both computed from the training split."""
+    flip: bool = False
+    """Mirror each training image left to right with probability 1/2."""
+    crop_padding: int = 1
+    """Pixels added around each training image before a random crop of the old size; 0: no crop."""
+    crop_fill: Literal["zero", "reflect"] = "zero"
+    """What the added pixels hold: zero, or the image mirrored at its border."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: ModelName = "cnn"
+    """cnn: blocks of convolution, normalisation, activation and pooling, then dense layers."""
+    widths: tuple[int, ...] = (32, 64, 64)
+    """Channels of each convolution; between two of them a 2x2 pooling halves the image."""
+    dense: tuple[int, ...] = (128,)
+    """Units of each hidden dense layer."""
+    kernel_size: int = 3
+    """Height and width of the convolutions, in pixels."""
+    padding: Literal["same", "valid"] = "same"
+    """same: a convolution keeps the image's size; valid: it uses no pixel outside of the image."""
+    activation: ActivationName = "relu"
+    """Nonlinearity after each convolution and each hidden dense layer."""
+    pooling: Literal["max", "average"] = "max"
+    """What a pooling window keeps."""
+    norm: Literal["none", "batch"] = "batch"
+    """Normalisation after each convolution."""
+    dropout: float = 0.2
+    """Probability that a unit of a hidden dense layer is dropped in training."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters, batch statistics and loss are float32 always."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised: cross-entropy and penalties."""
+
+    label_smoothing: float = 0.0
+    """Probability taken from the true class and spread evenly over all classes, in training."""
+    l1: float = 0.0
+    """Factor of the sum of the weights' absolute values, added to the loss."""
+    l2: float = 0.0
+    """Factor of the sum of the weights' squares, added to the loss."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How it is minimised."""
+
+    name: OptimizerName = "adamw"
+    """adam, or adamw with decoupled weight decay."""
+    learning_rate: float = 4e-3
+    """Learning rate; with a schedule, its peak."""
+    schedule: ScheduleName = "cosine"
+    """constant, or cosine down to 0 at the last step; both after the warm-up."""
+    warmup_epochs: float = 1.0
+    """Epochs over which the learning rate rises linearly from 0."""
+    weight_decay: float = 1e-2
+    """Decoupled decay of adamw, times the learning rate at each step; biases and normalisation are spared."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient over all parameters; a longer one is scaled down."""
+    ema_decay: float | None = 0.99
+    """Decay of the moving average of the parameters, which evaluation then uses."""
+    accumulate: int = 1
+    """Parts that a batch is split into to save memory; the gradient is of the whole batch all the same."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long, and how often."""
+
+    epochs: int = 60
+    """Passes over the training split."""
+    batch_size: int = 64
+    """Examples a step, over all devices."""
+    eval_batch_size: int = 512
+    """Examples an evaluation step, over all devices."""
+    eval_every: int = 1
+    """Epochs from one evaluation on the validation split to the next."""
+    save_every: int | None = None
+    """Steps from one checkpoint to the next; there is one after each evaluation in any case."""
+    log_every: int = 50
+    """Steps from one line of metrics to the next."""
+
+
+@dataclass(frozen=True)
+class StopConfig:
+    """Early stopping, and which parameters are the best."""
+
+    metric: Literal["loss", "accuracy"] = "loss"
+    """Quantity on the validation split that decides: the lowest loss or the highest accuracy."""
+    patience: int | None = None
+    """Evaluations in a row without improvement after which training stops; None: it never stops early."""
+    min_delta: float = 0.0
+    """Smallest change that counts as an improvement."""
+    skip: float = 0.0
+    """Share of the run's evaluations, at its start, that do not count, neither for patience nor as the best."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's numbers. The default trains a small CNN on scikit-learn's digits."""
+
+    seed: int = 0
+    """Seed of initialisation, data order, augmentation and dropout."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    # 143 digits are too few to tell good parameters from lucky ones while the learning rate is high
+    stop: StopConfig = field(default_factory=lambda: StopConfig(skip=2 / 3))
+
+
+def validate(config: Config) -> None:
+    """Raises InputError that lists everything wrong with `config`; what depends on the data, `fit` checks."""
+    problems = _type_problems(config) or _value_problems(config)
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _type_problems(config: Any, prefix: str = "") -> list[str]:
+    problems = []
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value, path = getattr(config, name), prefix + name
+        if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
+            problems += _type_problems(value, path + ".")
+        elif typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+            problems.append(unknown(path, value, typing.get_args(hint)))
+        elif not _is_a(value, hint):
+            problems.append(f"{path} is {value!r}, but must be of type {getattr(hint, '__name__', hint)}.")
+    return problems
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, arg) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, args[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _value_problems(config: Config) -> list[str]:
+    data, augment, model, loss, optim, loop, stop = (
+        config.data, config.augment, config.model, config.loss, config.optim, config.loop, config.stop,
+    )  # fmt: skip
+    problems = []
+
+    def check(holds: bool, path: str, rule: str) -> None:
+        if not holds:
+            value: Any = config
+            for name in path.split("."):
+                value = getattr(value, name)
+            problems.append(f"{path} is {value!r}, but {rule}.")
+
+    check(0 <= config.seed < 2**32, "seed", "must be in 0..2^32-1")
+    check(0 <= data.split_seed < 2**32, "data.split_seed", "must be in 0..2^32-1")
+    check(0 < data.validation_fraction < 1, "data.validation_fraction", "must be above 0 and below 1")
+    check(0 < data.test_fraction < 1, "data.test_fraction", "must be above 0 and below 1")
+    if data.source == "tfds":
+        check(bool(data.name), "data.name", "data.source 'tfds' needs the name of a data set, such as cifar10")
+    else:
+        only_tfds = f"data.source {data.source!r} does not read it; leave it out, or choose data.source 'tfds'"
+        check(data.name is None, "data.name", only_tfds)
+        check(data.dir is None, "data.dir", only_tfds)
+    check(augment.crop_padding >= 0, "augment.crop_padding", "must be 0 or more")
+    check(all(width > 0 for width in model.widths), "model.widths", "each must be 1 or more")
+    check(len(model.widths) > 0, "model.widths", "at least one convolution is needed")
+    check(all(units > 0 for units in model.dense), "model.dense", "each must be 1 or more")
+    check(model.kernel_size > 0, "model.kernel_size", "must be 1 or more")
+    check(0 <= model.dropout < 1, "model.dropout", "must be in [0, 1)")
+    check(
+        model.dropout == 0 or len(model.dense) > 0,
+        "model.dropout",
+        "it acts on hidden dense layers and model.dense names none; add one, or set model.dropout to 0",
+    )
+    check(0 <= loss.label_smoothing < 1, "loss.label_smoothing", "must be in [0, 1)")
+    check(loss.l1 >= 0, "loss.l1", "must be 0 or more")
+    check(loss.l2 >= 0, "loss.l2", "must be 0 or more")
+    check(0 < optim.learning_rate < float("inf"), "optim.learning_rate", "must be above 0 and finite")
+    check(optim.warmup_epochs >= 0, "optim.warmup_epochs", "must be 0 or more")
+    check(
+        optim.warmup_epochs <= max(loop.epochs, 1),
+        "optim.warmup_epochs",
+        f"must be no more than loop.epochs, {loop.epochs}",
+    )
+    check(optim.weight_decay >= 0, "optim.weight_decay", "must be 0 or more")
+    check(
+        optim.name == "adamw" or optim.weight_decay == 0,
+        "optim.weight_decay",
+        f"{optim.name} has no decoupled decay; choose optim.name adamw, set it to 0, or use loss.l2",
+    )
+    check(optim.clip_norm is None or optim.clip_norm > 0, "optim.clip_norm", "must be above 0, or None")
+    check(optim.ema_decay is None or 0 < optim.ema_decay < 1, "optim.ema_decay", "must be above 0 and below 1, or None")
+    check(optim.accumulate > 0, "optim.accumulate", "must be 1 or more")
+    check(
+        optim.accumulate < 1 or loop.batch_size % optim.accumulate == 0,
+        "optim.accumulate",
+        f"must divide loop.batch_size, {loop.batch_size}",
+    )
+    check(loop.epochs > 0, "loop.epochs", "must be 1 or more")
+    check(loop.batch_size > 0, "loop.batch_size", "must be 1 or more")
+    check(loop.eval_batch_size > 0, "loop.eval_batch_size", "must be 1 or more")
+    check(loop.eval_every > 0, "loop.eval_every", "must be 1 or more")
+    check(loop.save_every is None or loop.save_every > 0, "loop.save_every", "must be 1 or more, or None")
+    check(loop.log_every > 0, "loop.log_every", "must be 1 or more")
+    check(stop.patience is None or stop.patience > 0, "stop.patience", "must be 1 or more, or None")
+    check(stop.min_delta >= 0, "stop.min_delta", "must be 0 or more")
+    check(0 <= stop.skip < 1, "stop.skip", "must be in [0, 1)")
+    return problems
+
+
+def to_json(config: Config) -> str:
+    """Returns `config` as indented JSON, which `from_json` reads back equal."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads what `to_json` wrote. Raises InputError for broken JSON and for an unknown or missing field."""
+    try:
+        config: Config = _build(Config, json.loads(text), "")
+    except json.JSONDecodeError as error:
+        raise InputError(f"the configuration is not JSON: {error}.") from error
+    return config
+
+
+def _build(cls: Any, values: Any, prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise InputError(f"the configuration{prefix and ' at ' + prefix[:-1]} is {values!r}, but must be an object.")
+    for name in values:
+        if name not in hints:
+            raise InputError(unknown("field", prefix + name, [prefix + known for known in hints]))
+    arguments = {}
+    for name, hint in hints.items():
+        if name not in values:
+            raise InputError(f"the configuration has no {prefix + name}: it is of another version or was cut short.")
+        value = values[name]
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = _build(hint, value, f"{prefix}{name}.")
+        else:
+            arguments[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**arguments)
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Returns a line `path: one's value -> other's value` for each field in which the two differ."""
+
+    def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+        if not dataclasses.is_dataclass(value):
+            return {prefix: value}
+        parts = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {k: v for name, part in parts for k, v in flatten(part, f"{prefix}.{name}".lstrip(".")).items()}
+
+    ours, theirs = flatten(one), flatten(other)
+    return [f"{path}: {ours[path]!r} -> {theirs[path]!r}" for path in ours if ours[path] != theirs[path]]

@@ -1,0 +1,96 @@
+"""A table of a model's layers, with their shapes, parameters and FLOPs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of one module: its path and type, the shape it returns without the batch axis, and its size.
+
+    flops: floating-point operations of its matrix products or convolutions for one image forward, a multiply-add
+      counted as two; what else it computes is not counted.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    flops: int
+
+
+def layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
+    """Returns the innermost modules of `model` in the order they are called on an image (h, w, c).
+
+    Nothing is computed. What the model does outside of a submodule is not listed, nor are its own parameters; those of
+    a module that is called again are listed once.
+    """
+    found: list[Layer] = []
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        before = len(found)
+        output = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__" and len(found) == before and isinstance(output, jax.Array):
+            path, params = "/".join(module.path), module.variables.get("params", {})
+            called_before = any(layer.path == path for layer in found)
+            found.append(
+                Layer(
+                    path=path,
+                    kind=type(module).__name__,
+                    shape=output.shape[1:],
+                    parameters=0 if called_before else count(params),
+                    flops=_flops(module, params, output),
+                )
+            )
+        return output
+
+    def run(key: jax.Array) -> None:
+        with nn.intercept_methods(record):
+            model.init({"params": key}, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+
+    jax.eval_shape(run, jax.random.key(0))
+    return found
+
+
+def _flops(module: nn.Module, params: Any, output: jax.Array) -> int:
+    """Counts a product of kernel and input at each position of the output, its features aside."""
+    if "kernel" not in params or not hasattr(module, "features"):
+        return 0
+    features = math.prod(np.atleast_1d(module.features).tolist())
+    return 2 * math.prod(params["kernel"].shape) * (math.prod(output.shape[1:]) // features)
+
+
+def count(params: Any) -> int:
+    """Returns how many numbers there are in a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def table(model: nn.Module, image_shape: Sequence[int]) -> Table:
+    """Returns the layers of `model` as a table to print."""
+    rows = layers(model, image_shape)
+    made = Table(title=f"{type(model).__name__} on images of {'x'.join(map(str, image_shape))}", title_justify="left")
+    for header in ("layer", "type"):
+        made.add_column(header)
+    for header in ("output", "parameters", "MFLOPs"):
+        made.add_column(header, justify="right")
+    for row in rows:
+        mflops = f"{row.flops / 1e6:,.3f}" if row.flops else ""
+        shape = " x ".join(map(str, row.shape))
+        made.add_row(row.path, row.kind, shape, f"{row.parameters:,}" if row.parameters else "", mflops)
+    made.add_section()
+    shapes = jax.eval_shape(
+        lambda key: model.init({"params": key}, jnp.zeros((1, *image_shape), jnp.float32), train=False),
+        jax.random.key(0),
+    )
+    total = count(shapes["params"])
+    made.add_row("total", "", "", f"{total:,}", f"{sum(row.flops for row in rows) / 1e6:,.3f}")
+    return made
