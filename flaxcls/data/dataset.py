@@ -1,0 +1,156 @@
+"""A data set in memory, and how it is split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxcls.data.stream import permutation
+from flaxcls.errors import InputError
+
+
+class Split(NamedTuple):
+    """images: u8[n h w c] of 0..255, or f32 of 0..1. labels: i32[n], class numbers."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """Returns the examples at `indices`, i64[m]."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images of one size in three disjoint splits. The test split is looked at once, at the end."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(h, w, c) of one image."""
+        return self.train.images.shape[1:]
+
+
+def from_arrays(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    class_names: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> Dataset:
+    """Returns a Dataset of the caller's own arrays.
+
+    Args:
+      images: u8[n h w c] of 0..255 or f32[n h w c] of 0..1; grey images may lack the last axis.
+      labels: integers [n], from 0.
+      validation, test: (images, labels) of their own; what is not given is carved out of `images`, stratified.
+      validation_fraction: share of the training examples that becomes the validation split.
+      test_fraction: share of all examples that becomes the test split.
+      split_seed: decides which.
+      class_names: in the order of the labels; without them "0", "1", ...
+      name: what the data set is called in the run's files.
+
+    Raises:
+      InputError: for shapes, types or labels that do not fit, and for a split without examples.
+    """
+    for option, value in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
+        if not 0 < value < 1:
+            raise InputError(f"{option} is {value!r}, but must be above 0 and below 1.")
+    train = _split(images, labels, "images")
+    if class_names is None:
+        class_names = [str(label) for label in range(int(train.labels.max(initial=-1)) + 1)]
+    given = {part: _split(*pair, part) for part, pair in (("validation", validation), ("test", test)) if pair}
+    for part, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+        if part not in given:
+            rest, held_out = stratified_split(train.labels, fraction, split_seed)
+            train, given[part] = train.take(rest), train.take(held_out)
+    dataset = Dataset(name, tuple(class_names), train, given["validation"], given["test"])
+    _check(dataset)
+    return dataset
+
+
+def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sorted indices (rest, held out): of each class, `fraction` of its examples is held out, rounded.
+
+    The seed decides which. What is left over by rounding class by class is not made up for.
+    """
+    shuffled = permutation(seed, 0, len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, counts = np.unique(labels, return_counts=True)
+    chosen = np.zeros(len(labels), bool)
+    for members in np.split(by_class, np.cumsum(counts)[:-1]):
+        chosen[members[: round(fraction * len(members))]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation f64[c] of each channel of images [n h w c], with bytes scaled to 0..1.
+
+    A channel that never changes gets the deviation 1, so that normalising leaves it at 0.
+    """
+    total = np.zeros(images.shape[-1])
+    squares = np.zeros(images.shape[-1])
+    for start in range(0, len(images), 1024):
+        pixels = images[start : start + 1024].astype(np.float64).reshape(-1, images.shape[-1])
+        total += pixels.sum(axis=0)
+        squares += np.square(pixels).sum(axis=0)
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    count = images.size / images.shape[-1]
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0)) / scale
+    return mean / scale, np.where(std > 1e-6, std, 1.0)
+
+
+def _split(images: np.ndarray, labels: np.ndarray, what: str) -> Split:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4:
+        raise InputError(f"{what} has the shape {images.shape}, but [n h w c] or [n h w] is needed.")
+    if labels.shape != images.shape[:1]:
+        raise InputError(f"{what}: {len(images)} images, but labels of shape {labels.shape}; one label an image.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{what}: labels are {labels.dtype}, but must be integers: class numbers from 0.")
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise InputError(f"{what}: images are {images.dtype}, but must be uint8 of 0..255 or float32 of 0..1.")
+        if images.size and not (images.min() >= 0 and images.max() <= 1):
+            raise InputError(
+                f"{what}: float images are in {images.min():g}..{images.max():g}, but must be in 0..1: "
+                "scale them, or give uint8."
+            )
+        images = images.astype(np.float32)
+    return Split(images, labels.astype(np.int32))
+
+
+def _check(dataset: Dataset) -> None:
+    classes = len(dataset.class_names)
+    for part in ("train", "validation", "test"):
+        split: Split = getattr(dataset, part)
+        if len(split.labels) == 0:
+            raise InputError(
+                f"the {part} split of {dataset.name} has no example: give more examples, or another "
+                "data.validation_fraction or data.test_fraction."
+            )
+        if split.images.shape[1:] != dataset.image_shape or split.images.dtype != dataset.train.images.dtype:
+            raise InputError(
+                f"the {part} split of {dataset.name} has images {split.images.dtype}{list(split.images.shape[1:])}, "
+                f"but train has {dataset.train.images.dtype}{list(dataset.image_shape)}: all must be alike."
+            )
+        wrong = split.labels[(split.labels < 0) | (split.labels >= classes)]
+        if len(wrong):
+            raise InputError(
+                f"the {part} split of {dataset.name} has the label {wrong[0]}, but its {classes} classes are numbered "
+                f"0..{classes - 1}: mend the labels, or name every class in class_names."
+            )

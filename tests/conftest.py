@@ -1,0 +1,61 @@
+"""Two virtual CPU devices, no silent broadcasting, and small data that the tests share."""
+
+import os
+import tempfile
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flaxcls.config import AugmentConfig, Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
+from flaxcls.data import Dataset, from_arrays
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Many tests compile the same small programs.
+_CACHE = tempfile.TemporaryDirectory(prefix="flaxcls-tests-")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture
+def strict_types():
+    """Forbids implicit conversions between types (optax's Adam makes some, so not every test can use it)."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def make_stripes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns noisy images u8[count 8 8 1] of horizontal, vertical or no stripes, and their labels 0, 1, 2."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    images = rng.integers(0, 60, (count, 8, 8, 1), dtype=np.uint8)
+    images[labels == 0, ::2] += 150
+    images[labels == 1, :, ::2] += 150
+    return images, labels
+
+
+@pytest.fixture
+def stripes() -> Dataset:
+    images, labels = make_stripes(150)
+    return from_arrays(images, labels, class_names=("rows", "columns", "none"), name="stripes")
+
+
+@pytest.fixture
+def small_config() -> Config:
+    """A run of 3 epochs, 11 steps, on the stripes, with everything random switched on."""
+    return Config(
+        augment=AugmentConfig(crop_padding=1),
+        model=ModelConfig(widths=(4,), dense=(8,), norm="batch", dropout=0.2),
+        optim=OptimConfig(learning_rate=1e-2, warmup_epochs=0.0, ema_decay=0.9),
+        loop=LoopConfig(epochs=3, batch_size=32, log_every=2),
+        stop=StopConfig(),
+    )
+
+
+@pytest.fixture
+def quiet() -> Console:
+    return Console(quiet=True)

@@ -1,0 +1,154 @@
+"""The same step over two devices: jit over a mesh, pmap and shard_map agree with one device."""
+
+from functools import partial
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from flaxcls import create_state, eval_step, train_step
+from flaxcls.models import CNN
+from flaxcls.regularizers import l2
+from flaxcls.sharding import batch_sharding, make_mesh, replicated
+from tests.conftest import make_stripes
+
+KEY = jax.random.key(0)
+TX = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, momentum=0.9))
+OPTIONS = {"tx": TX, "regularizer": lambda params: 1e-3 * l2(params), "ema_decay": 0.9}
+STEPS = 5
+
+
+def model(**options):
+    return CNN(3, widths=(4,), dense=(8,), norm="batch", **options)
+
+
+def batches(count=16):
+    for seed in range(STEPS):
+        images, labels = make_stripes(count, seed)
+        mask = np.arange(count) % 5 > 0  # unlike counts on the two devices
+        yield {"image": images, "label": labels.astype(np.int32), "mask": mask}
+
+
+def initial():
+    return create_state(KEY, model(), TX, image_shape=(8, 8, 1), ema=True)
+
+
+def train(step, state, place=lambda batch: batch):
+    for batch in batches():
+        state, metrics = step(state, place(batch), KEY)
+    return state, metrics
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return {
+        accumulate: train(jax.jit(partial(train_step, model=model(), accumulate=accumulate, **OPTIONS)), initial())
+        for accumulate in (1, 2)
+    }
+
+
+def assert_agree(result, expected):
+    (state, metrics), (expected_state, expected_metrics) = result, expected
+    chex.assert_trees_all_close(state, expected_state, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(metrics, expected_metrics, rtol=1e-4)
+
+
+def test_there_are_two_devices():
+    assert jax.device_count() == 2
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_jit_over_a_mesh(one_device, accumulate):
+    mesh = make_mesh()
+    step = jax.jit(
+        partial(train_step, model=model(), accumulate=accumulate, **OPTIONS),
+        donate_argnums=0,
+        out_shardings=replicated(mesh),
+    )
+    state = jax.device_put(initial(), replicated(mesh))
+    result = train(step, state, lambda batch: jax.device_put(batch, batch_sharding(mesh)))
+    assert_agree(result, one_device[accumulate])
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_shard_map(one_device, accumulate, check_vma):
+    whole, split = PartitionSpec(), PartitionSpec("data")
+    step = jax.jit(
+        jax.shard_map(
+            partial(train_step, model=model(axis_name="data"), accumulate=accumulate, axis_name="data", **OPTIONS),
+            mesh=make_mesh(),
+            in_specs=(whole, split, whole),
+            out_specs=whole,
+            check_vma=check_vma,
+        )
+    )
+    assert_agree(train(step, initial()), one_device[accumulate])
+
+
+def in_halves(batch):
+    return jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_pmap(one_device, accumulate):
+    step = jax.pmap(
+        partial(train_step, model=model(axis_name="data"), accumulate=accumulate, axis_name="data", **OPTIONS),
+        axis_name="data",
+        in_axes=(None, 0, None),
+        out_axes=None,
+    )
+    assert_agree(train(step, initial(), in_halves), one_device[accumulate])
+
+
+def test_batch_norm_that_knows_no_axis_still_ends_equal_everywhere():
+    whole, split = PartitionSpec(), PartitionSpec("data")
+    step = jax.jit(
+        jax.shard_map(
+            partial(train_step, model=model(), axis_name="data", **OPTIONS),
+            mesh=make_mesh(),
+            in_specs=(whole, split, whole),
+            out_specs=whole,
+        )
+    )
+    state, metrics = train(step, initial())
+    chex.assert_tree_all_finite((state.params, state.model_state, metrics))
+
+
+def test_dropout_differs_between_the_shards():
+    """With the same image everywhere, and one shard masked out, the loss tells which units the other one dropped."""
+    dropped, tx = CNN(3, widths=(4,), dense=(32,), dropout=0.5), optax.sgd(0.1)
+    state = create_state(KEY, dropped, tx, image_shape=(8, 8, 1))
+    step = jax.pmap(
+        partial(train_step, model=dropped, tx=tx, axis_name="data"), axis_name="data", in_axes=(None, 0, None)
+    )
+
+    def loss(counts):
+        batch = {"image": np.ones((2, 1, 8, 8, 1), np.float32), "label": np.zeros((2, 1), np.int32)}
+        return float(step(state, {**batch, "mask": np.array(counts).reshape(2, 1)}, KEY)[1]["loss"][0])
+
+    first, second = loss([True, False]), loss([False, True])
+    assert first != second
+    assert loss([True, True]) == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["jit", "shard_map", "pmap"])
+def test_eval_step_counts_every_example_once(form):
+    state = initial()
+    images, labels = make_stripes(16)
+    batch = {"image": images, "label": labels.astype(np.int32), "mask": np.arange(16) < 11}
+    expected = jax.jit(partial(eval_step, model=model()))(state, batch)
+    step = partial(eval_step, model=model(), axis_name=None if form == "jit" else "data")
+    if form == "jit":
+        sums = jax.jit(step)(state, jax.device_put(batch, batch_sharding(make_mesh())))
+    elif form == "shard_map":
+        specs = (PartitionSpec(), PartitionSpec("data"))
+        sums = jax.jit(jax.shard_map(step, mesh=make_mesh(), in_specs=specs, out_specs=PartitionSpec()))(state, batch)
+    else:
+        sums = jax.pmap(step, axis_name="data", in_axes=(None, 0), out_axes=None)(state, in_halves(batch))
+    assert sums.count == 11
+    assert sums.correct == expected.correct
+    np.testing.assert_allclose(sums.loss, expected.loss, rtol=1e-5)
