@@ -1,0 +1,104 @@
+"""What the user sees while training: progress, metrics.jsonl and TensorBoard event files."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from tensorboardX import SummaryWriter
+
+from flaxcls.run.workdir import METRICS, TENSORBOARD
+
+
+class Logs:
+    """Writes each line of metrics to metrics.jsonl and TensorBoard, and shows progress; to be closed.
+
+    What was written after `start` (by a run that went on longer than its last checkpoint) is cut off first.
+    """
+
+    def __init__(self, workdir: Path, *, console: Console, total_steps: int, start: int, resume: bool) -> None:
+        path = workdir / METRICS
+        _truncate(path, start)
+        self._file = path.open("a")
+        self._tensorboard = SummaryWriter(str(workdir / TENSORBOARD), purge_step=start + 1 if resume else None)
+        self._began, self._start, self._total_steps = time.perf_counter(), start, total_steps
+        self._console = console
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("step {task.completed}/{task.total}"),
+            _Metrics(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=total_steps, completed=start, epoch=0, shown={})
+        self._progress.start()
+
+    def advance(self, step: int, epoch: int) -> None:
+        """Moves the progress bar to `step`."""
+        self._progress.update(self._task, completed=step, epoch=epoch)
+
+    def write(self, split: str, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Writes one line of values, measured on `split` after `step`."""
+        self._file.write(json.dumps({"step": step, "epoch": epoch, "split": split, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+        if split == "train":
+            self._progress.update(self._task, shown=values)
+            if not self._console.is_terminal:
+                elapsed = time.perf_counter() - self._began
+                left = elapsed * (self._total_steps - step) / max(step - self._start, 1)
+                line = f"epoch {epoch:3d}  step {step:6d}/{self._total_steps}  {_shown(values)}"
+                self.say(f"{line}  {left / 60:.1f} min left")
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the progress bar where there is one."""
+        self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, renderable: RenderableType) -> None:
+        """Prints a table, above the progress bar where there is one."""
+        self._progress.console.print(renderable)
+
+    def __enter__(self) -> "Logs":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        self._file.close()
+        self._tensorboard.close()
+
+
+class _Metrics(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        shown: dict[str, Any] = task.fields["shown"]
+        return Text(_shown(shown) if shown else "compiling")
+
+
+def _shown(values: Mapping[str, float]) -> str:
+    speed = f"{values['images_per_second']:,.0f} images/s"
+    return f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.2%}  {speed}"
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Keeps the lines of `path` up to `step`; a line cut short by a crash goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    os.replace(partial, path)  # noqa: PTH105

@@ -1,0 +1,53 @@
+"""The JSON record of a checkpoint: with the state's arrays, all that is needed to go on or to predict."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from flaxcls.early_stopping import EarlyStopping
+from flaxcls.errors import InputError
+from flaxcls.run.meter import Meter
+from flaxcls.run.setup import Setup
+
+FORMAT = 1
+
+
+def make_record(setup: Setup, stop: EarlyStopping, meter: Meter) -> dict[str, Any]:
+    """Returns what a checkpoint holds beside the state."""
+    return {
+        "format": FORMAT,
+        "config": dataclasses.asdict(setup.config),
+        "early_stopping": dataclasses.asdict(stop),
+        "meter": meter.as_record(),
+        **_identity(setup),
+    }
+
+
+def check_record(record: dict[str, Any], setup: Setup) -> None:
+    """Raises InputError where a checkpoint is of other data, another model or another optimizer than this run."""
+    for name, ours in _identity(setup).items():
+        if record.get(name) != ours:
+            raise InputError(
+                f"the run was started with {name} {_short(record.get(name))}, but is resumed with {_short(ours)}: give "
+                "it the data, model and optimizer that it was started with, or start a new run in another workdir."
+            )
+
+
+def _identity(setup: Setup) -> dict[str, Any]:
+    dataset = setup.dataset
+    paths = jax.tree_util.tree_leaves_with_path(setup.abstract_state)
+    return {
+        "data": dataset.name,
+        "examples": [len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)],
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape),
+        "mean": setup.mean.tolist(),
+        "std": setup.std.tolist(),
+        "arrays": {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in paths},
+    }
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 200 else text[:200] + " ..."

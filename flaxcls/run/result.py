@@ -1,0 +1,89 @@
+"""What a finished run comes to."""
+
+import dataclasses
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from flaxcls.state import TrainState
+
+LIBRARIES = ("flaxcls", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The result of `fit`; all but `state` and `workdir` is in result.json.
+
+    test, validation: accuracy (0..1) and loss (nats) of the best parameters.
+    best_step: the step they are of; steps: how many were trained.
+    seconds: from the call of `fit` to its end, those of earlier sessions of a resumed run not included.
+    images_per_second: of the training steps of all sessions, without compilation, evaluation and saving.
+    fingerprint: SHA-256 over the tested parameters and model state.
+    """
+
+    test: dict[str, float]
+    validation: dict[str, float]
+    best_step: int
+    steps: int
+    seconds: float
+    images_per_second: float
+    parameters: int
+    versions: dict[str, str]
+    device: str
+    fingerprint: str
+    state: TrainState
+    workdir: Path
+
+    def to_json(self) -> str:
+        """Returns the text of result.json."""
+        hidden = ("state", "workdir")
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in hidden}
+        return json.dumps(values, indent=2, allow_nan=False) + "\n"
+
+    def table(self) -> Table:
+        """Returns the result as a table to print."""
+        made = Table(title=escape(f"result of {self.workdir}"), title_justify="left", show_header=False)
+        for row in (
+            ("test accuracy", f"{self.test['accuracy']:.2%}"),
+            ("test loss", f"{self.test['loss']:.4f}"),
+            ("validation accuracy", f"{self.validation['accuracy']:.2%}"),
+            ("validation loss", f"{self.validation['loss']:.4f}"),
+            ("best step", f"{self.best_step:,} of {self.steps:,}"),
+            ("time", f"{self.seconds:.1f} s, {self.images_per_second:,.0f} images/s"),
+            ("parameters", f"{self.parameters:,}"),
+            ("device", self.device),
+            ("fingerprint", self.fingerprint[:16]),
+        ):
+            made.add_row(*row)
+        return made
+
+
+def fingerprint(variables: Any) -> str:
+    """Returns the SHA-256 over path, type, shape and bytes of each array of a tree, in path order."""
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        array = np.asarray(leaves[path])
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that decide a run's numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def device() -> str:
+    """Returns the number and kind of the devices, such as "1 x cpu"."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"

@@ -1,0 +1,182 @@
+"""The fixed parts of a run: what is trained, on what, how it is laid out, and the compiled programs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Sharding
+
+from flaxcls.augment import make_transform
+from flaxcls.config import Config, LossConfig
+from flaxcls.data import Dataset, batch_indices, channel_statistics
+from flaxcls.errors import InputError
+from flaxcls.losses import cross_entropy
+from flaxcls.metrics import MetricSums
+from flaxcls.models import build_model
+from flaxcls.optim import make_optimizer, make_schedule
+from flaxcls.regularizers import l1, l2
+from flaxcls.run.plan import Plan
+from flaxcls.sharding import batch_sharding, make_mesh, replicated
+from flaxcls.state import TrainState, create_state
+from flaxcls.step import eval_step, train_step
+from flaxcls.types import Params, Regularizer
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run's fixed parts.
+
+    abstract_state: shapes, types and layout of the state, which is what a checkpoint is restored into.
+    create: key -> the state before the first step.
+    train: (state, batch, key) -> (state, metrics); it takes the state's buffers over.
+    evaluate: (state, batch) -> sums.
+    finite: state -> bool[], whether every number in what is evaluated and trained is finite.
+    log: (params before the step, step from 0) -> values that are logged beside the step's metrics.
+    mean, std: f64[c] of the training images.
+    """
+
+    config: Config
+    dataset: Dataset
+    plan: Plan
+    model: nn.Module
+    mean: np.ndarray
+    std: np.ndarray
+    abstract_state: TrainState
+    batch_sharding: Sharding
+    create: Callable[[jax.Array], TrainState]
+    train: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+    evaluate: Callable[[TrainState, Any], MetricSums]
+    finite: Callable[[TrainState], jax.Array]
+    log: Callable[[Params, int], dict[str, jax.Array]]
+
+    def batch(self, step: int) -> Any:
+        """Returns batch `step`, from 0, of the endless stream, on the devices."""
+        split = self.dataset.train
+        size = self.config.loop.batch_size
+        chosen = split.take(batch_indices(self.config.seed, step, count=len(split.labels), batch_size=size))
+        return jax.device_put({"image": chosen.images, "label": chosen.labels}, self.batch_sharding)
+
+    def eval_batch_size(self, examples: int) -> int:
+        """Returns a batch size for so many examples that the devices share evenly and that is no larger than needed."""
+        devices = self.batch_sharding.num_devices
+        return -(-min(self.config.loop.eval_batch_size, examples) // devices) * devices
+
+
+def make_setup(
+    config: Config, dataset: Dataset, model: nn.Module | None, tx: optax.GradientTransformation | None
+) -> Setup:
+    """Returns the parts of the run. Nothing is trained, compiled or written.
+
+    Raises:
+      InputError: if data, model, batch and devices do not fit together.
+    """
+    mesh = make_mesh()
+    _check(config, dataset, mesh.size)
+    plan = Plan.make(config, len(dataset.train.labels))
+    model = model or build_model(config.model, len(dataset.class_names))
+    schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
+    mean, std = channel_statistics(dataset.train.images)
+    transform = make_transform(
+        mean=mean if config.augment.normalize else None,
+        std=std if config.augment.normalize else None,
+        random_flips=config.augment.flip,
+        crop_padding=config.augment.crop_padding,
+        crop_fill=config.augment.crop_fill,
+    )
+    ours = tx is None
+    tx = tx or make_optimizer(config.optim, schedule)
+    create = partial(
+        create_state, model=model, tx=tx, image_shape=dataset.image_shape, ema=config.optim.ema_decay is not None
+    )
+    shapes = jax.eval_shape(create, jax.random.key(0))
+    _check_logits(model, shapes, dataset)
+    layout = replicated(mesh)
+    train = partial(
+        train_step,
+        model=model,
+        tx=tx,
+        loss_fn=partial(cross_entropy, label_smoothing=config.loss.label_smoothing),
+        regularizer=_regularizer(config.loss),
+        transform=transform,
+        accumulate=config.optim.accumulate,
+        ema_decay=config.optim.ema_decay,
+    )
+    return Setup(
+        config=config,
+        dataset=dataset,
+        plan=plan,
+        model=model,
+        mean=mean,
+        std=std,
+        abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), shapes),
+        batch_sharding=batch_sharding(mesh),
+        create=jax.jit(create, out_shardings=layout),
+        train=jax.jit(train, donate_argnums=0, out_shardings=layout),
+        evaluate=jax.jit(partial(eval_step, model=model, transform=transform)),
+        finite=jax.jit(_all_finite),
+        log=_logged(config, schedule) if ours else lambda params, step: {},
+    )
+
+
+def _regularizer(config: LossConfig) -> Regularizer | None:
+    if config.l1 == config.l2 == 0:
+        return None
+    return lambda params: config.l1 * l1(params) + config.l2 * l2(params)
+
+
+def _all_finite(state: TrainState) -> jax.Array:
+    leaves = jax.tree.leaves((state.params, state.eval_variables))
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+
+
+def _logged(config: Config, schedule: optax.Schedule) -> Callable[[Params, int], dict[str, jax.Array]]:
+    """Returns what is logged of our own optimizer: its learning rate and how far decoupled decay moves the weights."""
+
+    @jax.jit
+    def values(params: Params, step: jax.Array) -> dict[str, jax.Array]:
+        learning_rate = jnp.asarray(schedule(step), jnp.float32)
+        logged = {"learning_rate": learning_rate}
+        if config.optim.weight_decay > 0:
+            logged["decay_norm"] = learning_rate * config.optim.weight_decay * jnp.sqrt(l2(params))
+        return logged
+
+    return lambda params, step: values(params, jnp.int32(step))
+
+
+def _check(config: Config, dataset: Dataset, devices: int) -> None:
+    batch, examples = config.loop.batch_size, len(dataset.train.labels)
+    if batch > examples:
+        raise InputError(
+            f"loop.batch_size is {batch}, but the train split of {dataset.name} has {examples} examples: "
+            "choose a batch no larger than that."
+        )
+    parts = devices * config.optim.accumulate
+    if batch % parts:
+        raise InputError(
+            f"loop.batch_size is {batch}, but must be a multiple of {parts}: {devices} devices times optim.accumulate "
+            f"{config.optim.accumulate}. The nearest is {max(round(batch / parts), 1) * parts}."
+        )
+    side = min(dataset.image_shape[:2])
+    if config.augment.crop_fill == "reflect" and config.augment.crop_padding >= side:
+        raise InputError(
+            f"augment.crop_padding is {config.augment.crop_padding}, but an image of {side} pixels can be mirrored "
+            f"at its border by {side - 1} at most: pad less, or choose augment.crop_fill zero."
+        )
+
+
+def _check_logits(model: nn.Module, state: TrainState, dataset: Dataset) -> None:
+    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    logits = jax.eval_shape(partial(model.apply, train=False), state.eval_variables, image)
+    classes = len(dataset.class_names)
+    if getattr(logits, "shape", None) != (1, classes):
+        raise InputError(
+            f"the model returns {logits} for one image, but {dataset.name} has {classes} classes: "
+            f"it must return logits f32[b {classes}]."
+        )

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flaxcls import create_state
+from flaxcls.models import CNN
+from flaxcls.run.checkpoint import Checkpoints
+
+
+def make_state(seed=0):
+    model = CNN(3, widths=(4,), dense=(), norm="batch")
+    return create_state(jax.random.key(seed), model, optax.adamw(1e-3), image_shape=(8, 8, 1), ema=True)
+
+
+def steps(directory):
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def test_everything_comes_back_bit_by_bit(tmp_path):
+    state = make_state()
+    record = {"loss": 0.1 + 0.2, "nothing": None, "list": [1, 2.5]}
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(3, state, record, best_step=None)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.latest_step == 3
+        assert checkpoints.restore_record(3) == record
+        restored = checkpoints.restore_state(3, make_state(1))
+    chex.assert_trees_all_equal(restored, state)
+    chex.assert_trees_all_equal_dtypes(restored, state)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+
+
+def test_the_latest_and_the_best_are_kept_over_a_restart(tmp_path):
+    state = make_state()
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, best in ((10, 10), (20, 20), (30, 20), (35, 20)):
+            checkpoints.save(step, state, {}, best_step=best)
+    assert steps(tmp_path) == [20, 35]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(40, state, {}, best_step=20)
+    assert steps(tmp_path) == [20, 40]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(50, state, {}, best_step=50)
+    assert steps(tmp_path) == [50]
+
+
+def test_saving_in_the_background_and_donating_the_buffers_do_not_mix_up(tmp_path):
+    """What is written is the state when `save` was called, although its buffers are reused at once."""
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    state = make_state().replace(params={"large": jnp.zeros((512, 1024))}, ema=None)
+    with Checkpoints(tmp_path) as checkpoints:
+        for number in range(1, 4):
+            state = step(state)
+            checkpoints.save(number, state, {}, best_step=number)
+            expected = np.array(state.params["large"])
+            for _ in range(20):
+                state = step(state)
+            checkpoints.wait()
+            like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+            np.testing.assert_array_equal(checkpoints.restore_state(number, like).params["large"], expected)
+
+
+def test_a_step_half_written_is_swept_away(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(), {}, best_step=None)
+    (tmp_path / "2.orbax-checkpoint-tmp-123").mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step == 1
+        checkpoints.save(2, make_state(), {}, best_step=None)
+    assert steps(tmp_path) == [2]
+    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+
+
+def test_an_empty_directory_has_no_step(tmp_path):
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        assert checkpoints.latest_step is None
+
+
+def test_relative_paths_are_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Checkpoints(Path("here")) as checkpoints:
+        checkpoints.save(1, make_state(), {}, best_step=None)
+    assert steps(tmp_path / "here") == [1]
+
+
+def test_saving_a_step_twice_is_saving_it_once(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(), {"first": True}, best_step=None)
+        checkpoints.save(1, make_state(), {"first": False}, best_step=None)
+        checkpoints.wait()
+        assert checkpoints.restore_record(1) == {"first": True}

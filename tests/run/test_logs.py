@@ -1,0 +1,69 @@
+import io
+import json
+
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
+
+from flaxcls.run.logs import Logs
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(workdir):
+    """Reads event files by their published framing: length, its checksum, the event, its checksum."""
+    found = []
+    for path in sorted((workdir / "tensorboard").glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + size])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            data = data[16 + size :]
+    return found
+
+
+def test_a_line_goes_to_metrics_jsonl_and_to_tensorboard(tmp_path):
+    with Logs(tmp_path, console=Console(quiet=True), total_steps=10, start=0, resume=False) as logs:
+        logs.write("train", 5, 1, {"loss": 0.5, "accuracy": 0.25, "images_per_second": 10.0})
+        logs.write("validation", 5, 1, {"loss": 0.75})
+    assert lines(tmp_path) == [
+        {"step": 5, "epoch": 1, "split": "train", "loss": 0.5, "accuracy": 0.25, "images_per_second": 10.0},
+        {"step": 5, "epoch": 1, "split": "validation", "loss": 0.75},
+    ]
+    assert ("validation/loss", 5, 0.75) in events(tmp_path)
+    assert ("train/accuracy", 5, 0.25) in events(tmp_path)
+
+
+def test_lines_after_the_checkpoint_and_a_broken_one_are_cut_off(tmp_path):
+    whole = [json.dumps({"step": step, "split": "train"}) + "\n" for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(whole) + '{"step": 4, "spl')
+    with Logs(tmp_path, console=Console(quiet=True), total_steps=10, start=2, resume=True) as logs:
+        logs.write("train", 3, 0, {"loss": 1.0, "accuracy": 0.0, "images_per_second": 1.0})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    assert lines(tmp_path)[2]["loss"] == 1.0
+
+
+def test_where_there_is_no_terminal_there_are_plain_lines(tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    with Logs(tmp_path, console=console, total_steps=2, start=0, resume=False) as logs:
+        logs.advance(1, 0)
+        logs.write("train", 1, 0, {"loss": 1.0, "accuracy": 0.0, "images_per_second": 1.0})
+        logs.say("epoch 1 [/b]")
+        logs.advance(2, 1)
+    first, second = console.file.getvalue().splitlines()
+    for part in ("epoch   0", "step      1/2", "loss 1.0000", "accuracy 0.00%", "1 images/s", "0.0 min left"):
+        assert part in first
+    assert second == "epoch 1 [/b]"
+
+
+def test_a_terminal_gets_a_bar_with_epoch_step_loss_accuracy_speed_and_time_left(tmp_path):
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    with Logs(tmp_path, console=console, total_steps=200, start=0, resume=False) as logs:
+        logs.advance(7, 3)
+        logs.write("train", 7, 3, {"loss": 0.1234, "accuracy": 0.5, "images_per_second": 1234.0})
+        logs._progress.refresh()
+    shown = console.file.getvalue()
+    for part in ("epoch 3", "step 7/200", "loss 0.1234", "accuracy 50.00%", "1,234 images/s", ":"):
+        assert part in shown

@@ -1,0 +1,51 @@
+import dataclasses
+
+import pytest
+
+from flaxcls.config import Config, LoopConfig, OptimConfig, StopConfig
+from flaxcls.run.plan import Plan
+
+
+def make(examples, **loop):
+    return Plan.make(Config(loop=LoopConfig(**loop), optim=OptimConfig(warmup_epochs=1.5)), examples)
+
+
+@pytest.mark.parametrize(("examples", "batch_size"), [(100, 10), (101, 10), (99, 10), (7, 7), (1295, 64), (45000, 64)])
+def test_the_validation_split_is_evaluated_once_an_epoch(examples, batch_size):
+    plan = make(examples, epochs=5, batch_size=batch_size)
+    steps = [step for step in range(1, plan.total_steps + 1) if plan.evaluates(step)]
+    assert steps == [-(-epoch * examples // batch_size) for epoch in range(1, 6)]
+    assert steps[-1] == plan.total_steps
+    assert [plan.epochs_done(step) for step in steps] == [1, 2, 3, 4, 5]
+
+
+def test_epochs_become_steps():
+    plan = make(100, epochs=3, batch_size=8)
+    assert plan.total_steps == 38  # 37.5
+    assert plan.warmup_steps == 19  # 18.75
+
+
+def test_no_step_too_many_where_floats_round_up():
+    assert make(50000, epochs=30, batch_size=48).total_steps == 31250
+
+
+def test_evaluation_every_other_epoch_and_at_the_end():
+    plan = make(20, epochs=5, batch_size=10, eval_every=2)
+    assert [step for step in range(1, 11) if plan.evaluates(step)] == [4, 8, 10]
+
+
+@pytest.mark.parametrize(("skip", "evaluations"), [(0.0, 0), (0.5, 1), (0.67, 2), (0.99, 2)])
+def test_skipped_evaluations_are_a_share_that_leaves_one(skip, evaluations):
+    config = Config(loop=LoopConfig(epochs=5, eval_every=2), stop=StopConfig(skip=skip))
+    assert Plan.make(config, 1000).skipped_evaluations == evaluations
+
+
+def test_checkpoints_at_evaluations_and_every_so_many_steps():
+    plan = make(20, epochs=3, batch_size=4, save_every=4)
+    assert [step for step in range(1, 16) if plan.saves(step)] == [4, 5, 8, 10, 12, 15]
+    assert not dataclasses.replace(plan, save_steps=None).saves(4)
+
+
+def test_lines_of_metrics():
+    plan = make(20, epochs=3, batch_size=4, log_every=7)
+    assert [step for step in range(1, 16) if plan.logs(step)] == [7, 14, 15]

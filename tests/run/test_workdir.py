@@ -1,0 +1,76 @@
+import pytest
+
+from flaxcls.config import Config, to_json
+from flaxcls.errors import InputError
+from flaxcls.run.workdir import check_workdir, open_workdir, read_config
+
+
+def open_(workdir, config=None, *, resume=False, overwrite=False):
+    check_workdir(workdir, config or Config(), resume=resume, overwrite=overwrite)
+    return open_workdir(workdir, config or Config(), name="digits-cnn", resume=resume, overwrite=overwrite)
+
+
+def test_a_fresh_one_below_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = open_(None), open_(None)
+    assert first != second
+    assert first.parent.name == "runs"
+    assert first.name.startswith("digits-cnn-")
+    assert read_config(second) == Config()
+
+
+def test_the_resolved_configuration_is_written_and_read_back_equal(tmp_path):
+    config = Config(seed=7)
+    assert read_config(open_(tmp_path / "a" / "b", config)) == config
+
+
+def test_nothing_is_overwritten_unless_that_is_said(tmp_path):
+    workdir = open_(tmp_path / "run")
+    (workdir / "metrics.jsonl").write_text("precious")
+    with pytest.raises(InputError, match=r"is not empty: continue that run with --resume, replace it with --overwrite"):
+        open_(workdir)
+    assert (workdir / "metrics.jsonl").read_text() == "precious"
+    open_(workdir, overwrite=True)
+    assert not (workdir / "metrics.jsonl").exists()
+
+
+def test_overwrite_deletes_runs_and_nothing_else(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="is no run directory"):
+        open_(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_an_empty_directory_is_taken(tmp_path):
+    assert open_(tmp_path) == tmp_path
+    assert (tmp_path / "config.json").read_text() == to_json(Config())
+
+
+def test_resume_needs_a_run_with_the_same_configuration(tmp_path):
+    with pytest.raises(InputError, match="there is no run to resume"):
+        open_(tmp_path / "missing", resume=True)
+    assert not (tmp_path / "missing").exists()
+    workdir = open_(tmp_path / "run")
+    open_(workdir, resume=True)
+    with pytest.raises(InputError, match="seed: 0 -> 1"):
+        open_(workdir, Config(seed=1), resume=True)
+    with pytest.raises(InputError, match="name it with --workdir"):
+        open_(None, resume=True)
+    with pytest.raises(InputError, match="choose one"):
+        open_(workdir, resume=True, overwrite=True)
+
+
+def test_a_file_where_runs_should_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("precious")
+    with pytest.raises(InputError, match="the run directory below runs cannot be written"):
+        open_(None)
+
+
+@pytest.mark.parametrize("place", ["/proc/flaxcls", "file", "file/below"])
+def test_a_directory_that_cannot_be_written(tmp_path, place, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(InputError, match=r"cannot be written: .*\. Name another with --workdir"):
+        open_(tmp_path / place)
+    assert (tmp_path / "file").read_text() == "precious"
