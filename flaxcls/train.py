@@ -1,0 +1,79 @@
+"""The command `python -m flaxcls.train`: it parses, calls `fit` and prints."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from flaxcls.cli import NAMES, load_experiment
+from flaxcls.config import Config
+from flaxcls.errors import DivergenceError, InputError, Interrupted
+from flaxcls.run import fit
+from flaxcls.run.workdir import read_config
+
+
+@dataclass(frozen=True)
+class Command:
+    """Trains an image classifier: without arguments a small CNN on scikit-learn's digits."""
+
+    experiment: tyro.conf.Positional[Path | None] = None
+    """A Python file that defines CONFIG, whose values then are the defaults of the options."""
+    workdir: Path | None = None
+    """Run directory; without it a fresh one below runs/."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Continue the run in the run directory; its configuration is the default of the options."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the run in the run directory."""
+    stop_after: int | None = None
+    """Save and stop after this step; --resume goes on as if nothing had happened."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+def parse(args: list[str]) -> Command:
+    """Returns the command, with the options on top of the experiment's or the resumed run's configuration.
+
+    Raises SystemExit for an option that is not known, and InputError for a file without a configuration.
+    """
+    first = _parse([arg for arg in args if arg not in ("-h", "--help")], Config())
+    if first.experiment is not None:
+        default = load_experiment(first.experiment)
+    elif first.resume and first.workdir is not None:
+        default = read_config(first.workdir)
+    else:
+        default = Config()
+    return _parse(args, default)
+
+
+def _parse(args: list[str], default: Config) -> Command:
+    return tyro.cli(Command, args=args, default=Command(config=default), prog="python -m flaxcls.train", registry=NAMES)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 2 for bad input, 3 for NaN or infinity, 130 for Ctrl-C."""
+    console = Console()
+    try:
+        command = parse(sys.argv[1:] if args is None else args)
+        result = fit(
+            command.config,
+            workdir=command.workdir,
+            resume=command.resume,
+            overwrite=command.overwrite,
+            stop_after=command.stop_after,
+            console=console,
+        )
+    except Interrupted:
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (InputError, DivergenceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 3
+    console.print(result.table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

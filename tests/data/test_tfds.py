@@ -1,0 +1,239 @@
+"""tensorflow-datasets on a small set that is prepared here, without TensorFlow."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import requires
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from flaxcls.config import DataConfig
+from flaxcls.data import load_dataset
+from flaxcls.data.tfds import PREPARE
+from flaxcls.errors import InputError
+from flaxcls.train import main
+
+
+def picture(number, size=8):
+    """A picture whose red is its number, so that channel order and identity can be told."""
+    image = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    image[0, 0] = (number, 0, 255)
+    return image
+
+
+class Toy(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = None
+    SIZES: ClassVar = {"train": 40, "test": 12}
+    SHAPE = (8, 8, 3)
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=self.SHAPE, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(count) for split, count in self.SIZES.items()}
+
+    def _size(self, number):
+        return 8
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            image = picture(number, self._size(number))
+            png = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+            yield number, {"image": io.BytesIO(png), "label": number % 2}
+
+
+class Uneven(Toy):
+    SHAPE = (None, None, 3)
+
+    def _size(self, number):
+        return 8 + number % 2
+
+
+class OnlyValidation(Toy):
+    SIZES: ClassVar = {"train": 40, "validation": 10}
+
+
+class NoTrain(Toy):
+    SIZES: ClassVar = {"test": 12}
+
+
+class Unlabelled(Toy):
+    def _generate_examples(self, count):
+        for number, example in super()._generate_examples(count):
+            yield number, {**example, "label": -1}
+
+
+class Deep(Toy):
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=self.SHAPE, dtype=np.uint16, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+
+class NoLabel(Toy):
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=self.SHAPE, encoding_format="png"),
+            "label": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self, count):
+        for number, example in super()._generate_examples(count):
+            yield number, {**example, "label": "cat"}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tfds")
+    for builder in (Toy, Uneven, OnlyValidation, NoTrain, NoLabel, Unlabelled, Deep):
+        builder(data_dir=directory, file_format="array_record").download_and_prepare()
+    return directory
+
+
+def load(data_dir, name):
+    return load_dataset(DataConfig(source="tfds", name=name, dir=str(data_dir)))
+
+
+def test_every_picture_is_read_once_in_its_colours(data_dir):
+    dataset = load(data_dir, "toy")
+    assert dataset.class_names == ("cat", "dog")
+    assert [len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)] == [36, 4, 12]
+    assert sorted(dataset.test.images[:, 0, 0, 0].tolist()) == list(range(12))
+    for split in (dataset.train, dataset.validation, dataset.test):
+        for image, label in zip(split.images, split.labels, strict=True):
+            np.testing.assert_array_equal(image, picture(image[0, 0, 0]))
+            assert label == image[0, 0, 0] % 2
+
+
+@pytest.mark.parametrize("name", ["toy", "toy:1.0.0"])
+def test_the_version_may_be_named(data_dir, name):
+    assert load(data_dir, name).name.startswith("toy")
+
+
+def test_a_validation_split_stands_for_a_test_split_that_is_not_there(data_dir):
+    dataset = load(data_dir, "only_validation")
+    assert sorted(dataset.test.images[:, 0, 0, 0].tolist()) == list(range(10))
+    assert len(dataset.train.labels) + len(dataset.validation.labels) == 40
+
+
+def test_tensorflow_is_not_imported(data_dir):
+    code = (
+        "import sys; from flaxcls.config import DataConfig; from flaxcls.data import load_dataset\n"
+        f"load_dataset(DataConfig(source='tfds', name='toy', dir={str(data_dir)!r}))\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_set_says_what_was_looked_for_where_and_how_to_prepare_it(data_dir):
+    with pytest.raises(InputError) as error:
+        load(data_dir, "cifar10")
+    message = str(error.value)
+    assert "'cifar10' was looked for in " + str(data_dir) in message
+    assert "toy" in message
+    assert f"tfds build cifar10 --data_dir {data_dir} --file_format array_record" in message
+    with pytest.raises(InputError, match="Did you mean 'toy'"):
+        load(data_dir, "tyo")
+    with pytest.raises(InputError, match=r"looked for in .*/nowhere"):
+        load(data_dir / "nowhere", "toy")
+
+
+def as_tfrecord(data_dir, tmp_path, **more):
+    folder = tmp_path / "toy" / "1.0.0"
+    folder.mkdir(parents=True)
+    for path in (data_dir / "toy" / "1.0.0").iterdir():
+        (folder / path.name.replace("array_record", "tfrecord")).write_bytes(path.read_bytes())
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord", **more}))
+    return folder
+
+
+def test_one_prepared_as_tfrecord_gets_the_command_that_converts_it(data_dir, tmp_path, monkeypatch, capfd):
+    folder = as_tfrecord(data_dir, tmp_path)
+    message = (
+        rf"prepared as tfrecord.*\n.*convert_format --dataset_version_dir {folder} .* --out_dir {tmp_path}-array_rec"
+    )
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, "toy")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load(".", "toy")
+    assert main(["--data.source", "tfds", "--data.name", "toy", "--data.dir", ".", "--workdir", "run"]) == 2
+    assert "prepared as tfrecord" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+
+def test_one_that_has_both_forms_is_read(data_dir, tmp_path):
+    folder = as_tfrecord(data_dir, tmp_path, alternativeFileFormats=["array_record"])
+    for path in (data_dir / "toy" / "1.0.0").glob("*array_record*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert len(load(tmp_path, "toy").test.labels) == 12
+
+
+def test_labels_out_of_range_are_an_error_of_the_command(data_dir, tmp_path, capfd):
+    code = main(
+        [
+            "--data.source",
+            "tfds",
+            "--data.name",
+            "unlabelled",
+            "--data.dir",
+            str(data_dir),
+            "--workdir",
+            str(tmp_path / "run"),
+        ]
+    )
+    assert code == 2
+    assert "the label -1, but its 2 classes are numbered 0..1" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_damaged_are_an_error_with_their_name(data_dir, tmp_path):
+    folder = tmp_path / "toy" / "1.0.0"
+    shutil.copytree(data_dir / "toy", folder.parent)
+    shard = next(folder.glob("toy-train.array_record*"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"'toy' in .* cannot be read"):
+        load(tmp_path, "toy")
+    (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(InputError, match=r"'toy' in .* cannot be read"):
+        load(tmp_path, "toy")
+    with pytest.raises(InputError, match=r"'to-y' in .* cannot be read"):
+        load(tmp_path, "to-y")
+
+
+def test_the_command_that_prepares_installs_the_packages_of_the_extra():
+    extra = [line.split(";")[0].strip() for line in requires("flaxcls") if "extra == 'prepare'" in line]
+    assert extra
+    for package in extra:
+        assert package.split(">")[0].replace("-", "_") in PREPARE.replace("-", "_")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("uneven", r"images of \(8, 8, 3\) and of \(9, 9, 3\)"),
+        ("no_train", "none named train"),
+        ("deep", "images of uint16, but only uint8"),
+        ("no_label", "no set for image classification"),
+    ],
+)
+def test_a_set_that_does_not_fit(data_dir, name, message):
+    with pytest.raises(InputError, match=message):
+        load(data_dir, name)

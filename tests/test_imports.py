@@ -1,0 +1,93 @@
+"""Imports go only downward, and the library imports nothing that it does not need."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flaxcls
+
+PACKAGE = Path(flaxcls.__file__).parent
+
+# From the bottom to the top; a module imports from lower lines alone (and from its own folder).
+LAYERS = [
+    ["types", "errors"],
+    ["config"],
+    ["models"],
+    ["early_stopping"],
+    ["losses", "regularizers"],
+    ["metrics"],
+    ["augment"],
+    ["optim"],
+    ["state"],
+    ["step"],
+    ["sharding"],
+    ["__init__"],
+    ["data"],
+    ["run"],
+    ["cli"],
+    ["train"],
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "flaxcls")
+
+
+def test_every_module_has_its_layer():
+    there = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert {name for name in there if name != "py"} == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downward(path):
+    top = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "flaxcls" or len(parts) < 2:
+            continue
+        if parts[1] in LEVEL:
+            assert LEVEL[parts[1]] < LEVEL[top] or parts[1] == top, f"{path} imports {name}, which lies above it"
+
+
+def test_flaxcls_does_not_import_experiments():
+    for path in PACKAGE.rglob("*.py"):
+        assert not [name for name in imported(path) if name.split(".")[0] == "experiments"]
+
+
+def test_orbax_is_imported_in_one_file():
+    users = [path.name for path in PACKAGE.rglob("*.py") if any(n.startswith("orbax") for n in imported(path))]
+    assert users == ["checkpoint.py"]
+
+
+def test_no_exported_name_is_a_modules():
+    assert not set(flaxcls.__all__) & {path.stem for path in PACKAGE.iterdir()}
+
+
+def test_the_library_is_light():
+    """All that a researcher imports, at once; what lies above the package itself may need more."""
+    library = [name for name, level in LEVEL.items() if level < LEVEL["__init__"]]
+    modules = ", ".join(["flaxcls", *(f"flaxcls.{name}" for name in library)])
+    heavy = [
+        "tensorflow",
+        "tensorflow_datasets",
+        "orbax",
+        "grain",
+        "tyro",
+        "sklearn",
+        "cv2",
+        "matplotlib",
+        "tensorboardX",
+    ]
+    code = f"import {modules}, sys; print([name for name in {heavy} if name in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.strip() == "[]"

@@ -1,0 +1,47 @@
+"""What the README shows runs."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import make_stripes
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def block(name):
+    return re.search(rf"<!-- {name} -->\n\n```python\n(.*?)```", README, re.DOTALL).group(1)
+
+
+def test_the_research_example(capsys):
+    rng = np.random.default_rng(0)
+    batches = [
+        {"image": rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8), "label": np.arange(4, dtype=np.int32)}
+        for _ in range(2)
+    ]
+    names = {"batches": batches}
+    exec(block("research"), names)
+    assert names["state"].step == 2
+    assert np.isfinite(names["metrics"]["loss"])
+    assert len(block("research").strip().splitlines()) == 10
+
+
+def test_the_notebook_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    images, labels = make_stripes(200)
+    source = block("notebook").replace("Config()", "Config(loop=LoopConfig(epochs=1))")
+    exec("from flaxcls.config import LoopConfig\n" + source, {"images": images, "labels": labels})
+    assert "accuracy" in capsys.readouterr().out
+    assert list(tmp_path.glob("runs/arrays-cnn-*/result.json"))
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_the_two_commands_are_one_line_each(name):
+    """As `.ci/run` finds them."""
+    finder = Path(__file__).parent.parent / ".ci" / "readme_command"
+    command = subprocess.run([finder, name], check=True, capture_output=True, text=True).stdout
+    assert command.startswith("python3 -m venv .venv && ")
+    assert command.count("\n") == 1

@@ -1,0 +1,158 @@
+"""The command, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flaxcls.config import Config, LoopConfig
+from flaxcls.train import main, parse
+
+TINY = ["--model.widths", "4", "--model.dense", "8", "--loop.epochs", "1"]
+
+
+def call(capfd, *args):
+    """Returns exit code and error output of the command."""
+    try:
+        code = main([str(arg) for arg in args])
+    except SystemExit as stop:  # as the parser ends
+        code = stop.code
+    return code, " ".join(capfd.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--data.source", "digit"], ["'digit'", "Did you mean 'digits'?"]),
+        (["--model.name", "cn"], ["'cn'", "Did you mean 'cnn'?"]),
+        (["--optim.name", "adamm"], ["'adamm'", "Did you mean 'adam'?"]),
+        (["--optim.lerning-rate", "1"], ["--optim.lerning-rate", "Perhaps you meant", "--optim.learning-rate"]),
+        (["--loop.epochs", "many"], ["--loop.epochs", "many"]),
+        (["--loop.batch-size", "0"], ["loop.batch_size is 0, but must be 1 or more"]),
+        (["--loop.batch-size", "-64"], ["loop.batch_size is -64, but must be 1 or more"]),
+        (["--loop.epochs", "0"], ["loop.epochs is 0, but must be 1 or more"]),
+        (["--optim.learning-rate", "-1"], ["optim.learning_rate is -1.0, but must be above 0"]),
+        (["--optim.learning-rate", "0"], ["optim.learning_rate is 0.0, but must be above 0"]),
+        (["--loop.batch-size", "2000"], ["loop.batch_size is 2000", "has 1295 examples", "no larger"]),
+        (["--model.widths", "4", "4", "4", "4", "4"], ["too small for the network", "fewer model.widths"]),
+        (["missing.py"], ["missing.py is no file", "CONFIG"]),
+        (["text.py"], ["text.py is not Python"]),
+        (["binary.py"], ["binary.py is not Python"]),
+        (["empty.py"], ["empty.py defines no CONFIG", "add CONFIG"]),
+        (["exits.py"], ["exits.py does not run: SystemExit"]),
+        (["untyped.py"], ["loop.epochs is '3', but must be of type int"]),
+        (["wrong.py"], ["wrong.py does not run: TypeError", "epoch"]),
+        (["--workdir", "text.py"], ["text.py cannot be written", "--workdir"]),
+        (["--workdir", "/proc/flaxcls"], ["/proc/flaxcls cannot be written", "--workdir"]),
+        (["--workdir", "full"], ["full is not empty", "--resume", "--overwrite"]),
+        (["--workdir", "full", "--resume"], ["full has no config.json", "no run to resume"]),
+        (["--workdir", "full", "--overwrite"], ["full is not empty and has no config.json"]),
+        (["--resume"], ["resume needs the run's directory", "--workdir"]),
+        (["--data.source", "tfds"], ["data.name is None", "needs the name of a data set"]),
+        (
+            ["--data.source", "tfds", "--data.name", "x", "--data.dir", "full"],
+            ["'x' was looked for in full", "tfds build x"],
+        ),
+        (["--stop-after", "-1"], ["stop_after is -1"]),
+    ],
+)
+def test_bad_input_is_an_error_with_code_2_and_nothing_is_written(args, words, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("full").mkdir()
+    Path("full/notes").write_text("precious")
+    Path("text.py").write_text("Dear Sir or Madam,")
+    Path("binary.py").write_bytes(b"\x00\xff\xfe")
+    Path("empty.py").write_text("config = 1")
+    Path("exits.py").write_text("raise SystemExit(0)")
+    Path("untyped.py").write_text("from flaxcls.config import *\nCONFIG = Config(loop=LoopConfig(epochs='3'))")
+    Path("wrong.py").write_text("from flaxcls.config import *\nCONFIG = Config(loop=LoopConfig(epoch=1))")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    code, error = call(capfd, *args)
+    assert code == 2
+    for word in words:
+        assert word in error
+    assert "Traceback" not in error
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_read_only_place_is_refused(tmp_path, capfd):
+    """A file system of its own, because root writes into folders whatever their mode is."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k,ro", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:  # no right to mount: then the mode does it
+        folder.chmod(0o500)
+    try:
+        code, error = call(capfd, *TINY, "--workdir", folder / "run")
+    finally:
+        subprocess.run(["umount", folder], check=False, capture_output=True)
+    assert code == 2
+    assert "cannot be written" in error
+
+
+def test_nan_has_the_exit_code_3(tmp_path, capfd):
+    args = [*TINY, "--optim.learning-rate", "1e30", "--workdir", tmp_path / "run", "--loop.log-every", "5"]
+    code, error = call(capfd, *args)
+    assert code == 3
+    assert "at step" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_stop_after_and_resume(tmp_path, capfd):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert call(capfd, *TINY, "--workdir", whole)[0] == 0
+    assert call(capfd, *TINY, "--workdir", parts, "--stop-after", "7")[0] == 0
+    assert not (parts / "result.json").exists()
+    assert call(capfd, "--workdir", parts, "--resume")[0] == 0  # the options are those of the run
+    one, other = (json.loads((path / "result.json").read_text()) for path in (whole, parts))
+    assert one["fingerprint"] == other["fingerprint"]
+    code, error = call(capfd, "--workdir", parts, "--resume", "--seed", "5")
+    assert code == 2
+    assert "seed: 0 -> 5" in error
+
+
+def test_options_go_on_top_of_the_experiment(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from flaxcls.config import *\nCONFIG = Config(seed=5, loop=LoopConfig(epochs=7))")
+    command = parse([str(path), "--loop.batch-size", "16"])
+    assert command.config == Config(seed=5, loop=LoopConfig(epochs=7, batch_size=16))
+    assert parse([]).config == Config()
+
+
+def test_every_option_is_in_the_help_with_a_sentence(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--optim.learning-rate FLOAT", "--workdir", "--resume", "--loop.epochs", "--seed", "--data.dir"):
+        assert option in text
+    assert "Learning rate; with a schedule, its peak. (default: 0.004)" in text
+
+
+def test_as_a_process_on_one_device_it_resumes_to_the_same_bits(tmp_path):
+    """The real command, without the two virtual devices of these tests."""
+    environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "100"}
+
+    def command(*args, code=0):
+        words = [sys.executable, "-m", "flaxcls.train", *args]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        return done
+
+    output = command(*TINY, "--workdir", "whole").stdout
+    assert "test accuracy" in output
+    assert "1 x cpu" in output
+    assert "\x1b" not in output  # no terminal, so no bar
+    command(*TINY, "--workdir", "parts", "--stop-after", "3")
+    command("--workdir", "parts", "--resume", "--stop-after", "13")
+    command("--workdir", "parts", "--resume")
+    whole, parts = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts"))
+    assert whole["fingerprint"] == parts["fingerprint"]
+    assert command("--optim.name", "adamm", code=2).stdout == ""
