@@ -16,6 +16,7 @@ from flaxcls.errors import InputError, unknown
 SourceName = Literal["digits", "tfds"]
 ModelName = Literal["cnn"]
 ActivationName = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
+LossName = Literal["cross_entropy", "squared_error", "binary_cross_entropy", "focal"]
 OptimizerName = Literal["adam", "adamw"]
 ScheduleName = Literal["constant", "cosine"]
 
@@ -80,14 +81,20 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is minimised: cross-entropy and penalties."""
+    """What is minimised: the loss and penalties."""
 
+    name: LossName = "cross_entropy"
+    """Loss of an example; squared_error is on the softmax, binary_cross_entropy each class against all others."""
+    focal_gamma: float | None = None
+    """With focal, how much less an easy example counts; None: 2."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: an example counts by how rare its class is in the training split, 1 on average."""
     label_smoothing: float = 0.0
     """Probability taken from the true class and spread evenly over all classes, in training."""
     l1: float = 0.0
     """Factor of the sum of the weights' absolute values, added to the loss."""
     l2: float = 0.0
-    """Factor of the sum of the weights' squares, added to the loss."""
+    """Factor of the sum of the weights' squares, added to the loss; with l1 it is an elastic net."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,12 @@ def _value_problems(config: Config) -> list[str]:
         "model.dropout",
         "it acts on hidden dense layers and model.dense names none; add one, or set model.dropout to 0",
     )
+    check(
+        loss.focal_gamma is None or loss.name == "focal",
+        "loss.focal_gamma",
+        f"loss.name {loss.name!r} does not read it; leave it out, or choose loss.name 'focal'",
+    )
+    check(loss.focal_gamma is None or loss.focal_gamma >= 0, "loss.focal_gamma", "must be 0 or more, or None")
     check(0 <= loss.label_smoothing < 1, "loss.label_smoothing", "must be in [0, 1)")
     check(loss.l1 >= 0, "loss.l1", "must be 0 or more")
     check(loss.l2 >= 0, "loss.l2", "must be 0 or more")

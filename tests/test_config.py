@@ -8,6 +8,7 @@ from flaxcls import config as configs
 from flaxcls.config import Config, ModelConfig, OptimConfig, differences, from_json, to_json, validate
 from flaxcls.data import DATASETS
 from flaxcls.errors import InputError
+from flaxcls.losses import LOSSES
 from flaxcls.models import MODELS
 from flaxcls.models.layers import ACTIVATIONS, POOLINGS
 
@@ -26,6 +27,7 @@ def test_the_names_it_knows_are_those_there_are():
     literal = lambda hint: set(typing.get_args(hint))  # noqa: E731
     assert literal(configs.SourceName) == set(DATASETS)
     assert literal(configs.ModelName) == set(MODELS)
+    assert literal(configs.LossName) == set(LOSSES)
     assert literal(configs.ActivationName) == set(ACTIVATIONS)
     assert literal(typing.get_type_hints(ModelConfig)["pooling"]) == set(POOLINGS)
 
@@ -83,6 +85,9 @@ def change(path, value):
         ("model.kernel_size", 0, "1 or more"),
         ("model.activation", "relo", "Did you mean 'relu'"),
         ("model.dropout", 1.0, r"must be in \[0, 1\)"),
+        ("loss.name", "crossentropy", "Did you mean 'cross_entropy'"),
+        ("loss.focal_gamma", 1.0, "loss.name 'cross_entropy' does not read it"),
+        ("loss.class_weights", "balance", "Did you mean 'balanced'"),
         ("loss.label_smoothing", 1.0, r"must be in \[0, 1\)"),
         ("loss.l1", -1.0, "0 or more"),
         ("loss.l2", float("nan"), "0 or more"),

@@ -1,9 +1,13 @@
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import brier_score_loss
 
-from flaxcls.losses import correct, cross_entropy
+from flaxcls.losses import LOSSES, binary_cross_entropy, class_weighted, correct, cross_entropy, focal, squared_error
 
 pytestmark = pytest.mark.usefixtures("strict_types")
 
@@ -30,9 +34,57 @@ def test_label_smoothing():
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-def test_shapes_that_do_not_fit():
+def numpy_losses(targets):
+    """Each loss for targets [b k], in float64, from the definitions."""
+    logits = LOGITS.astype(float)
+    p = softmax(logits, axis=1)
+    sigmoid = 1 / (1 + np.exp(-logits))
+    return {
+        "cross_entropy": -np.sum(targets * np.log(p), axis=1),
+        "squared_error": np.mean((p - targets) ** 2, axis=1),
+        "binary_cross_entropy": -np.mean(targets * np.log(sigmoid) + (1 - targets) * np.log(1 - sigmoid), axis=1),
+        "focal": -np.sum(targets * (1 - p) ** 2 * np.log(p), axis=1),
+    }
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_every_loss_on_class_numbers_and_on_soft_labels(name, smoothing):
+    loss = partial(LOSSES[name], label_smoothing=smoothing)
+    soft = np.random.default_rng(2).dirichlet(np.ones(4), 5).astype(np.float32)
+    for labels, targets in ((LABELS, np.eye(4)[LABELS]), (soft, soft.astype(float))):
+        expected = numpy_losses((1 - smoothing) * targets + smoothing / 4)[name]
+        np.testing.assert_allclose(loss(jnp.array(LOGITS), jnp.array(labels)), expected, rtol=2e-5)
+
+
+def test_squared_error_is_sklearns_brier_score():
+    probabilities = softmax(LOGITS.astype(float), axis=1)
+    brier = brier_score_loss(LABELS, probabilities, labels=range(4), scale_by_half=False)
+    np.testing.assert_allclose(squared_error(jnp.array(LOGITS), jnp.array(LABELS)).mean() * 4, brier, rtol=1e-5)
+
+
+def test_focal_without_gamma_is_cross_entropy_and_its_gradient_is_finite_where_it_is_sure():
+    args = (jnp.array(LOGITS), jnp.array(LABELS))
+    np.testing.assert_allclose(focal(*args, gamma=0.0), cross_entropy(*args), rtol=1e-5)
+    for gamma in (0.5, 1.0, 2.0):
+        gradient = jax.grad(lambda x, gamma=gamma: focal(x, jnp.array([0]), gamma=gamma).sum())
+        assert np.isfinite(gradient(jnp.array([[200.0, 0.0]]))).all()
+
+
+def test_class_weights_scale_each_example_by_its_class():
+    weights = jnp.array([1.0, 2.0, 0.5, 3.0])
+    weighted = class_weighted(binary_cross_entropy, weights)
+    plain = binary_cross_entropy(jnp.array(LOGITS), jnp.array(LABELS))
+    np.testing.assert_allclose(weighted(jnp.array(LOGITS), jnp.array(LABELS)), plain * weights[LABELS], rtol=1e-6)
+    half = jnp.full((5, 4), 0.25)
+    plain = binary_cross_entropy(jnp.array(LOGITS), half)
+    np.testing.assert_allclose(weighted(jnp.array(LOGITS), half), plain * 6.5 / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_shapes_that_do_not_fit(name):
     with pytest.raises(ValueError, match=r"\(5, 4\) and labels \(5, 1\) do not fit"):
-        cross_entropy(jnp.array(LOGITS), jnp.array(LABELS)[:, None])
+        LOSSES[name](jnp.array(LOGITS), jnp.array(LABELS)[:, None])
 
 
 def test_correct():

@@ -16,7 +16,7 @@ from flaxcls.augment import make_transform
 from flaxcls.config import Config, LossConfig
 from flaxcls.data import Dataset, batch_indices, channel_statistics
 from flaxcls.errors import InputError
-from flaxcls.losses import cross_entropy
+from flaxcls.losses import LOSSES, class_weighted, focal
 from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
 from flaxcls.optim import make_optimizer, make_schedule
@@ -25,7 +25,7 @@ from flaxcls.run.plan import Plan
 from flaxcls.sharding import batch_sharding, make_mesh, replicated
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import eval_step, train_step
-from flaxcls.types import Params, Regularizer
+from flaxcls.types import LossFn, Params, Regularizer
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def make_setup(
         train_step,
         model=model,
         tx=tx,
-        loss_fn=partial(cross_entropy, label_smoothing=config.loss.label_smoothing),
+        loss_fn=_training_loss(config.loss, dataset),
         regularizer=_regularizer(config.loss),
         transform=transform,
         accumulate=config.optim.accumulate,
@@ -118,10 +118,26 @@ def make_setup(
         batch_sharding=batch_sharding(mesh),
         create=jax.jit(create, out_shardings=layout),
         train=jax.jit(train, donate_argnums=0, out_shardings=layout),
-        evaluate=jax.jit(partial(eval_step, model=model, transform=transform)),
+        evaluate=jax.jit(partial(eval_step, model=model, loss_fn=_loss(config.loss), transform=transform)),
         finite=jax.jit(_all_finite),
         log=_logged(config, schedule) if ours else lambda params, step: {},
     )
+
+
+def _loss(config: LossConfig) -> Callable[..., jax.Array]:
+    """Returns the loss that is evaluated: without smoothing and class weights, so that it compares between runs."""
+    if config.focal_gamma is not None:
+        return partial(focal, gamma=config.focal_gamma)
+    return LOSSES[config.name]
+
+
+def _training_loss(config: LossConfig, dataset: Dataset) -> LossFn:
+    loss_fn = partial(_loss(config), label_smoothing=config.label_smoothing)
+    if config.class_weights == "none":
+        return loss_fn
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
+    weights = len(dataset.train.labels) / (len(counts) * np.maximum(counts, 1))
+    return class_weighted(loss_fn, jnp.asarray(weights, jnp.float32))
 
 
 def _regularizer(config: LossConfig) -> Regularizer | None:

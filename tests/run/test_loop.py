@@ -202,6 +202,7 @@ def test_float_arrays_are_trained_on_like_bytes(run):
     [
         {"optim": {"accumulate": 2, "clip_norm": 0.5}},
         {"loss": {"l1": 1e-4, "l2": 1e-4, "label_smoothing": 0.1}},
+        {"loss": {"name": "focal", "focal_gamma": 1.0, "class_weights": "balanced"}},
         {"model": {"dtype": "bfloat16"}},
         {"optim": {"name": "adam", "weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 1.0}},
         {"augment": {"flip": True, "crop_fill": "reflect", "normalize": False}},
