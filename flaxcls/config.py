@@ -17,8 +17,8 @@ SourceName = Literal["digits", "tfds"]
 ModelName = Literal["cnn"]
 ActivationName = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 LossName = Literal["cross_entropy", "squared_error", "binary_cross_entropy", "focal"]
-OptimizerName = Literal["adam", "adamw"]
-ScheduleName = Literal["constant", "cosine"]
+OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw", "lamb", "lion", "muon"]
+ScheduleName = Literal["constant", "linear", "cosine", "cosine_restarts", "exponential", "piecewise", "one_cycle"]
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,27 @@ class OptimConfig:
     """How it is minimised."""
 
     name: OptimizerName = "adamw"
-    """adam, or adamw with decoupled weight decay."""
+    """sgd with Nesterov momentum, rmsprop, adam, or, with decoupled weight decay, adamw, lamb, lion, muon."""
     learning_rate: float = 4e-3
     """Learning rate; with a schedule, its peak."""
     schedule: ScheduleName = "cosine"
-    """constant, or cosine down to 0 at the last step; both after the warm-up."""
+    """What the learning rate does after the warm-up; linear, cosine and its restarts go down to 0."""
+    decay_rate: float = 0.1
+    """With exponential, the factor from the first step to the last; with piecewise, the factor at each boundary."""
+    boundaries: tuple[float, ...] = (0.5, 0.75)
+    """With piecewise, where the rate drops, as shares of the steps after the warm-up."""
+    cycles: int = 4
+    """With cosine_restarts, how often the cosine is run through."""
+    plateau_patience: int | None = None
+    """Epochs in a row without a lower training loss after which the learning rate is reduced; None: it is not."""
+    plateau_factor: float = 0.5
+    """What a plateau multiplies the learning rate by."""
+    momentum: float = 0.9
+    """Momentum of sgd, rmsprop and muon; the others have their papers' own."""
     warmup_epochs: float = 1.0
     """Epochs over which the learning rate rises linearly from 0."""
     weight_decay: float = 1e-2
-    """Decoupled decay of adamw, times the learning rate at each step; biases and normalisation are spared."""
+    """Decoupled decay, times the learning rate at each step; biases and normalisation are spared."""
     clip_norm: float | None = None
     """Largest norm of the gradient over all parameters; a longer one is scaled down."""
     ema_decay: float | None = 0.99
@@ -252,9 +264,24 @@ def _value_problems(config: Config) -> list[str]:
     )
     check(optim.weight_decay >= 0, "optim.weight_decay", "must be 0 or more")
     check(
-        optim.name == "adamw" or optim.weight_decay == 0,
+        optim.name not in ("adam", "rmsprop") or optim.weight_decay == 0,
         "optim.weight_decay",
         f"{optim.name} has no decoupled decay; choose optim.name adamw, set it to 0, or use loss.l2",
+    )
+    check(optim.decay_rate > 0, "optim.decay_rate", "must be above 0")
+    check(
+        all(0 < at < 1 for at in optim.boundaries) and list(optim.boundaries) == sorted(set(optim.boundaries)),
+        "optim.boundaries",
+        "each must be above 0 and below 1, in rising order",
+    )
+    check(optim.cycles > 0, "optim.cycles", "must be 1 or more")
+    check(optim.plateau_patience is None or optim.plateau_patience > 0, "optim.plateau_patience", "must be 1 or more")
+    check(0 < optim.plateau_factor < 1, "optim.plateau_factor", "must be above 0 and below 1")
+    check(0 <= optim.momentum < 1, "optim.momentum", "must be in [0, 1)")
+    check(
+        optim.schedule != "one_cycle" or optim.warmup_epochs == 0,
+        "optim.schedule",
+        "one_cycle warms up by itself; set optim.warmup_epochs to 0",
     )
     check(optim.clip_norm is None or optim.clip_norm > 0, "optim.clip_norm", "must be above 0, or None")
     check(optim.ema_decay is None or 0 < optim.ema_decay < 1, "optim.ema_decay", "must be above 0 and below 1, or None")

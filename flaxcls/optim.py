@@ -1,35 +1,107 @@
-"""Optimizers and schedules, from optax, as the config describes them."""
+"""Optimizers and schedules, from optax, as the config describes them. `OPTIMIZERS` and `SCHEDULES` map their names."""
 
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon, reduce_on_plateau
 
 from flaxcls.config import OptimConfig
 from flaxcls.regularizers import weight_mask
+from flaxcls.types import Params
+
+
+def _one_cycle(config: OptimConfig, steps: int) -> optax.Schedule:
+    return optax.cosine_onecycle_schedule(steps, config.learning_rate)
+
+
+def _piecewise(config: OptimConfig, steps: int) -> optax.Schedule:
+    boundaries = {round(fraction * steps): config.decay_rate for fraction in config.boundaries}
+    return optax.piecewise_constant_schedule(config.learning_rate, boundaries)
+
+
+def _cosine_restarts(config: OptimConfig, steps: int) -> optax.Schedule:
+    ends = [round(cycle * steps / config.cycles) for cycle in range(config.cycles + 1)]
+    cycles = [optax.cosine_decay_schedule(config.learning_rate, end - start) for start, end in pairwise(ends)]
+    return optax.join_schedules(cycles, ends[1:-1])
+
+
+# (config, steps after the warm-up) -> schedule of those steps
+SCHEDULES: dict[str, Callable[[OptimConfig, int], optax.Schedule]] = {
+    "constant": lambda config, steps: optax.constant_schedule(config.learning_rate),
+    "linear": lambda config, steps: optax.linear_schedule(config.learning_rate, 0.0, steps),
+    "cosine": lambda config, steps: optax.cosine_decay_schedule(config.learning_rate, steps),
+    "cosine_restarts": _cosine_restarts,
+    "exponential": lambda config, steps: optax.exponential_decay(config.learning_rate, steps, config.decay_rate),
+    "piecewise": _piecewise,
+    "one_cycle": _one_cycle,
+}
 
 
 def make_schedule(config: OptimConfig, *, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Returns step -> learning rate: linear from 0 over `warmup_steps`, then constant, or cosine to 0 at `total_steps`.
+    """Returns step -> learning rate: linear from 0 over `warmup_steps`, then the schedule over the steps that are left.
 
-    Cosine annealing is of Loshchilov and Hutter 2017, "SGDR"; linear warm-up of Goyal et al. 2017.
+    With r the peak and t in 0..1 the share of those steps: constant r; linear r (1 - t); cosine r (1 + cos(pi t)) / 2
+    (Loshchilov and Hutter 2017, "SGDR"), with restarts once a cycle; exponential r decay_rate^t; piecewise r times
+    decay_rate for each boundary passed; one_cycle up from r / 25 for 30 % of the steps and down to r / 250,000, both as
+    half a cosine (Smith and Topin 2018, "Super-Convergence"). Linear warm-up is of Goyal et al. 2017.
     """
-    peak = config.learning_rate
-    after = {
-        "constant": optax.constant_schedule(peak),
-        "cosine": optax.cosine_decay_schedule(peak, max(total_steps - warmup_steps, 1)),
-    }[config.schedule]
+    after = SCHEDULES[config.schedule](config, max(total_steps - warmup_steps, 1))
     if warmup_steps == 0:
         return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+    return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup_steps), after], [warmup_steps])
 
 
-def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns clipping, where asked for, and then the optimizer.
+def _kernels_as_matrices(params: Params) -> Any:
+    """Tells muon that a kernel [... c_in c_out] is a matrix of c_out columns; what is no weight is left to Adam."""
 
-    adam is of Kingma and Ba 2015; adamw's decoupled decay, on the weights alone, of Loshchilov and Hutter 2019.
+    def numbers(is_weight: bool, leaf: jax.Array) -> MuonDimensionNumbers | None:
+        return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1) if is_weight else None
+
+    return jax.tree.map(numbers, weight_mask(params), params)
+
+
+# (config, schedule) -> optimizer; decay, where it has one, is decoupled and spares biases and normalisation
+OPTIMIZERS: dict[str, Callable[[OptimConfig, optax.Schedule], optax.GradientTransformation]] = {
+    "sgd": lambda config, schedule: optax.chain(
+        optax.trace(config.momentum, nesterov=True) if config.momentum else optax.identity(),
+        optax.add_decayed_weights(config.weight_decay, mask=weight_mask),
+        optax.scale_by_learning_rate(schedule),
+    ),
+    "rmsprop": lambda config, schedule: optax.rmsprop(schedule, momentum=config.momentum or None),
+    "adam": lambda config, schedule: optax.adam(schedule),
+    "adamw": lambda config, schedule: optax.adamw(schedule, weight_decay=config.weight_decay, mask=weight_mask),
+    "lamb": lambda config, schedule: optax.lamb(schedule, weight_decay=config.weight_decay, mask=weight_mask),
+    "lion": lambda config, schedule: optax.lion(schedule, weight_decay=config.weight_decay, mask=weight_mask),
+    "muon": lambda config, schedule: muon(
+        schedule,
+        beta=config.momentum,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=weight_mask,
+        muon_weight_dimension_numbers=_kernels_as_matrices,
+        consistent_rms=0.2,  # an update as large as Adam's, so that one learning rate serves both
+    ),
+}
+
+
+def make_optimizer(
+    config: OptimConfig, schedule: optax.Schedule, *, steps_per_epoch: int = 1
+) -> optax.GradientTransformation:
+    """Returns clipping, where asked for, then the optimizer, then the reduction on a plateau of the training loss.
+
+    sgd with Nesterov momentum (Sutskever et al. 2013); rmsprop (Hinton 2012); adam (Kingma and Ba 2015); adamw
+    (Loshchilov and Hutter 2019); lamb (You et al. 2020); lion (Chen et al. 2023); muon (Jordan et al. 2024), on
+    kernels as matrices with Adam for the rest. The plateau is judged by the mean loss of each `steps_per_epoch` steps.
     """
-    optimizer = {
-        "adam": lambda: optax.adam(schedule),
-        "adamw": lambda: optax.adamw(schedule, weight_decay=config.weight_decay, mask=weight_mask),
-    }[config.name]()
-    if config.clip_norm is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    parts = [OPTIMIZERS[config.name](config, schedule)]
+    if config.clip_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if config.plateau_patience is not None:
+        parts.append(
+            reduce_on_plateau(
+                factor=config.plateau_factor, patience=config.plateau_patience, accumulation_size=steps_per_epoch
+            )
+        )
+    return parts[0] if len(parts) == 1 else optax.chain(*parts)

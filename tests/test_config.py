@@ -11,6 +11,7 @@ from flaxcls.errors import InputError
 from flaxcls.losses import LOSSES
 from flaxcls.models import MODELS
 from flaxcls.models.layers import ACTIVATIONS, POOLINGS
+from flaxcls.optim import OPTIMIZERS, SCHEDULES
 
 
 def test_it_is_read_back_equal():
@@ -28,6 +29,8 @@ def test_the_names_it_knows_are_those_there_are():
     assert literal(configs.SourceName) == set(DATASETS)
     assert literal(configs.ModelName) == set(MODELS)
     assert literal(configs.LossName) == set(LOSSES)
+    assert literal(configs.OptimizerName) == set(OPTIMIZERS)
+    assert literal(configs.ScheduleName) == set(SCHEDULES)
     assert literal(configs.ActivationName) == set(ACTIVATIONS)
     assert literal(typing.get_type_hints(ModelConfig)["pooling"]) == set(POOLINGS)
 
@@ -98,6 +101,16 @@ def change(path, value):
         ("optim.learning_rate", float("inf"), "above 0 and finite"),
         ("optim.learning_rate", "1e-3", "must be of type float"),
         ("optim.name", "adam", "has no decoupled decay"),
+        ("optim.name", "rmsprop", "has no decoupled decay"),
+        ("optim.schedule", "cosin", "Did you mean 'cosine'"),
+        ("optim.schedule", "one_cycle", "one_cycle warms up by itself"),
+        ("optim.decay_rate", 0.0, "above 0"),
+        ("optim.boundaries", (0.5, 0.5), "in rising order"),
+        ("optim.boundaries", (0.5, 1.0), "above 0 and below 1"),
+        ("optim.cycles", 0, "1 or more"),
+        ("optim.plateau_patience", 0, "1 or more"),
+        ("optim.plateau_factor", 1.0, "above 0 and below 1"),
+        ("optim.momentum", 1.0, r"in \[0, 1\)"),
         ("optim.warmup_epochs", 1000.0, "no more than loop.epochs, 60"),
         ("optim.weight_decay", -1.0, "0 or more"),
         ("optim.clip_norm", 0.0, "above 0, or None"),
@@ -122,7 +135,7 @@ def test_what_breaks_a_rule_is_named_with_its_value_and_the_rule(path, value, ru
     with pytest.raises(InputError, match=rule) as error:
         validate(change(path, value))
     assert path in str(error.value) or path == "data.source"
-    assert repr(value) in str(error.value) or value in ("tfds", "adam", ())
+    assert repr(value) in str(error.value) or value in ("tfds", "adam", "rmsprop", "one_cycle", ())
 
 
 def test_all_that_is_wrong_is_said_at_once():

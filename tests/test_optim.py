@@ -1,9 +1,11 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from flaxcls.config import OptimConfig
@@ -26,6 +28,34 @@ def test_constant_with_and_without_warm_up():
     assert [float(schedule(s)) for s in (0, 1, 2, 4, 9)] == pytest.approx([0, 0.05, 0.1, 0.2, 0.2])
 
 
+@pytest.mark.parametrize(
+    ("options", "closed_form"),
+    [
+        ({"schedule": "linear"}, lambda t: 1 - t),
+        ({"schedule": "exponential", "decay_rate": 0.01}, lambda t: 0.01**t),
+        ({"schedule": "piecewise"}, lambda t: 0.1 ** ((t > 0.5) + (t > 0.75))),
+        ({"schedule": "piecewise", "boundaries": (0.25,), "decay_rate": 0.5}, lambda t: 0.5 ** (t > 0.25)),
+        ({"schedule": "cosine_restarts", "cycles": 4}, lambda t: (1 + math.cos(math.pi * (4 * t % 1))) / 2),
+        ({"schedule": "cosine_restarts", "cycles": 1}, lambda t: (1 + math.cos(math.pi * t)) / 2),
+    ],
+)
+@pytest.mark.parametrize("warmup", [0, 20])
+def test_schedules_are_their_closed_forms(options, closed_form, warmup):
+    schedule = make_schedule(OptimConfig(learning_rate=0.3, **options), total_steps=100 + warmup, warmup_steps=warmup)
+    for step in range(100):
+        if step / 100 not in (0.5, 0.75, 0.25):  # at a boundary either side is right
+            assert float(schedule(step + warmup)) == pytest.approx(0.3 * closed_form(step / 100), abs=1e-6)
+
+
+def test_one_cycle_rises_for_three_tenths_and_falls_to_almost_nothing():
+    schedule = make_schedule(OptimConfig(learning_rate=0.5, schedule="one_cycle"), total_steps=100, warmup_steps=0)
+    rates = [float(schedule(step)) for step in range(101)]
+    assert rates[0] == pytest.approx(0.5 / 25)
+    assert rates[30] == max(rates) == pytest.approx(0.5)
+    assert rates[15] == pytest.approx((0.5 + 0.02) / 2)  # half a cosine passes the middle halfway
+    assert rates[100] == pytest.approx(0.5 / 25 / 1e4)
+
+
 PARAMS = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}
 
 
@@ -40,6 +70,73 @@ def test_decay_moves_the_weights_and_spares_the_biases():
     updates = one_update(OptimConfig(name="adamw", weight_decay=0.5), nothing)
     np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5 * 3.0, rtol=1e-6)
     np.testing.assert_array_equal(updates["bias"], 0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lion", "muon"])
+def test_whatever_decays_spares_the_biases(name):
+    grads = {"kernel": jnp.array([[1.0, 2.0], [-1.0, 3.0]]), "bias": jnp.array([1.0, -2.0])}
+    without, with_decay = (one_update(OptimConfig(name=name, weight_decay=decay), grads) for decay in (0.0, 0.5))
+    np.testing.assert_array_equal(without["bias"], with_decay["bias"])
+    assert not np.allclose(without["kernel"], with_decay["kernel"])
+
+
+def test_sgd_with_nesterov_momentum_by_hand():
+    tx = make_optimizer(OptimConfig(name="sgd", momentum=0.9, weight_decay=0.5), lambda step: 0.1)
+    state = tx.init(PARAMS)
+    grads = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 1.0)}
+    first, state = tx.update(grads, state, PARAMS)
+    second, _ = tx.update(grads, state, PARAMS)
+    np.testing.assert_allclose(first["bias"], -0.1 * (1 + 0.9 * 1), rtol=1e-6)
+    np.testing.assert_allclose(second["bias"], -0.1 * (1 + 0.9 * 1.9), rtol=1e-6)
+    np.testing.assert_allclose(first["kernel"], -0.1 * (2 * 1.9 + 0.5 * 3.0), rtol=1e-6)
+
+
+def test_lion_moves_every_weight_by_the_learning_rate():
+    grads = {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([1.0, -2.0])}
+    updates = one_update(OptimConfig(name="lion", weight_decay=0.0), grads)
+    chex.assert_trees_all_close(updates, jax.tree.map(lambda g: -0.1 * jnp.sign(g), grads))
+
+
+def test_rmsprop_by_hand():
+    grads = {"kernel": jnp.full((2, 2), 4.0), "bias": jnp.full(2, -0.5)}
+    updates = one_update(OptimConfig(name="rmsprop", weight_decay=0.0, momentum=0.0), grads)
+    np.testing.assert_allclose(updates["kernel"], -0.1 / math.sqrt(0.1), rtol=1e-4)  # g / sqrt((1 - 0.9) g^2)
+
+
+def test_lamb_scales_each_update_by_the_norm_of_its_weight():
+    grads = {"kernel": jnp.full((2, 2), 4.0), "bias": jnp.full(2, -0.5)}
+    updates = one_update(OptimConfig(name="lamb", weight_decay=0.0), grads)
+    np.testing.assert_allclose(optax.tree.norm(updates["kernel"]), 0.1 * 6.0, rtol=1e-4)
+
+
+def test_muon_makes_a_kernels_update_orthogonal():
+    """Singular values of the update of a convolution, as the matrix (9 c_in, c_out), are about equal."""
+    params = {"kernel": jnp.ones((3, 3, 8, 16)), "bias": jnp.ones(16)}
+    grads = {"kernel": jax.random.normal(jax.random.key(0), (3, 3, 8, 16)), "bias": jnp.full(16, 2.0)}
+    tx = make_optimizer(OptimConfig(name="muon", weight_decay=0.0), lambda step: 0.1)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    singular = np.linalg.svd(np.asarray(updates["kernel"]).reshape(72, 16), compute_uv=False)
+    assert singular.max() / singular.min() < 2
+    before = np.linalg.svd(np.asarray(grads["kernel"]).reshape(72, 16), compute_uv=False)
+    assert before.max() / before.min() > 2
+    assert np.sqrt(np.mean(np.square(updates["kernel"]))) == pytest.approx(0.1 * 0.2, rel=0.3)
+    np.testing.assert_allclose(updates["bias"], -0.147, rtol=1e-2)  # Adam's -0.1 with Nesterov's first step
+
+
+def test_a_plateau_of_the_training_loss_reduces_the_rate():
+    config = OptimConfig(name="sgd", momentum=0.0, weight_decay=0.0, plateau_patience=2, plateau_factor=0.5)
+    tx = make_optimizer(config, lambda step: 1.0, steps_per_epoch=3)
+    grads = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+
+    @jax.jit
+    def update(state):
+        return tx.update(grads, state, PARAMS, value=jnp.float32(1.0))
+
+    state, sizes = tx.init(PARAMS), []
+    for _ in range(14):
+        updates, state = update(state)
+        sizes.append(-float(updates["bias"][0]))
+    assert sizes == [1.0] * 8 + [0.5] * 6  # one epoch of three steps sets the mark, two more do not better it
 
 
 def test_adam_does_not_decay():

@@ -12,6 +12,7 @@ class Plan:
     examples: int
     batch_size: int
     total_steps: int
+    steps_per_epoch: int
     warmup_steps: int
     eval_epochs: int
     skipped_evaluations: int
@@ -27,6 +28,7 @@ class Plan:
             examples=examples,
             batch_size=loop.batch_size,
             total_steps=-(-loop.epochs * examples // loop.batch_size),
+            steps_per_epoch=-(-examples // loop.batch_size),
             warmup_steps=round(config.optim.warmup_epochs * examples / loop.batch_size),
             eval_epochs=loop.eval_every,
             skipped_evaluations=int(config.stop.skip * evaluations),

@@ -90,7 +90,7 @@ def make_setup(
         crop_fill=config.augment.crop_fill,
     )
     ours = tx is None
-    tx = tx or make_optimizer(config.optim, schedule)
+    tx = tx or make_optimizer(config.optim, schedule, steps_per_epoch=plan.steps_per_epoch)
     create = partial(
         create_state, model=model, tx=tx, image_shape=dataset.image_shape, ema=config.optim.ema_decay is not None
     )

@@ -200,7 +200,8 @@ def test_float_arrays_are_trained_on_like_bytes(run):
 @pytest.mark.parametrize(
     "change",
     [
-        {"optim": {"accumulate": 2, "clip_norm": 0.5}},
+        {"optim": {"accumulate": 2, "clip_norm": 0.5, "plateau_patience": 1}},
+        {"optim": {"name": "muon", "schedule": "one_cycle"}},
         {"loss": {"l1": 1e-4, "l2": 1e-4, "label_smoothing": 0.1}},
         {"loss": {"name": "focal", "focal_gamma": 1.0, "class_weights": "balanced"}},
         {"model": {"dtype": "bfloat16"}},
