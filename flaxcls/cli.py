@@ -1,35 +1,35 @@
 """What the commands share: names answered with a suggestion, and experiment files."""
 
 import runpy
-import typing
 from pathlib import Path
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from flaxcls.config import Config, validate
+from flaxcls.config import Config, choices, validate
 from flaxcls.errors import InputError, unknown
 
 NAMES = ConstructorRegistry()
 
 
 @NAMES.primitive_rule
-def _name(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str] | None:
+def _name(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str | None] | None:
     """Answers a mistyped name among a few with a suggestion."""
-    if typing.get_origin(type_info.type) is not typing.Literal:
+    names = choices(type_info.type)
+    if not names:
         return None
-    known = typing.get_args(type_info.type)
+    known = {str(name): name for name in names}
 
-    def parse(words: list[str]) -> str:
+    def parse(words: list[str]) -> str | None:
         if words[0] not in known:
             raise ValueError(unknown("name", words[0], known))
-        return words[0]
+        return known[words[0]]
 
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="{" + ",".join(known) + "}",
         instance_from_str=parse,
-        is_instance=lambda value: value in known,
-        str_from_instance=lambda value: [value],
+        is_instance=lambda value: value in names,
+        str_from_instance=lambda value: [str(value)],
     )
 
 

@@ -17,6 +17,7 @@ SourceName = Literal["digits", "tfds"]
 ModelName = Literal["cnn"]
 ActivationName = Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
 LossName = Literal["cross_entropy", "squared_error", "binary_cross_entropy", "focal"]
+NormName = Literal["none", "batch"]
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw", "lamb", "lion", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine", "cosine_restarts", "exponential", "piecewise", "one_cycle"]
 
@@ -55,26 +56,26 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network."""
+    """The network. None: the model's own default; what a model does not take is an error."""
 
     name: ModelName = "cnn"
     """cnn: blocks of convolution, normalisation, activation and pooling, then dense layers."""
-    widths: tuple[int, ...] = (32, 64, 64)
-    """Channels of each convolution; between two of them a 2x2 pooling halves the image."""
-    dense: tuple[int, ...] = (128,)
-    """Units of each hidden dense layer."""
-    kernel_size: int = 3
-    """Height and width of the convolutions, in pixels."""
-    padding: Literal["same", "valid"] = "same"
-    """same: a convolution keeps the image's size; valid: it uses no pixel outside of the image."""
-    activation: ActivationName = "relu"
-    """Nonlinearity after each convolution and each hidden dense layer."""
-    pooling: Literal["max", "average"] = "max"
-    """What a pooling window keeps."""
-    norm: Literal["none", "batch"] = "batch"
+    widths: tuple[int, ...] | None = None
+    """cnn: channels of each convolution; between two of them a 2x2 pooling halves the image."""
+    dense: tuple[int, ...] | None = None
+    """cnn: units of each hidden dense layer."""
+    kernel_size: int | None = None
+    """cnn: height and width of the convolutions, in pixels."""
+    padding: Literal["same", "valid"] | None = None
+    """cnn: same keeps the image's size in a convolution; valid uses no pixel outside of the image."""
+    pooling: Literal["max", "average"] | None = None
+    """cnn: what a pooling window keeps."""
+    activation: ActivationName | None = None
+    """Nonlinearity."""
+    norm: NormName | None = None
     """Normalisation after each convolution."""
-    dropout: float = 0.2
-    """Probability that a unit of a hidden dense layer is dropped in training."""
+    dropout: float | None = None
+    """Probability that a unit is dropped in training, where the model has dropout."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters, batch statistics and loss are float32 always."""
 
@@ -192,11 +193,19 @@ def _type_problems(config: Any, prefix: str = "") -> list[str]:
         value, path = getattr(config, name), prefix + name
         if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
             problems += _type_problems(value, path + ".")
-        elif typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-            problems.append(unknown(path, value, typing.get_args(hint)))
+        elif (names := choices(hint)) and value not in names:
+            problems.append(unknown(path, value, map(str, names)))
         elif not _is_a(value, hint):
             problems.append(f"{path} is {value!r}, but must be of type {getattr(hint, '__name__', hint)}.")
     return problems
+
+
+def choices(hint: Any) -> tuple[str | None, ...]:
+    """Returns the names that a type `Literal[...]` or `Literal[...] | None` admits; none for another type."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if not any(typing.get_origin(part) is Literal for part in parts):
+        return ()
+    return tuple(name for part in parts for name in typing.get_args(part) or (None,))
 
 
 def _is_a(value: Any, hint: Any) -> bool:
@@ -236,15 +245,15 @@ def _value_problems(config: Config) -> list[str]:
         check(data.name is None, "data.name", only_tfds)
         check(data.dir is None, "data.dir", only_tfds)
     check(augment.crop_padding >= 0, "augment.crop_padding", "must be 0 or more")
-    check(all(width > 0 for width in model.widths), "model.widths", "each must be 1 or more")
-    check(len(model.widths) > 0, "model.widths", "at least one convolution is needed")
-    check(all(units > 0 for units in model.dense), "model.dense", "each must be 1 or more")
-    check(model.kernel_size > 0, "model.kernel_size", "must be 1 or more")
-    check(0 <= model.dropout < 1, "model.dropout", "must be in [0, 1)")
+    check(all(width > 0 for width in model.widths or ()), "model.widths", "each must be 1 or more")
+    check(model.widths != (), "model.widths", "at least one convolution is needed")
+    check(all(units > 0 for units in model.dense or ()), "model.dense", "each must be 1 or more")
+    check(model.kernel_size is None or model.kernel_size > 0, "model.kernel_size", "must be 1 or more")
+    check(model.dropout is None or 0 <= model.dropout < 1, "model.dropout", "must be in [0, 1)")
     check(
-        model.dropout == 0 or len(model.dense) > 0,
+        model.dense != () or not model.dropout,
         "model.dropout",
-        "it acts on hidden dense layers and model.dense names none; add one, or set model.dropout to 0",
+        "it acts on hidden dense layers and model.dense names none; add one, or leave model.dropout out",
     )
     check(
         loss.focal_gamma is None or loss.name == "focal",

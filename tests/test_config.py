@@ -32,7 +32,7 @@ def test_the_names_it_knows_are_those_there_are():
     assert literal(configs.OptimizerName) == set(OPTIMIZERS)
     assert literal(configs.ScheduleName) == set(SCHEDULES)
     assert literal(configs.ActivationName) == set(ACTIVATIONS)
-    assert literal(typing.get_type_hints(ModelConfig)["pooling"]) == set(POOLINGS)
+    assert set(configs.choices(typing.get_type_hints(ModelConfig)["pooling"])) == {*POOLINGS, None}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,6 @@ def change(path, value):
         ("model.widths", (8, 0), "each must be 1 or more"),
         ("model.widths", [8], "must be of type tuple"),
         ("model.dense", (-1,), "each must be 1 or more"),
-        ("model.dense", (), "set model.dropout to 0"),
         ("model.kernel_size", 0, "1 or more"),
         ("model.activation", "relo", "Did you mean 'relu'"),
         ("model.dropout", 1.0, r"must be in \[0, 1\)"),
@@ -136,6 +135,12 @@ def test_what_breaks_a_rule_is_named_with_its_value_and_the_rule(path, value, ru
         validate(change(path, value))
     assert path in str(error.value) or path == "data.source"
     assert repr(value) in str(error.value) or value in ("tfds", "adam", "rmsprop", "one_cycle", ())
+
+
+def test_dropout_needs_a_dense_layer_to_act_on():
+    with pytest.raises(InputError, match=r"names none; add one, or leave model\.dropout out"):
+        validate(replace(Config(), model=ModelConfig(dense=(), dropout=0.5)))
+    validate(replace(Config(), model=ModelConfig(dense=())))
 
 
 def test_all_that_is_wrong_is_said_at_once():

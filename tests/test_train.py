@@ -28,6 +28,7 @@ def call(capfd, *args):
     [
         (["--data.source", "digit"], ["'digit'", "Did you mean 'digits'?"]),
         (["--model.name", "cn"], ["'cn'", "Did you mean 'cnn'?"]),
+        (["--model.pooling", "maxx"], ["'maxx'", "Did you mean 'max'?"]),
         (["--optim.name", "adamm"], ["'adamm'", "Did you mean 'adam'?"]),
         (["--optim.lerning-rate", "1"], ["--optim.lerning-rate", "Perhaps you meant", "--optim.learning-rate"]),
         (["--loop.epochs", "many"], ["--loop.epochs", "many"]),

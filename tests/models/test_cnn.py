@@ -86,6 +86,5 @@ def test_an_image_too_small_for_the_network(size, padding, message):
 
 def test_the_config_describes_the_model():
     config = ModelConfig(widths=(5,), dense=(6,), kernel_size=5, padding="valid", activation="gelu", dtype="bfloat16")
-    assert build_model(config, 4) == CNN(
-        4, (5,), (6,), 5, "valid", "gelu", "max", config.norm, config.dropout, jnp.dtype("bfloat16")
-    )
+    assert build_model(config, 4) == CNN(4, (5,), (6,), 5, "valid", "gelu", "max", "batch", 0.2, jnp.dtype("bfloat16"))
+    assert build_model(ModelConfig(), 4) == CNN(4, (32, 64, 64), (128,), norm="batch", dropout=0.2)
