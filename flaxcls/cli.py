@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from flaxcls.config import Config, choices, validate
+from flaxcls.config import Config
 from flaxcls.errors import InputError, unknown
+from flaxcls.validation import choices, validate
 
 NAMES = ConstructorRegistry()
 

@@ -8,11 +8,11 @@ import jax
 import pytest
 
 from flaxcls.cli import load_experiment
-from flaxcls.config import validate
 from flaxcls.data import load_dataset
 from flaxcls.models import build_model
 from flaxcls.models.summary import count
 from flaxcls.run import fit
+from flaxcls.validation import validate
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 needs_cifar10 = pytest.mark.skipif("FLAXCLS_TFDS_DIR" not in os.environ, reason="FLAXCLS_TFDS_DIR names no data")

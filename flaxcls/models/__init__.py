@@ -11,9 +11,26 @@ from flax import linen as nn
 from flaxcls.config import ModelConfig
 from flaxcls.errors import InputError
 from flaxcls.models.cnn import CNN
+from flaxcls.models.convnext import ConvNeXt, convnext_tiny
+from flaxcls.models.mobilenet import MobileNetV2, mobilenet_v2
+from flaxcls.models.resnet import ResNet, resnet18, resnet20, resnet34, resnet50, resnet56
+from flaxcls.models.vgg import VGG, vgg11
+from flaxcls.models.wide_resnet import WideResNet, wide_resnet_16_4, wide_resnet_28_10
 
-# num_classes -> module, with the options that a model trains well with where none are given
-MODELS: dict[str, Callable[[int], nn.Module]] = {"cnn": partial(CNN, dense=(128,), norm="batch", dropout=0.2)}
+# num_classes -> module, with the options that it trains well with where none are given
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": partial(CNN, dense=(128,), norm="batch", dropout=0.2),
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+    "wide_resnet_16_4": wide_resnet_16_4,
+    "wide_resnet_28_10": wide_resnet_28_10,
+    "vgg11": vgg11,
+    "mobilenet_v2": mobilenet_v2,
+    "convnext_tiny": convnext_tiny,
+}
 
 
 def build_model(config: ModelConfig, num_classes: int, **options: Any) -> nn.Module:
@@ -23,6 +40,8 @@ def build_model(config: ModelConfig, num_classes: int, **options: Any) -> nn.Mod
     """
     model = MODELS[config.name](num_classes)
     takes = {field.name for field in dataclasses.fields(model)}
+    if config.name != "cnn":
+        takes -= {"widths"}  # they are what the name of an architecture stands for
     chosen = {name: value for name, value in vars(config).items() if name != "name" and value is not None}
     for name, value in chosen.items():
         if name not in takes:
@@ -34,4 +53,23 @@ def build_model(config: ModelConfig, num_classes: int, **options: Any) -> nn.Mod
     return model.clone(**{**chosen, "dtype": jnp.dtype(config.dtype)}, **options)
 
 
-__all__ = ["CNN", "MODELS", "build_model"]
+__all__ = [
+    "CNN",
+    "MODELS",
+    "VGG",
+    "ConvNeXt",
+    "MobileNetV2",
+    "ResNet",
+    "WideResNet",
+    "build_model",
+    "convnext_tiny",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet20",
+    "resnet34",
+    "resnet50",
+    "resnet56",
+    "vgg11",
+    "wide_resnet_16_4",
+    "wide_resnet_28_10",
+]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flaxcls.errors import InputError
-from flaxcls.models.layers import ACTIVATIONS, POOLINGS
+from flaxcls.models.layers import ACTIVATIONS, POOLINGS, normalize
 
 
 class CNN(nn.Module):
@@ -18,7 +18,7 @@ class CNN(nn.Module):
     padding: "same" or "valid".
     activation: a name in `layers.ACTIVATIONS`.
     pooling: a name in `layers.POOLINGS`.
-    norm: "none" or "batch".
+    norm: a name in `layers.NORMS`; `layers.normalize` says what each means.
     dropout: probability that a unit of a hidden dense layer is dropped in training.
     dtype: of the computation; parameters and statistics are float32.
     axis_name: the mapped axis over which batch statistics are taken under pmap or shard_map; jit needs none.
@@ -54,11 +54,7 @@ class CNN(nn.Module):
                 kernel_init=initializer,
                 dtype=self.dtype,
             )(x)
-            if self.norm == "batch":
-                x = nn.BatchNorm(
-                    use_running_average=not train, momentum=0.9, dtype=self.dtype, axis_name=self.axis_name
-                )(x)
-            x = activation(x)
+            x = activation(normalize(x, self.norm, train, dtype=self.dtype, axis_name=self.axis_name))
         x = x.reshape(x.shape[0], -1)
         for units in self.dense:
             x = activation(nn.Dense(units, kernel_init=initializer, dtype=self.dtype)(x))

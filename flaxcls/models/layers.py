@@ -1,17 +1,105 @@
 """Layers that more than one model uses."""
 
+import math
+
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, unknown
 
 ACTIVATIONS = {
     "relu": nn.relu,
+    "relu6": nn.relu6,
+    "leaky_relu": nn.leaky_relu,
     "gelu": nn.gelu,
     "silu": nn.silu,
     "tanh": nn.tanh,
     "sigmoid": nn.sigmoid,
 }
+
+NORMS = ("batch", "group", "layer", "none")
+
+# He et al. 2015, "Delving Deep into Rectifiers", in the form that keeps the variance of gradients.
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# Each output of a depthwise convolution has one input channel: its fan-in is also how many outputs an input reaches.
+HE_DEPTHWISE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+# Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1: near-uniform predictions at first.
+CLASSIFIER_INIT = nn.initializers.normal(0.01)
+
+
+def check_size(images: jax.Array, smallest: int, advice: str) -> None:
+    """Raises InputError, with the `advice`, where images [b h w c] are not at least `smallest` pixels high and wide."""
+    height, width = images.shape[1:3]
+    if min(height, width) < smallest:
+        raise InputError(
+            f"the image is too small for the network: {height}x{width} pixels, but it halves the image until "
+            f"{smallest}x{smallest} pixels are one, so it needs that many; {advice}."
+        )
+
+
+def normalize(
+    x: jax.Array,
+    norm: str,
+    train: bool,
+    *,
+    dtype: jnp.dtype,
+    axis_name: str | None = None,
+    scale_init: nn.initializers.Initializer = nn.initializers.ones,
+) -> jax.Array:
+    """Normalises x [b h w c] by a norm of the calling module, followed by a scale and a bias per channel.
+
+    norm: a name in `NORMS`.
+      batch: over the batch and all positions (Ioffe and Szegedy 2015); evaluation uses running averages. Below some
+        16 examples the statistics are too noisy, and of one example they mean nothing. They mix examples: no example
+        has a gradient of its own, which is what differential privacy clips.
+      group: over all positions and the channels of a group, of each example (Wu and He 2018). Any batch size, and
+        private training, will do. Up to 32 groups, as in the paper, of 4 channels or more.
+      layer: over the channels at each position (Ba et al. 2016, as ConvNeXt has it). Batch and privacy as with group.
+      none: x itself. Batch and privacy as with group; deep networks then want lower learning rates.
+    axis_name: with batch, the mapped axis over which the statistics are shared under pmap or shard_map.
+    scale_init: of the scale.
+    """
+    if norm == "batch":
+        return nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, dtype=dtype, axis_name=axis_name, scale_init=scale_init
+        )(x)
+    if norm == "group":
+        channels = x.shape[-1]
+        groups = max(1, min(math.gcd(channels, 32), channels // 4))
+        return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, scale_init=scale_init)(x)
+    if norm == "layer":
+        return nn.LayerNorm(dtype=dtype, scale_init=scale_init)(x)
+    if norm == "none":
+        return x
+    raise InputError(unknown("norm", norm, NORMS))
+
+
+def stochastic_depth(branch: jax.Array, rate: float, train: bool) -> jax.Array:
+    """Drops the whole residual branch [b h w c] of an example with probability `rate` in training.
+
+    What is kept is scaled by 1 / (1 - rate), so that evaluation needs no correction (Huang et al. 2016, "Deep Networks
+    with Stochastic Depth", where evaluation is scaled instead).
+    """
+    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)(branch)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales the channels of an image by what all of it holds (Hu et al. 2018, "Squeeze-and-Excitation Networks").
+
+    reduction: how many times fewer units than channels the hidden layer has.
+    """
+
+    reduction: int = 16
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [b h w c] to the same shape."""
+        channels = x.shape[-1]
+        squeezed = x.mean(axis=(1, 2), keepdims=True)
+        hidden = nn.relu(nn.Dense(max(channels // self.reduction, 1), dtype=self.dtype)(squeezed))
+        return x * nn.sigmoid(nn.Dense(channels, dtype=self.dtype)(hidden))
 
 
 def _windows(images: jax.Array, size: int) -> jax.Array:

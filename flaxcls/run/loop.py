@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import random
 from rich.console import Console
 
-from flaxcls.config import Config, validate
+from flaxcls.config import Config
 from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.early_stopping import EarlyStopping, update
 from flaxcls.errors import DivergenceError, InputError, Interrupted
@@ -25,6 +25,7 @@ from flaxcls.run.result import FitResult, device, fingerprint, versions
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import CHECKPOINTS, RESULT, check_workdir, open_workdir
 from flaxcls.state import TrainState
+from flaxcls.validation import validate
 
 
 def fit(

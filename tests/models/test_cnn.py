@@ -84,6 +84,15 @@ def test_an_image_too_small_for_the_network(size, padding, message):
         init(CNN(3, padding=padding), (1, size, size, 1))
 
 
+def test_an_option_that_a_model_does_not_take_is_refused():
+    for option in ({"widths": (8,)}, {"pooling": "max"}):
+        with pytest.raises(
+            InputError, match=f"model.{next(iter(option))} is .*, but resnet20 does not take it.*dropout"
+        ):
+            build_model(ModelConfig(name="resnet20", **option), 10)
+    assert build_model(ModelConfig(name="resnet20", stochastic_depth=0.1, norm="group"), 10).norm == "group"
+
+
 def test_the_config_describes_the_model():
     config = ModelConfig(widths=(5,), dense=(6,), kernel_size=5, padding="valid", activation="gelu", dtype="bfloat16")
     assert build_model(config, 4) == CNN(4, (5,), (6,), 5, "valid", "gelu", "max", "batch", 0.2, jnp.dtype("bfloat16"))

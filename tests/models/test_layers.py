@@ -5,7 +5,7 @@ import pytest
 from flax import linen as nn
 
 from flaxcls.errors import InputError
-from flaxcls.models.layers import average_pool, max_pool
+from flaxcls.models.layers import ACTIVATIONS, average_pool, max_pool, normalize, stochastic_depth
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 9, 3), (1, 2, 3, 1)])
@@ -28,3 +28,65 @@ def test_the_gradient_of_max_pooling_is_no_select_and_scatter():
 def test_a_window_larger_than_the_map():
     with pytest.raises(InputError, match="2x2 pooling window does not fit a feature map of 1x5"):
         max_pool(jnp.zeros((1, 1, 5, 3)), 2)
+
+
+def test_leaky_relu_lets_a_hundredth_of_a_negative_value_through():
+    np.testing.assert_allclose(ACTIVATIONS["leaky_relu"](jnp.array([-2.0, 3.0])), [-0.02, 3.0])
+
+
+class Apply(nn.Module):
+    """A module that is one call of a function which makes submodules or draws random numbers."""
+
+    function: object
+
+    @nn.compact
+    def __call__(self, x):
+        return self.function(x)
+
+
+def normalized(x, norm, train=True):
+    dtype = jnp.dtype("float32")
+    module = Apply(lambda x: normalize(x, norm, train, dtype=dtype))
+    return module.init_with_output(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape", "axes"),
+    [("batch", (3, 2, 2, 8), (0, 1, 2)), ("group", (3, 2, 2, 2, 4), (1, 2, 4)), ("layer", (3, 2, 2, 8), (3,))],
+)
+def test_what_each_norm_is_over_by_numpy(norm, shape, axes):
+    x = np.random.default_rng(0).standard_normal((3, 2, 2, 8)).astype(np.float32) * 3 + 1
+    grouped = x.reshape(shape)  # 8 channels are 2 groups of 4
+    expected = (grouped - grouped.mean(axes, keepdims=True)) / np.sqrt(grouped.var(axes, keepdims=True) + 1e-5)
+    output, _ = normalized(jnp.asarray(x), norm)
+    np.testing.assert_allclose(output, expected.reshape(x.shape), atol=2e-5)
+
+
+@pytest.mark.parametrize(("norm", "independent"), [("batch", False), ("group", True), ("layer", True), ("none", True)])
+def test_which_norms_keep_examples_apart(norm, independent):
+    x = jax.random.normal(jax.random.key(0), (3, 2, 2, 8))
+    together, alone = normalized(x, norm)[0][:1], normalized(x[:1], norm)[0]
+    assert bool(jnp.allclose(together, alone, atol=1e-5)) == independent
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6, 10, 16, 18, 24, 64, 96, 320, 2048])
+def test_groups_divide_any_number_of_channels(channels):
+    shape = jax.eval_shape(lambda: normalized(jnp.zeros((1, 2, 2, channels)), "group")[0]).shape
+    assert shape == (1, 2, 2, channels)
+
+
+def test_an_unknown_norm():
+    with pytest.raises(InputError, match=r"unknown norm 'bach'. Did you mean 'batch'\?"):
+        normalized(jnp.zeros((1, 2, 2, 4)), "bach")
+
+
+def test_stochastic_depth_drops_whole_examples_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 1, 2))
+    drop = lambda train: Apply(lambda x: stochastic_depth(x, 0.25, train)).apply(  # noqa: E731
+        {}, x, rngs={"dropout": jax.random.key(0)}
+    )
+    each = drop(True).reshape(4000, -1)
+    assert jnp.array_equal(each, jnp.broadcast_to(each[:, :1], each.shape))
+    np.testing.assert_allclose(np.unique(each), [0, 4 / 3], rtol=1e-6)
+    assert float((each[:, 0] == 0).mean()) == pytest.approx(0.25, abs=0.03)
+    assert jnp.array_equal(drop(False), x)

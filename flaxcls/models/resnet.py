@@ -1,0 +1,187 @@
+"""Residual networks (He et al. 2016, "Deep Residual Learning for Image Recognition"): one class for the family."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from flaxcls.models.layers import (
+    ACTIVATIONS,
+    CLASSIFIER_INIT,
+    HE_FAN_OUT,
+    SqueezeExcitation,
+    check_size,
+    normalize,
+    stochastic_depth,
+)
+
+
+class ResidualBlock(nn.Module):
+    """Convolutions whose output is added to their input; each is normalised, all but the last then activated.
+
+    width: channels of the convolutions; a bottleneck returns four times as many.
+    stride: of the first 3x3 convolution, also in a bottleneck (the "v1.5" of Goyal et al. 2017).
+    drop: probability that the convolutions are skipped in training.
+
+    The other fields are those of `ResNet`.
+    """
+
+    width: int
+    stride: int
+    bottleneck: bool
+    projection: bool
+    norm: str
+    activation: str
+    drop: float
+    squeeze_excitation: bool
+    zero_init: bool
+    dtype: jnp.dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps [b h w c] to [b h/stride w/stride width], or 4 width; sizes are rounded up."""
+        activation = ACTIVATIONS[self.activation]
+        norm = partial(normalize, norm=self.norm, train=train, dtype=self.dtype, axis_name=self.axis_name)
+        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
+
+        y = x
+        if self.bottleneck:
+            y = activation(norm(self._conv(y, self.width, kernel=1)))
+            y = activation(norm(self._conv(y, self.width, stride=self.stride)))
+            y = norm(self._conv(y, 4 * self.width, kernel=1), scale_init=scale_init)
+        else:
+            y = activation(norm(self._conv(y, self.width, stride=self.stride)))
+            y = norm(self._conv(y, self.width), scale_init=scale_init)
+        if self.squeeze_excitation:
+            y = SqueezeExcitation(dtype=self.dtype)(y)
+        y = stochastic_depth(y, self.drop, train)
+
+        channels = y.shape[-1]
+        if self.projection and x.shape != y.shape:
+            x = norm(self._conv(x, channels, kernel=1, stride=self.stride))
+        elif x.shape != y.shape:
+            x = x[:, :: self.stride, :: self.stride]
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
+        return activation(x + y)
+
+    def _conv(self, x: jax.Array, width: int, *, kernel: int = 3, stride: int = 1) -> jax.Array:
+        return nn.Conv(
+            width,
+            (kernel, kernel),
+            strides=stride,
+            padding=kernel // 2,  # on both sides, as the published weights have it; "SAME" pads one side with stride 2
+            use_bias=self.norm == "none",
+            kernel_init=HE_FAN_OUT,
+            dtype=self.dtype,
+        )(x)
+
+
+class ResNet(nn.Module):
+    """A stem, stages of residual blocks that halve the image and widen the channels, global mean, classifier.
+
+    num_classes: k, how many logits there are.
+    depths: blocks of each stage.
+    widths: channels of each stage; with `bottleneck`, of its 3x3 convolutions.
+    bottleneck: whether a block is 1x1, 3x3, 1x1 with four times the channels at its ends, instead of 3x3, 3x3.
+    small_images: whether the stem is a 3x3 convolution (section 4.2), instead of a 7x7 with stride 2 and a pooling.
+    projection: whether a shortcut between unlike shapes is a 1x1 convolution (option B of the paper), instead of every
+      other pixel padded with channels of zero, without parameters (option A).
+    norm: a name in `layers.NORMS`; `layers.normalize` says what each means.
+    activation: a name in `layers.ACTIVATIONS`.
+    dropout: probability that an input of the classifier is dropped in training.
+    stochastic_depth: probability that the last block is skipped in training; block l of L is with l / L of it.
+    squeeze_excitation: whether each block scales its channels by what all of the image holds.
+    zero_init: whether the last norm of each block starts with scale zero, so that blocks start as the identity (Goyal
+      et al. 2017); it does nothing where norm is "none".
+    dtype: of the computation; parameters and statistics are float32.
+    axis_name: the mapped axis over which batch statistics are taken under pmap or shard_map; jit needs none.
+    """
+
+    num_classes: int
+    depths: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    bottleneck: bool = False
+    small_images: bool = False
+    projection: bool = True
+    norm: str = "batch"
+    activation: str = "relu"
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    squeeze_excitation: bool = False
+    zero_init: bool = True
+    dtype: jnp.dtype = jnp.dtype("float32")
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
+        halvings = len(self.depths) - 1 + (0 if self.small_images else 2)
+        check_size(images, 2**halvings, "use larger images, or a network with small_images, such as resnet20")
+        x = nn.Conv(
+            self.widths[0],
+            (3, 3) if self.small_images else (7, 7),
+            strides=1 if self.small_images else 2,
+            padding=1 if self.small_images else 3,
+            use_bias=self.norm == "none",
+            kernel_init=HE_FAN_OUT,
+            dtype=self.dtype,
+        )(images.astype(self.dtype))
+        x = normalize(x, self.norm, train, dtype=self.dtype, axis_name=self.axis_name)
+        x = ACTIVATIONS[self.activation](x)
+        if not self.small_images:
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+        count = 0
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            for index in range(depth):
+                count += 1
+                x = ResidualBlock(
+                    width,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    bottleneck=self.bottleneck,
+                    projection=self.projection,
+                    norm=self.norm,
+                    activation=self.activation,
+                    drop=self.stochastic_depth * count / sum(self.depths),
+                    squeeze_excitation=self.squeeze_excitation,
+                    zero_init=self.zero_init,
+                    dtype=self.dtype,
+                    axis_name=self.axis_name,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )(x, train)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x.mean(axis=(1, 2)))
+        logits = nn.Dense(self.num_classes, kernel_init=CLASSIFIER_INIT, dtype=self.dtype, name="classifier")(x)
+        return logits.astype(jnp.float32)
+
+
+def resnet18(num_classes: int, **options: Any) -> ResNet:
+    """18 layers for images of 32 pixels or more; with small_images=True, the form often trained on CIFAR."""
+    return ResNet(num_classes, depths=(2, 2, 2, 2), **options)
+
+
+def resnet34(num_classes: int, **options: Any) -> ResNet:
+    """34 layers for images of 32 pixels or more."""
+    return ResNet(num_classes, depths=(3, 4, 6, 3), **options)
+
+
+def resnet50(num_classes: int, **options: Any) -> ResNet:
+    """50 layers in bottlenecks, for images of 32 pixels or more."""
+    return ResNet(num_classes, depths=(3, 4, 6, 3), bottleneck=True, **options)
+
+
+def resnet20(num_classes: int, **options: Any) -> ResNet:
+    """20 layers for small images, of section 4.2."""
+    return _cifar(num_classes, 3, options)
+
+
+def resnet56(num_classes: int, **options: Any) -> ResNet:
+    """56 layers for small images, of section 4.2."""
+    return _cifar(num_classes, 9, options)
+
+
+def _cifar(num_classes: int, depth: int, options: dict[str, Any]) -> ResNet:
+    shape = {"depths": (depth,) * 3, "widths": (16, 32, 64), "small_images": True, "projection": False}
+    return ResNet(num_classes, **{**shape, **options})
