@@ -2,9 +2,10 @@
 decay, a cosine schedule with warm-up, a moving average of the parameters, and early stopping.
 
 Command:   python -m flaxcls.train experiments/cifar10_cnn_regularised.py --data.dir DATA_DIR
-Hardware:  to be measured
-Time:      to be measured
-Accuracy:  to be measured
+Hardware:  2 cores of an AMD EPYC, jax 0.12.0.1, Python 3.13
+Time:      701 s for seed 0, 1,277 s for seed 1, both beside other work on the same cores
+Accuracy:  test 78.66 %, n = 2 (--seed 0, 1: 78.60, 78.72 %), on a JPEG copy of CIFAR-10: 8.8 points above
+           cifar10_cnn.py
 """
 
 from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, ModelConfig, OptimConfig, StopConfig
