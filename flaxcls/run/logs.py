@@ -82,7 +82,7 @@ class Logs:
 class _Metrics(ProgressColumn):
     def render(self, task: Task) -> Text:
         shown: dict[str, Any] = task.fields["shown"]
-        return Text(_shown(shown) if shown else "compiling")
+        return Text(_shown(shown) if shown else "" if task.completed else "compiling")
 
 
 def _shown(values: Mapping[str, float]) -> str:
