@@ -47,6 +47,8 @@ class DataConfig:
     """Share of the training examples that is held out for early stopping and model selection."""
     test_fraction: float = 0.2
     """Share of all examples that is held out for the final test, where the source has no test split of its own."""
+    train_examples: int | None = None
+    """Training examples that are used, evenly of all classes, to see what more data brings; None: all."""
     split_seed: int = 0
     """Seed of the stratified splits; apart from the run's seed, so that runs of all seeds see the same splits."""
 

@@ -67,6 +67,7 @@ def _value_problems(config: Config) -> list[str]:
     check(0 <= data.split_seed < 2**32, "data.split_seed", "must be in 0..2^32-1")
     check(0 < data.validation_fraction < 1, "data.validation_fraction", "must be above 0 and below 1")
     check(0 < data.test_fraction < 1, "data.test_fraction", "must be above 0 and below 1")
+    check(data.train_examples is None or data.train_examples > 0, "data.train_examples", "must be 1 or more, or None")
     if data.source == "tfds":
         check(bool(data.name), "data.name", "data.source 'tfds' needs the name of a data set, such as cifar10")
     else:

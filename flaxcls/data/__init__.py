@@ -1,10 +1,14 @@
 """Data sets. `DATASETS` maps the names of the sources to what loads them."""
 
+import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from flaxcls.config import DataConfig
-from flaxcls.data.dataset import Dataset, Split, channel_statistics, from_arrays
+from flaxcls.data.dataset import Dataset, Split, channel_statistics, from_arrays, stratified_order
 from flaxcls.data.stream import batch_indices
+from flaxcls.errors import InputError
 
 
 def _load_digits(config: DataConfig) -> Dataset:
@@ -25,7 +29,17 @@ DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {"digits": _load_digits, 
 
 def load_dataset(config: DataConfig) -> Dataset:
     """Returns the data set that `config` describes. Raises InputError where it is not there or does not fit."""
-    return DATASETS[config.source](config)
+    dataset = DATASETS[config.source](config)
+    if config.train_examples is None:
+        return dataset
+    count = len(dataset.train.labels)
+    if config.train_examples > count:
+        raise InputError(
+            f"data.train_examples is {config.train_examples}, but the train split of {dataset.name} has {count} "
+            "examples: ask for no more, or leave it out to use all."
+        )
+    chosen = stratified_order(dataset.train.labels, config.split_seed)[: config.train_examples]
+    return dataclasses.replace(dataset, train=dataset.train.take(np.sort(chosen)))
 
 
 __all__ = ["DATASETS", "Dataset", "Split", "batch_indices", "channel_statistics", "from_arrays", "load_dataset"]

@@ -94,6 +94,16 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Returns all indices i64[n], shuffled so that each beginning holds the classes in the proportions of the whole."""
+    shuffled = permutation(seed, 0, len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[shuffled] == label)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return shuffled[np.argsort(place, kind="stable")]
+
+
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation f64[c] of each channel of images [n h w c], with bytes scaled to 0..1.
 

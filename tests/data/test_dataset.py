@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flaxcls.data import channel_statistics, from_arrays
-from flaxcls.data.dataset import stratified_split
+from flaxcls.data.dataset import stratified_order, stratified_split
 from flaxcls.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 6, 5, 3), dtype=np.uint8)
@@ -33,6 +33,15 @@ def test_stratified_split_rounds_class_by_class():
     rest, held_out = stratified_split(labels, 0.3, seed=0)
     assert np.bincount(labels[held_out], minlength=4).tolist() == [3, 2, 0, 0]
     assert sorted([*rest, *held_out]) == list(range(16))
+
+
+def test_each_beginning_of_the_stratified_order_is_stratified():
+    labels = np.repeat([0, 1, 2], [30, 60, 10])
+    order = stratified_order(labels, seed=1)
+    assert sorted(order) == list(range(100))
+    for count in (10, 20, 50, 90):
+        assert np.bincount(labels[order[:count]]).tolist() == [0.3 * count, 0.6 * count, 0.1 * count]
+    assert stratified_order(labels, seed=2).tolist() != order.tolist()
 
 
 def test_given_splits_are_taken_as_they_are():
