@@ -28,6 +28,7 @@ ModelName = Literal[
 ]
 ActivationName = Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"]
 LossName = Literal["cross_entropy", "squared_error", "binary_cross_entropy", "focal"]
+PolicyName = Literal["none", "rand_augment", "trivial_augment"]
 NormName = Literal["none", "batch", "group", "layer"]
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw", "lamb", "lion", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine", "cosine_restarts", "exponential", "piecewise", "one_cycle"]
@@ -64,7 +65,37 @@ class AugmentConfig:
     crop_padding: int = 1
     """Pixels added around each training image before a random crop of the old size; 0: no crop."""
     crop_fill: Literal["zero", "reflect"] = "zero"
-    """What the added pixels hold: zero, or the image mirrored at its border."""
+    """What pixels from beyond an image hold, in crops and shifts: zero, or the image mirrored at its border."""
+    resized_crop: float | None = None
+    """Least share of the area that a random crop, resized to the old size, keeps; the usual is 0.08. None: no crop."""
+    rotate: float = 0.0
+    """Largest random rotation to either side, in degrees."""
+    translate: float = 0.0
+    """Largest random shift along each axis, as a share of the side."""
+    brightness: float = 0.0
+    """Largest random change: the image is multiplied by a number in 1 - x..1 + x."""
+    contrast: float = 0.0
+    """Largest random change of the distance from the mean grey, as for brightness."""
+    saturation: float = 0.0
+    """Largest random change of the distance from grey, as for brightness."""
+    hue: float = 0.0
+    """Largest random turn of the hue to either side, as a share of the whole turn."""
+    policy: PolicyName = "none"
+    """trivial_augment: one random operation of random strength an image; rand_augment: several of one strength."""
+    magnitude: float | None = None
+    """With rand_augment, the strength of its operations, 0..30; None: 9."""
+    layers: int | None = None
+    """With rand_augment, operations an image; None: 2."""
+    cutout: int = 0
+    """Side of a square at a random place that is blanked, in pixels; 0: none."""
+    mixup: float = 0.0
+    """Alpha of mixup, which averages images and labels in pairs; the usual is 0.2. 0: none. See cutmix."""
+    cutmix: float = 0.0
+    """Alpha of CutMix, which pastes boxes of other images; the usual is 1. 0: none. With mixup, batches get either."""
+    eval_flip: bool = False
+    """Evaluate the mean of the logits over each image and its mirror image."""
+    eval_shift: int = 0
+    """Evaluate the mean of the logits over each image and its shifts up, down, left and right, in pixels; 0: none."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a configuration must fulfil, in one place; what depends on the data, `fit` checks."""
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, Literal
@@ -75,6 +76,45 @@ def _value_problems(config: Config) -> list[str]:
         check(data.name is None, "data.name", only_tfds)
         check(data.dir is None, "data.dir", only_tfds)
     check(augment.crop_padding >= 0, "augment.crop_padding", "must be 0 or more")
+    check(
+        augment.resized_crop is None or 0 < augment.resized_crop <= 1,
+        "augment.resized_crop",
+        "must be above 0 and at most 1, or None",
+    )
+    check(
+        augment.resized_crop is None or augment.crop_padding == 0,
+        "augment.resized_crop",
+        f"images are cropped already; set augment.crop_padding, {augment.crop_padding}, to 0",
+    )
+    check(0 <= augment.rotate <= 180, "augment.rotate", "must be in 0..180 degrees")
+    check(0 <= augment.translate < 1, "augment.translate", "must be in [0, 1), a share of the side")
+    for name in ("brightness", "contrast", "saturation"):
+        check(0 <= getattr(augment, name) < math.inf, f"augment.{name}", "must be 0 or more, and finite")
+    check(0 <= augment.hue <= 0.5, "augment.hue", "must be in 0..0.5, half of the whole turn to either side")
+    for name in ("magnitude", "layers"):
+        check(
+            getattr(augment, name) is None or augment.policy == "rand_augment",
+            f"augment.{name}",
+            f"augment.policy {augment.policy!r} does not read it; leave it out, or choose rand_augment",
+        )
+    check(augment.magnitude is None or 0 <= augment.magnitude <= 30, "augment.magnitude", "must be in 0..30")
+    check(augment.layers is None or augment.layers > 0, "augment.layers", "must be 1 or more")
+    check(augment.cutout >= 0, "augment.cutout", "must be 0 or more")
+    check(augment.eval_shift >= 0, "augment.eval_shift", "must be 0 or more")
+    for name in ("mixup", "cutmix"):
+        alpha = getattr(augment, name)
+        check(0 <= alpha < math.inf, f"augment.{name}", "must be 0 or more, and finite")
+        check(
+            not alpha or loss.name != "focal",
+            f"augment.{name}",
+            "it gives soft labels, and loss.name 'focal' is made for one true class: its least loss is not where the "
+            "prediction is the label; choose another loss",
+        )
+        check(
+            not alpha or loop.batch_size % 8 == 0,
+            f"augment.{name}",
+            f"it mixes within groups of 8 images, so loop.batch_size must be a multiple of 8; it is {loop.batch_size}",
+        )
     check(all(width > 0 for width in model.widths or ()), "model.widths", "each must be 1 or more")
     check(model.widths != (), "model.widths", "at least one convolution is needed")
     check(all(units > 0 for units in model.dense or ()), "model.dense", "each must be 1 or more")

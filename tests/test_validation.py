@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from flaxcls.config import Config, ModelConfig, OptimConfig
+from flaxcls.config import Config, LossConfig, ModelConfig, OptimConfig
 from flaxcls.errors import InputError
 from flaxcls.validation import validate
 
@@ -30,6 +30,21 @@ def change(path, value):
         ("data.test_fraction", 1.5, "above 0 and below 1"),
         ("data.train_examples", 0, "1 or more, or None"),
         ("augment.crop_padding", -1, "0 or more"),
+        ("augment.resized_crop", 0.0, "above 0 and at most 1"),
+        ("augment.resized_crop", 0.5, "images are cropped already; set augment.crop_padding, 1, to 0"),
+        ("augment.rotate", 181.0, r"0\.\.180 degrees"),
+        ("augment.translate", 1.0, "a share of the side"),
+        ("augment.brightness", -0.1, "0 or more"),
+        ("augment.contrast", float("inf"), "finite"),
+        ("augment.saturation", float("nan"), "0 or more"),
+        ("augment.hue", 0.6, r"0\.\.0\.5"),
+        ("augment.policy", "rand_augmnt", "Did you mean 'rand_augment'"),
+        ("augment.magnitude", 5.0, "augment.policy 'none' does not read it"),
+        ("augment.layers", 3, "augment.policy 'none' does not read it"),
+        ("augment.cutout", -1, "0 or more"),
+        ("augment.eval_shift", -1, "0 or more"),
+        ("augment.mixup", -0.2, "0 or more"),
+        ("augment.cutmix", float("inf"), "finite"),
         ("augment.crop_fill", "reflekt", "Did you mean 'reflect'"),
         ("model.name", "cn", "Did you mean 'cnn'"),
         ("model.widths", (), "at least one convolution"),
@@ -94,6 +109,16 @@ def test_dropout_needs_a_dense_layer_to_act_on():
     with pytest.raises(InputError, match=r"names none; add one, or leave model\.dropout out"):
         validate(replace(Config(), model=ModelConfig(dense=(), dropout=0.5)))
     validate(replace(Config(), model=ModelConfig(dense=())))
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_soft_labels_are_not_for_focal_loss_and_groups_divide_the_batch(name):
+    mixing = change(f"augment.{name}", 0.5)
+    validate(mixing)
+    with pytest.raises(InputError, match=rf"augment.{name} is 0.5, but it gives soft labels, and loss.name 'focal'"):
+        validate(replace(mixing, loss=LossConfig(name="focal")))
+    with pytest.raises(InputError, match=rf"augment.{name} is 0.5, .* multiple of 8; it is 60"):
+        validate(replace(mixing, loop=replace(mixing.loop, batch_size=60)))
 
 
 def test_all_that_is_wrong_is_said_at_once():

@@ -12,20 +12,20 @@ import optax
 from flax import linen as nn
 from jax.sharding import Sharding
 
-from flaxcls.augment import make_transform
-from flaxcls.config import Config, LossConfig
+from flaxcls.augment import AverageViews, make_steps, make_transform
+from flaxcls.config import AugmentConfig, Config, LossConfig
 from flaxcls.data import Dataset, batch_indices, channel_statistics
-from flaxcls.errors import InputError
 from flaxcls.losses import LOSSES, class_weighted, focal
 from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
 from flaxcls.optim import make_optimizer, make_schedule
 from flaxcls.regularizers import l1, l2
+from flaxcls.run.checks import check_data, check_model
 from flaxcls.run.plan import Plan
 from flaxcls.sharding import batch_sharding, make_mesh, replicated
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import eval_step, train_step
-from flaxcls.types import LossFn, Params, Regularizer
+from flaxcls.types import LossFn, Params, Regularizer, Transform
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Setup:
     train: (state, batch, key) -> (state, metrics); it takes the state's buffers over.
     evaluate: (state, batch) -> sums.
     finite: state -> bool[], whether every number in what is evaluated and trained is finite.
+    transform: (key or None, batch) -> batch, what happens to images before the model.
     log: (params before the step, step from 0) -> values that are logged beside the step's metrics.
     mean, std: f64[c] of the training images.
     """
@@ -50,9 +51,10 @@ class Setup:
     abstract_state: TrainState
     batch_sharding: Sharding
     create: Callable[[jax.Array], TrainState]
-    train: Callable[[TrainState, Any, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+    train: jax.stages.Wrapped
     evaluate: Callable[[TrainState, Any], MetricSums]
     finite: Callable[[TrainState], jax.Array]
+    transform: Transform
     log: Callable[[Params, int], dict[str, jax.Array]]
 
     def batch(self, step: int) -> Any:
@@ -77,25 +79,20 @@ def make_setup(
       InputError: if data, model, batch and devices do not fit together.
     """
     mesh = make_mesh()
-    _check(config, dataset, mesh.size)
+    check_data(config, dataset, mesh.size)
     plan = Plan.make(config, len(dataset.train.labels))
     model = model or build_model(config.model, len(dataset.class_names))
     schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     mean, std = channel_statistics(dataset.train.images)
-    transform = make_transform(
-        mean=mean if config.augment.normalize else None,
-        std=std if config.augment.normalize else None,
-        random_flips=config.augment.flip,
-        crop_padding=config.augment.crop_padding,
-        crop_fill=config.augment.crop_fill,
-    )
+    transform = _transform(config.augment, dataset, mean, std)
     ours = tx is None
     tx = tx or make_optimizer(config.optim, schedule, steps_per_epoch=plan.steps_per_epoch)
     create = partial(
         create_state, model=model, tx=tx, image_shape=dataset.image_shape, ema=config.optim.ema_decay is not None
     )
     shapes = jax.eval_shape(create, jax.random.key(0))
-    _check_logits(model, shapes, dataset)
+    check_model(config, model, shapes, dataset)
+    evaluated = _with_views(config.augment, model)
     layout = replicated(mesh)
     train = partial(
         train_step,
@@ -118,10 +115,30 @@ def make_setup(
         batch_sharding=batch_sharding(mesh),
         create=jax.jit(create, out_shardings=layout),
         train=jax.jit(train, donate_argnums=0, out_shardings=layout),
-        evaluate=jax.jit(partial(eval_step, model=model, loss_fn=_loss(config.loss), transform=transform)),
+        evaluate=jax.jit(partial(eval_step, model=evaluated, loss_fn=_loss(config.loss), transform=transform)),
         finite=jax.jit(_all_finite),
+        transform=transform,
         log=_logged(config, schedule) if ours else lambda params, step: {},
     )
+
+
+def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
+    blank = mean * (255 if dataset.train.images.dtype == np.uint8 else 1) if config.normalize else 0.0
+    height, width, _ = dataset.image_shape
+    return make_transform(
+        mean=mean if config.normalize else None,
+        std=std if config.normalize else None,
+        random_flips=config.flip,
+        crop_padding=config.crop_padding,
+        crop_fill=config.crop_fill,
+        steps=make_steps(config, image_size=(height, width), num_classes=len(dataset.class_names), blank=blank),
+    )
+
+
+def _with_views(config: AugmentConfig, model: nn.Module) -> nn.Module:
+    if not (config.eval_flip or config.eval_shift):
+        return model
+    return AverageViews(model, flips=config.eval_flip, shift=config.eval_shift, fill=config.crop_fill)
 
 
 def _loss(config: LossConfig) -> Callable[..., jax.Array]:
@@ -164,35 +181,3 @@ def _logged(config: Config, schedule: optax.Schedule) -> Callable[[Params, int],
         return logged
 
     return lambda params, step: values(params, jnp.int32(step))
-
-
-def _check(config: Config, dataset: Dataset, devices: int) -> None:
-    batch, examples = config.loop.batch_size, len(dataset.train.labels)
-    if batch > examples:
-        raise InputError(
-            f"loop.batch_size is {batch}, but the train split of {dataset.name} has {examples} examples: "
-            "choose a batch no larger than that."
-        )
-    parts = devices * config.optim.accumulate
-    if batch % parts:
-        raise InputError(
-            f"loop.batch_size is {batch}, but must be a multiple of {parts}: {devices} devices times optim.accumulate "
-            f"{config.optim.accumulate}. The nearest is {max(round(batch / parts), 1) * parts}."
-        )
-    side = min(dataset.image_shape[:2])
-    if config.augment.crop_fill == "reflect" and config.augment.crop_padding >= side:
-        raise InputError(
-            f"augment.crop_padding is {config.augment.crop_padding}, but an image of {side} pixels can be mirrored "
-            f"at its border by {side - 1} at most: pad less, or choose augment.crop_fill zero."
-        )
-
-
-def _check_logits(model: nn.Module, state: TrainState, dataset: Dataset) -> None:
-    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    logits = jax.eval_shape(partial(model.apply, train=False), state.eval_variables, image)
-    classes = len(dataset.class_names)
-    if getattr(logits, "shape", None) != (1, classes):
-        raise InputError(
-            f"the model returns {logits} for one image, but {dataset.name} has {classes} classes: "
-            f"it must return logits f32[b {classes}]."
-        )

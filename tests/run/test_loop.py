@@ -12,6 +12,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+import flaxcls.run.setup
 from flaxcls.config import Config, StopConfig
 from flaxcls.data import from_arrays
 from flaxcls.errors import DivergenceError, InputError, Interrupted
@@ -207,6 +208,8 @@ def test_float_arrays_are_trained_on_like_bytes(run):
         {"model": {"dtype": "bfloat16"}},
         {"optim": {"name": "adam", "weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 1.0}},
         {"augment": {"flip": True, "crop_fill": "reflect", "normalize": False}},
+        {"augment": {"crop_padding": 0, "resized_crop": 0.5, "rotate": 10, "brightness": 0.2, "eval_flip": True}},
+        {"augment": {"policy": "rand_augment", "cutout": 3, "mixup": 0.2, "cutmix": 1.0, "eval_shift": 1}},
         {"stop": {"skip": 0.5}},
     ],
 )
@@ -246,6 +249,11 @@ def change(config: Config, path: str, value):
         ("loop.batch_size", 200, "loop.batch_size is 200, but the train split of stripes has 109 examples"),
         ("loop.batch_size", 31, r"loop.batch_size is 31, but must be a multiple of 2: 2 devices.*nearest is 32"),
         ("augment.crop_padding", 8, "crop_padding is 8, but an image of 8 pixels can be mirrored at its border by 7"),
+        ("augment.eval_shift", 8, "eval_shift is 8, but an image of 8 pixels can be mirrored at its border by 7"),
+        ("augment.cutout", 8, "cutout is 8, but the images of stripes have 8x8 pixels: nothing would be left"),
+        ("augment.saturation", 0.5, "saturation is 0.5, but the images of stripes are grey"),
+        ("augment.hue", 0.1, "hue is 0.1, but the images of stripes are grey"),
+        ("optim.accumulate", 32, "batch_size is 32, but must be a multiple of 64"),
         ("model.widths", (4,) * 5, "the image is too small for the network"),
         ("loop.epochs", -1, "loop.epochs is -1, but must be 1 or more"),
     ],
@@ -255,6 +263,30 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(run, small_config, 
     with pytest.raises(InputError, match=message):
         run(config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_colours_of_images_without_known_colours_are_refused(run, small_config):
+    images, labels = make_stripes(150)
+    dataset = from_arrays(np.repeat(images, 2, axis=-1), labels)
+    for name, value in (("contrast", 0.2), ("policy", "trivial_augment")):
+        with pytest.raises(InputError, match=rf"augment.{name} is {value!r}, .* have 2 channels"):
+            run(change(small_config, f"augment.{name}", value), dataset=dataset)
+
+
+def test_batch_normalisation_of_one_example_is_refused(run, small_config, monkeypatch):
+    monkeypatch.setattr(flaxcls.run.setup, "make_mesh", lambda: jax.make_mesh((1,), ("data",)))
+    for path, value in (("loop.batch_size", 1), ("optim.accumulate", 32)):
+        with pytest.raises(InputError, match=r"normalisation of one example .* model.norm group, layer or none"):
+            run(change(small_config, path, value))
+
+
+def test_views_change_the_evaluation_alone(run, small_config):
+    plain = run(small_config)
+    config = change(change(small_config, "augment.eval_flip", True), "augment.eval_shift", 1)
+    viewed = run(config, workdir="viewed")
+    assert viewed.test["loss"] != plain.test["loss"]
+    train = [[line for line in metrics(result.workdir) if line["split"] == "train"] for result in (plain, viewed)]
+    assert train[0] == train[1]
 
 
 def test_a_model_with_other_classes_than_the_data(run, tmp_path):

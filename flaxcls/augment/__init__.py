@@ -1,0 +1,92 @@
+"""Transforms of image batches: pure functions that run on the device, as part of the step.
+
+Those that draw take a key first. Each random one is a draw and a deterministic function of what was drawn, so that the
+latter can be checked by hand. Images are [b h w c], unsigned bytes of 0..255 or floats; the type that comes in goes
+out. What knows a largest value (colour, tones, policies) takes floats of 0..1. No function looks beyond an image, or a
+small fixed group of images, so a batch that is split over devices stays where it is.
+"""
+
+from flaxcls.augment.affine import affine_matrices, random_affine, rotate, translate, warp
+from flaxcls.augment.colour import (
+    brightness,
+    color_jitter,
+    contrast,
+    grayscale,
+    hue,
+    random_color_jitter,
+    saturation,
+    sharpness,
+)
+from flaxcls.augment.geometry import (
+    crop,
+    flip,
+    random_crop,
+    random_crop_boxes,
+    random_flip,
+    random_resized_crop,
+    resized_crop,
+)
+from flaxcls.augment.mixing import (
+    cutmix,
+    cutout,
+    mixup,
+    random_cutmix,
+    random_cutout,
+    random_mix,
+    random_mixup,
+    soft_labels,
+)
+from flaxcls.augment.policies import OPS, apply_ops, rand_augment, trivial_augment
+from flaxcls.augment.scaling import normalize, to_float
+from flaxcls.augment.steps import Step, make_steps, on_images
+from flaxcls.augment.tones import autocontrast, equalize, posterize, solarize
+from flaxcls.augment.transform import make_transform
+from flaxcls.augment.views import AverageViews, average_views, make_views
+
+__all__ = [
+    "OPS",
+    "AverageViews",
+    "Step",
+    "affine_matrices",
+    "apply_ops",
+    "autocontrast",
+    "average_views",
+    "brightness",
+    "color_jitter",
+    "contrast",
+    "crop",
+    "cutmix",
+    "cutout",
+    "equalize",
+    "flip",
+    "grayscale",
+    "hue",
+    "make_steps",
+    "make_transform",
+    "make_views",
+    "mixup",
+    "normalize",
+    "on_images",
+    "posterize",
+    "rand_augment",
+    "random_affine",
+    "random_color_jitter",
+    "random_crop",
+    "random_crop_boxes",
+    "random_cutmix",
+    "random_cutout",
+    "random_flip",
+    "random_mix",
+    "random_mixup",
+    "random_resized_crop",
+    "resized_crop",
+    "rotate",
+    "saturation",
+    "sharpness",
+    "soft_labels",
+    "solarize",
+    "to_float",
+    "translate",
+    "trivial_augment",
+    "warp",
+]

@@ -1,0 +1,176 @@
+"""Cutout, mixup and CutMix: images with parts missing, or mixed with another, and labels to match.
+
+A partner is the next image in a fixed group of neighbours, the last one's being the first. The training stream is
+shuffled, so the neighbour is a random image and nothing more has to be drawn. As no group lies across two devices
+(where the group divides each device's share of the batch), nothing is sent between them, and no topology changes the
+pairs.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from flaxcls.augment.scaling import per_image, restored, unscaled
+from flaxcls.types import Batch
+
+
+def soft_labels(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Returns f32[b k], 1 at the class of each of i32[b]; labels that are f32[b k] already stay as they are.
+
+    Raises:
+      ValueError: if soft labels are not of num_classes classes.
+    """
+    if labels.ndim == 1:
+        return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    if labels.shape[-1] != num_classes:
+        raise ValueError(f"labels {labels.shape} are of {labels.shape[-1]} classes, but num_classes is {num_classes}.")
+    return labels
+
+
+def mixup(images: jax.Array, labels: jax.Array, ratios: jax.Array, *, group: int = 8) -> tuple[jax.Array, jax.Array]:
+    """Averages each image and its label with those of its partner (Zhang et al. 2018, "mixup").
+
+    Args:
+      images: [b h w c], bytes or floats.
+      labels: f32[b k].
+      ratios: f32[b], the share of the image itself, 0..1.
+      group: images among whose neighbours partners are taken; 2 or more, a divisor of b (and of each device's share).
+
+    Returns:
+      Images of the same type (bytes are rounded), labels f32[b k].
+
+    Raises:
+      ValueError: if group does not divide the batch.
+    """
+    values = unscaled(images)
+    own = per_image(ratios, values)
+    mixed = own * values + (1 - own) * unscaled(_partners(images, group))
+    return restored(mixed, images), _mix_labels(labels, ratios, group)
+
+
+def cutmix(images: jax.Array, labels: jax.Array, boxes: jax.Array, *, group: int = 8) -> tuple[jax.Array, jax.Array]:
+    """Replaces a box of each image by its partner's, and the same share of its label (Yun et al. 2019, "CutMix").
+
+    Args:
+      images: [b h w c], bytes or floats.
+      labels: f32[b k].
+      boxes: i32[b 4], row and column of the corner, height and width, inside the image.
+      group: as in `mixup`.
+
+    Returns:
+      Images of the same type, labels f32[b k].
+
+    Raises:
+      ValueError: if group does not divide the batch.
+    """
+    height, width = images.shape[1:3]
+    share = (boxes[:, 2] * boxes[:, 3]).astype(jnp.float32) / (height * width)
+    mixed = jnp.where(_inside(boxes, height, width), _partners(images, group), images)
+    return mixed, _mix_labels(labels, 1 - share, group)
+
+
+def cutout(images: jax.Array, centers: jax.Array, *, size: int, fill: ArrayLike = 0.0) -> jax.Array:
+    """Blanks a square of each image (DeVries & Taylor 2017, "Improved Regularization of CNNs with Cutout").
+
+    Args:
+      images: [b h w c].
+      centers: i32[b 2], row and column of the square's middle, in the image; what lies beyond the border is cut off.
+      size: the side of the square, at most the image's shorter one.
+      fill: the value of the square, f32[] or f32[c], in units of the images; the paper's is the mean colour.
+
+    Returns:
+      [b h w c], of the same type.
+
+    Raises:
+      ValueError: if the square is larger than the image.
+    """
+    height, width = images.shape[1:3]
+    if not 0 < size <= min(height, width):
+        raise ValueError(f"size is {size}, but must be 1 or more and at most the shorter side of {height}x{width}.")
+    sides = jnp.full_like(centers, size)
+    boxes = jnp.concatenate([centers - size // 2, sides], axis=1)
+    return jnp.where(_inside(boxes, height, width), jnp.asarray(fill, images.dtype), images)
+
+
+def random_mixup(key: jax.Array, batch: Batch, *, num_classes: int, alpha: float = 0.2, group: int = 8) -> Batch:
+    """Returns the batch after `mixup`, the share drawn from Beta(alpha, alpha) for each image.
+
+    The batch must hold no padding (training has none), as a partner may be any of its examples.
+    """
+    labels = soft_labels(batch["label"], num_classes)
+    images, labels = mixup(batch["image"], labels, _beta(key, alpha, labels.shape[0]), group=group)
+    return {**batch, "image": images, "label": labels}
+
+
+def random_cutmix(key: jax.Array, batch: Batch, *, num_classes: int, alpha: float = 1.0, group: int = 8) -> Batch:
+    """Returns the batch after `cutmix`, with `random_cutmix_boxes`; it must hold no padding."""
+    count, height, width = batch["image"].shape[:3]
+    boxes = random_cutmix_boxes(key, count, (height, width), alpha=alpha)
+    images, labels = cutmix(batch["image"], soft_labels(batch["label"], num_classes), boxes, group=group)
+    return {**batch, "image": images, "label": labels}
+
+
+def random_mix(
+    key: jax.Array, batch: Batch, *, num_classes: int, mixup_alpha: float, cutmix_alpha: float, group: int = 8
+) -> Batch:
+    """Returns the batch after `random_mixup` or after `random_cutmix`; a coin decides for the whole batch."""
+    coin_key, mix_key = jax.random.split(key)
+    return jax.lax.cond(
+        jax.random.bernoulli(coin_key),
+        lambda: random_mixup(mix_key, batch, num_classes=num_classes, alpha=mixup_alpha, group=group),
+        lambda: random_cutmix(mix_key, batch, num_classes=num_classes, alpha=cutmix_alpha, group=group),
+    )
+
+
+def random_cutmix_boxes(key: jax.Array, count: int, image_size: tuple[int, int], *, alpha: float = 1.0) -> jax.Array:
+    """Draws boxes i32[count 4] (row, column, height, width) of the image's shape.
+
+    The share of the image that stays comes from Beta(alpha, alpha), the middle is uniform in the image; what lies
+    beyond the border is cut off, so the box may be smaller than what was drawn.
+    """
+    ratio_key, place_key = jax.random.split(key)
+    size = jnp.array([image_size], jnp.float32)
+    sides = jnp.sqrt(1 - _beta(ratio_key, alpha, count))[:, None] * size
+    sides = sides.astype(jnp.int32)  # cut off, as in the paper's code
+    middles = (jax.random.uniform(place_key, (count, 2)) * size).astype(jnp.int32)
+    low = jnp.maximum(middles - sides // 2, 0)
+    high = jnp.minimum(middles - sides // 2 + sides, jnp.array([image_size], jnp.int32))
+    return jnp.concatenate([low, high - low], axis=1)
+
+
+def random_cutout(key: jax.Array, images: jax.Array, *, size: int, fill: ArrayLike = 0.0) -> jax.Array:
+    """Blanks a square of each of images [b h w c] whose middle is any pixel: `cutout`."""
+    limits = jnp.array([images.shape[1:3]], jnp.int32)
+    centers = jax.random.randint(key, (images.shape[0], 2), 0, limits)
+    return cutout(images, centers, size=size, fill=fill)
+
+
+def _beta(key: jax.Array, alpha: float, count: int) -> jax.Array:
+    if alpha <= 0:
+        raise ValueError(f"alpha is {alpha}, but must be more than 0.")
+    if alpha == 1:  # the uniform distribution, without the loops that Beta is drawn by
+        return jax.random.uniform(key, (count,))
+    return jax.random.beta(key, alpha, alpha, (count,), jnp.float32)
+
+
+def _partners(values: jax.Array, group: int) -> jax.Array:
+    """Returns [b ...] with each example's successor in its group of neighbours in its place."""
+    if group < 2 or values.shape[0] % group:
+        raise ValueError(
+            f"group is {group}, but must be 2 or more and divide the batch of {values.shape[0]} (on each device)."
+        )
+    groups = values.reshape(-1, group, *values.shape[1:])
+    return jnp.roll(groups, -1, axis=1).reshape(values.shape)
+
+
+def _mix_labels(labels: jax.Array, own: jax.Array, group: int) -> jax.Array:
+    own = own[:, None].astype(labels.dtype)
+    return own * labels + (1 - own) * _partners(labels, group)
+
+
+def _inside(boxes: jax.Array, height: int, width: int) -> jax.Array:
+    """Returns bool[b h w 1], which pixels lie in boxes i32[b 4] (row, column, height, width)."""
+    top, left, tall, wide = (boxes[:, i, None] for i in range(4))
+    rows, columns = (jnp.arange(n, dtype=jnp.int32)[None, :] for n in (height, width))
+    in_rows, in_columns = (rows >= top) & (rows < top + tall), (columns >= left) & (columns < left + wide)
+    return (in_rows[:, :, None] & in_columns[:, None, :])[..., None]

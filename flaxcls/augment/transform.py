@@ -1,0 +1,54 @@
+"""The transform of a run: what happens to a batch before the model sees it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxcls.augment.geometry import random_crop, random_flip
+from flaxcls.augment.scaling import normalize, to_float
+from flaxcls.augment.steps import Step
+from flaxcls.types import Batch, Transform
+
+
+def make_transform(
+    *,
+    mean: Sequence[float] | np.ndarray | None = None,
+    std: Sequence[float] | np.ndarray | None = None,
+    random_flips: bool = False,
+    crop_padding: int = 0,
+    crop_fill: Literal["zero", "reflect"] = "zero",
+    steps: Sequence[Step] = (),
+) -> Transform:
+    """Returns the transform that crops and flips in training, then scales and, with mean and std [c], normalises.
+
+    Args:
+      mean, std: [c], of images of 0..1; without them images are not normalised.
+      random_flips: whether to mirror half of the images.
+      crop_padding: pixels added to each side before a random crop; 0 for none.
+      crop_fill: what they hold.
+      steps: what else happens in training, one after the other, between flip and scaling, to images as they came:
+        (key, batch) -> batch, such as `on_images(trivial_augment)`, `partial(random_mixup, num_classes=10)`, or what
+        `make_steps` makes of a configuration.
+    """
+
+    def transform(key: jax.Array | None, batch: Batch) -> Batch:
+        images = batch["image"]
+        if key is not None:
+            crop_key, flip_key = jax.random.split(key)
+            if crop_padding:
+                images = random_crop(crop_key, images, padding=crop_padding, fill=crop_fill)
+            if random_flips:
+                images = random_flip(flip_key, images)
+            batch = {**batch, "image": images}
+            for i, step in enumerate(steps):  # the first two numbers are those of crop_key and flip_key
+                batch = step(jax.random.fold_in(key, 2 + i), batch)
+            images = batch["image"]
+        images = to_float(images)
+        if mean is not None and std is not None:
+            images = normalize(images, jnp.asarray(mean, images.dtype), jnp.asarray(std, images.dtype))
+        return {**batch, "image": images}
+
+    return transform

@@ -1,0 +1,88 @@
+"""Test-time augmentation: the answer of a model, averaged over flips and small shifts of the image."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from flaxcls.augment.geometry import crop
+
+
+def make_views(
+    images: jax.Array, *, flips: bool = True, shift: int = 0, fill: Literal["zero", "reflect"] = "zero"
+) -> jax.Array:
+    """Returns the views of each image, the image itself first.
+
+    Args:
+      images: [b h w c].
+      flips: whether to add each view's mirror image.
+      shift: pixels by which to move the image up, down, left and right; 0 for none. Less than the sides with reflect.
+      fill: what comes in at the border.
+
+    Returns:
+      [b v h w c], v being 1, 2 (flips), 5 (shift) or 10 (both).
+    """
+    offsets = [(0, 0)] if shift == 0 else [(0, 0), (shift, 0), (-shift, 0), (0, shift), (0, -shift)]
+    places = [
+        jnp.broadcast_to(jnp.array([[shift + row, shift + column]]), (images.shape[0], 2)) for row, column in offsets
+    ]
+    views = [crop(images, place.astype(jnp.int32), padding=shift, fill=fill) for place in places]
+    if flips:
+        views += [view[:, :, ::-1] for view in views]
+    return jnp.stack(views, axis=1)
+
+
+def average_views(
+    predict: Callable[[jax.Array], jax.Array],
+    images: jax.Array,
+    *,
+    flips: bool = True,
+    shift: int = 0,
+    fill: Literal["zero", "reflect"] = "zero",
+) -> jax.Array:
+    """Returns the mean of the logits over the views of each image (Krizhevsky et al. 2012 average probabilities).
+
+    The mean of logits is again logits for any loss, and its softmax is the normalised geometric mean of the views'
+    probabilities: the mean of log-probabilities gives the same one.
+
+    Args:
+      predict: [n h w c] -> f32[n k], logits, each of its image alone. It is called once with all b * v views, and takes
+        as much memory as a batch of that size.
+      images: [b h w c].
+      flips, shift, fill: as in `make_views`.
+
+    Returns:
+      f32[b k].
+    """
+    views = make_views(images, flips=flips, shift=shift, fill=fill)
+    # example by example, so that a batch that is split over devices stays split
+    logits = predict(views.reshape(-1, *images.shape[1:]))
+    return logits.reshape(*views.shape[:2], -1).mean(axis=1)
+
+
+class AverageViews(nn.Module):
+    """A model that evaluates another with `average_views`, and has the same variables.
+
+    `eval_step(state, batch, model=AverageViews(model, shift=1))` evaluates a state that `model` was trained with.
+    Images are moved after the transform, so zero is the mean colour where they were normalised.
+    """
+
+    model: nn.Module
+    flips: bool = True
+    shift: int = 0
+    fill: Literal["zero", "reflect"] = "zero"
+
+    def setup(self) -> None:
+        """Makes the inner model's variables its own."""
+        nn.share_scope(self, self.model)
+
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Returns logits f32[b k]; in training those of the inner model alone."""
+        model = self.model
+        if train:
+            return model(images, train=True)
+        return average_views(
+            lambda views: model(views, train=False), images, flips=self.flips, shift=self.shift, fill=self.fill
+        )

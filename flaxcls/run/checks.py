@@ -1,0 +1,80 @@
+"""What must hold between configuration, data, devices and model; `validation` checks the configuration alone."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from flaxcls.config import AugmentConfig, Config
+from flaxcls.data import Dataset
+from flaxcls.errors import InputError
+from flaxcls.state import TrainState
+
+
+def check_data(config: Config, dataset: Dataset, devices: int) -> None:
+    """Raises InputError where batch, devices or augmentation do not fit the data."""
+    batch, examples = config.loop.batch_size, len(dataset.train.labels)
+    if batch > examples:
+        raise InputError(
+            f"loop.batch_size is {batch}, but the train split of {dataset.name} has {examples} examples: "
+            "choose a batch no larger than that."
+        )
+    parts = devices * config.optim.accumulate
+    if batch % parts:
+        raise InputError(
+            f"loop.batch_size is {batch}, but must be a multiple of {parts}: {devices} devices times optim.accumulate "
+            f"{config.optim.accumulate}. The nearest is {max(round(batch / parts), 1) * parts}."
+        )
+    _check_augmentation(config.augment, dataset)
+
+
+def _check_augmentation(augment: AugmentConfig, dataset: Dataset) -> None:
+    height, width, channels = dataset.image_shape
+    side = min(height, width)
+    for name in ("crop_padding", "eval_shift"):
+        pixels = getattr(augment, name)
+        if augment.crop_fill == "reflect" and pixels >= side:
+            raise InputError(
+                f"augment.{name} is {pixels}, but an image of {side} pixels can be mirrored at its border by "
+                f"{side - 1} at most: give less, or choose augment.crop_fill zero."
+            )
+    for name in ("cutout", "eval_shift"):
+        pixels = getattr(augment, name)
+        if pixels >= side:
+            raise InputError(
+                f"augment.{name} is {pixels}, but the images of {dataset.name} have {height}x{width} pixels: "
+                f"nothing would be left of them; give less than {side}."
+            )
+    colours = [name for name in ("saturation", "hue") if getattr(augment, name)]
+    if colours and channels == 1:
+        raise InputError(
+            f"augment.{colours[0]} is {getattr(augment, colours[0])}, but the images of {dataset.name} are grey: "
+            "leave it out."
+        )
+    colours += [name for name in ("contrast",) if getattr(augment, name)]
+    colours += ["policy"] if augment.policy != "none" else []
+    if colours and channels not in (1, 3):
+        raise InputError(
+            f"augment.{colours[0]} is {getattr(augment, colours[0])!r}, but the images of {dataset.name} have "
+            f"{channels} channels: colours are known for 3, or 1 for grey; leave it out."
+        )
+
+
+def check_model(config: Config, model: nn.Module, state: TrainState, dataset: Dataset) -> None:
+    """Raises InputError where the model does not fit the data or the batch; of `state` only shapes are read."""
+    part = config.loop.batch_size // config.optim.accumulate
+    if part == 1 and "batch_stats" in state.model_state:
+        raise InputError(
+            f"loop.batch_size is {config.loop.batch_size} with optim.accumulate {config.optim.accumulate}: batch "
+            "normalisation of one example at a time learns nothing of use; choose larger parts, or model.norm group, "
+            "layer or none."
+        )
+    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    logits = jax.eval_shape(partial(model.apply, train=False), state.eval_variables, image)
+    classes = len(dataset.class_names)
+    if getattr(logits, "shape", None) != (1, classes):
+        raise InputError(
+            f"the model returns {logits} for one image, but {dataset.name} has {classes} classes: "
+            f"it must return logits f32[b {classes}]."
+        )

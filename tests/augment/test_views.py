@@ -1,0 +1,58 @@
+"""Test-time augmentation against views made by hand."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flaxcls import augment, create_state, eval_step
+from flaxcls.models.cnn import CNN
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(3, 5, 6, 2)).astype(np.float32)
+
+
+def by_hand(image):
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    views = [padded[r : r + 5, c : c + 6] for r, c in [(1, 1), (2, 1), (0, 1), (1, 2), (1, 0)]]
+    return np.stack(views + [view[:, ::-1] for view in views])
+
+
+@pytest.mark.usefixtures("strict_types")
+def test_views():
+    np.testing.assert_array_equal(augment.make_views(jnp.array(IMAGES), shift=1), [by_hand(i) for i in IMAGES])
+    np.testing.assert_array_equal(augment.make_views(jnp.array(IMAGES), flips=False)[:, 0], IMAGES)
+    assert augment.make_views(jnp.array(IMAGES)).shape == (3, 2, 5, 6, 2)
+
+
+@pytest.mark.usefixtures("strict_types")
+def test_logits_are_averaged():
+    weights = RNG.normal(size=(60, 4)).astype(np.float32)
+    predict = lambda images: jnp.tanh(images.reshape(-1, 60) @ weights)  # noqa: E731
+    result = augment.average_views(predict, jnp.array(IMAGES), shift=1)
+    expected = [np.tanh(by_hand(i).reshape(10, 60) @ weights).mean(axis=0) for i in IMAGES]
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_a_state_is_evaluated_with_views():
+    model = CNN(3, widths=(4,), dense=(8,), norm="batch")
+    state = create_state(jax.random.key(0), model, optax.sgd(0.1), image_shape=(8, 8, 1))
+    batch = {"image": jnp.array(RNG.normal(size=(16, 8, 8, 1)), jnp.float32), "label": jnp.arange(16) % 3}
+    views = augment.AverageViews(model, shift=1)
+    assert jax.tree.structure(views.init(jax.random.key(0), batch["image"], train=False)) == jax.tree.structure(
+        state.eval_variables
+    )
+
+    # the model's logits on the mirrored and moved images, one view at a time
+    predict = partial(model.apply, state.eval_variables, train=False)
+    padded = np.pad(batch["image"], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    parts = [padded[:, r : r + 8, c : c + 8] for r, c in [(1, 1), (2, 1), (0, 1), (1, 2), (1, 0)]]
+    logits = np.mean([predict(jnp.array(v)) for part in parts for v in (part, part[:, :, ::-1])], axis=0)
+    np.testing.assert_allclose(views.apply(state.eval_variables, batch["image"], train=False), logits, atol=1e-5)
+
+    sums = eval_step(state, batch, model=views)
+    expected = optax.softmax_cross_entropy_with_integer_labels(jnp.array(logits), batch["label"]).sum()
+    np.testing.assert_allclose(sums.loss, expected, rtol=1e-5)
