@@ -11,7 +11,7 @@ from rich.console import Console
 from flaxcls.cli import NAMES, load_experiment
 from flaxcls.config import Config
 from flaxcls.errors import DivergenceError, InputError, Interrupted
-from flaxcls.run import fit
+from flaxcls.run import dry_run, fit
 from flaxcls.run.workdir import read_config
 
 
@@ -29,6 +29,8 @@ class Command:
     """Replace the run in the run directory."""
     stop_after: int | None = None
     """Save and stop after this step; --resume goes on as if nothing had happened."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show network, schedule, first batch, memory and work of the run; train and write nothing."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -56,6 +58,15 @@ def main(args: list[str] | None = None) -> int:
     console = Console()
     try:
         command = parse(sys.argv[1:] if args is None else args)
+        if command.dry_run:
+            dry_run(
+                command.config,
+                workdir=command.workdir,
+                resume=command.resume,
+                overwrite=command.overwrite,
+                console=console,
+            )
+            return 0
         result = fit(
             command.config,
             workdir=command.workdir,

@@ -105,6 +105,14 @@ def test_nan_has_the_exit_code_3(tmp_path, capfd):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_dry_run_shows_and_writes_nothing(tmp_path, capfd):
+    assert main(["--dry-run", "--workdir", str(tmp_path / "run"), "--optim.schedule", "linear"]) == 0
+    text = capfd.readouterr().out
+    for word in ("90,090", "1,215 steps of 64", "(linear)", "transformed", "MFLOPs", "nothing was trained"):
+        assert word in text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stop_after_and_resume(tmp_path, capfd):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert call(capfd, *TINY, "--workdir", whole)[0] == 0

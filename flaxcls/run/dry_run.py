@@ -1,0 +1,136 @@
+"""What a run would do: its network, schedule, first batch, memory and work. Nothing is trained or written."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from uniplot import plot_to_string
+
+from flaxcls.config import Config
+from flaxcls.data import Dataset, load_dataset
+from flaxcls.models.summary import layers, table
+from flaxcls.optim import make_schedule
+from flaxcls.run.result import device
+from flaxcls.run.setup import Setup, make_setup
+from flaxcls.run.workdir import check_workdir
+from flaxcls.types import Batch
+from flaxcls.validation import validate
+
+
+def dry_run(
+    config: Config,
+    *,
+    dataset: Dataset | None = None,
+    model: nn.Module | None = None,
+    tx: optax.GradientTransformation | None = None,
+    workdir: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Shows what `fit` with the same arguments would do. The training step is compiled, for its memory, and not run.
+
+    Raises:
+      InputError: where `fit` would refuse to start.
+    """
+    console = console or Console()
+    validate(config)
+    check_workdir(None if workdir is None else Path(workdir), config, resume=resume, overwrite=overwrite)
+    setup = make_setup(config, dataset or load_dataset(config.data), model, tx)
+    console.print(table(setup.model, setup.dataset.image_shape))
+    _show_plan(setup, console)
+    if tx is None:
+        console.print(Text(_drawn_schedule(setup, width=max(20, min(console.width - 12, 72)))))
+    console.print(_batch_table(setup))
+    console.print(_cost_table(setup))
+    console.print("dry run: nothing was trained or written")
+
+
+def _show_plan(setup: Setup, console: Console) -> None:
+    plan, dataset = setup.plan, setup.dataset
+    sizes = ", ".join(f"{len(getattr(dataset, part).labels):,} {part}" for part in ("train", "validation", "test"))
+    console.print(f"{dataset.name}: {sizes} images of {len(dataset.class_names)} classes")
+    console.print(
+        f"{plan.total_steps:,} steps of {plan.batch_size}, {plan.examples / plan.batch_size:,.1f} an epoch, "
+        f"{plan.warmup_steps:,} of warm-up, on {device()}"
+    )
+
+
+def _drawn_schedule(setup: Setup, width: int) -> str:
+    config, plan = setup.config.optim, setup.plan
+    steps = np.unique(np.linspace(0, plan.total_steps - 1, 4 * width).round().astype(int))
+    schedule = make_schedule(config, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
+    rates = np.array([float(schedule(step)) for step in steps])
+    power = math.floor(math.log10(config.learning_rate))
+    title = f"learning rate in 1e{power} by step ({config.schedule})"
+    drawn: str = plot_to_string(
+        xs=steps, ys=rates / 10**power, lines=True, width=width, height=10, y_min=0, title=title, character_set="block"
+    )
+    if config.plateau_patience is not None:
+        drawn += (
+            f"\ntimes {config.plateau_factor:g} whenever {config.plateau_patience} epochs bring no lower training loss"
+        )
+    return drawn
+
+
+def _batch_table(setup: Setup) -> Table:
+    """Returns statistics of the first batch, as it comes and as the model sees it in training."""
+    raw = setup.batch(0)
+    seen: Batch = jax.jit(setup.transform)(jax.random.key(setup.config.seed), raw)
+    made = Table(title="images of the first batch", title_justify="left")
+    for header in ("", "type", "min", "mean", "deviation", "max"):
+        made.add_column(header, justify="left" if header in ("", "type") else "right")
+    for name, batch in (("as read", raw), ("transformed", seen)):
+        images = np.asarray(batch["image"])
+        kind = f"{images.dtype} [{' '.join(map(str, images.shape))}]"
+        numbers = (images.min(), images.mean(dtype=np.float64), images.std(dtype=np.float64), images.max())
+        made.add_row(name, kind, *(f"{number:.4g}" for number in numbers))
+    labels = np.asarray(raw["label"])
+    counts = np.bincount(labels, minlength=len(setup.dataset.class_names))
+    soft = "soft " if seen["label"].ndim == 2 else ""
+    made.caption = (
+        f"{soft}labels: {np.count_nonzero(counts)} of {len(counts)} classes, {counts.min()} to {counts.max()} of each"
+    )
+    made.caption_justify = "left"
+    return made
+
+
+def _cost_table(setup: Setup) -> Table:
+    """Returns memory and work of the compiled training step on each device, as XLA counts them where it does."""
+    state = setup.abstract_state
+    compiled = setup.train.lower(state, setup.batch(0), jax.random.key(0)).compile()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    peak = work = "not known on this kind of device"
+    if memory is not None:
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        peak = f"{_megabytes(held + memory.temp_size_in_bytes)}, the state, batch and key included"
+    if cost is not None:
+        loop = setup.config.optim.accumulate > 1 and jax.default_backend() != "cpu"
+        work = f"{cost['flops'] / 1e6:,.1f} MFLOPs{', a loop over the parts counted once' if loop else ''}"
+    per_image = sum(layer.flops for layer in layers(setup.model, setup.dataset.image_shape))
+    made = Table(title="a training step, on each device", title_justify="left", show_header=False)
+    for name, value in (
+        ("parameters", _megabytes(_bytes(state.params))),
+        ("optimizer state", _megabytes(_bytes(state.opt_state))),
+        ("averages and statistics", _megabytes(_bytes((state.ema, state.model_state)))),
+        ("memory at its peak", peak),
+        ("work", work),
+        ("the model, forward", f"{per_image / 1e6:,.3f} MFLOPs an image, norms left out"),
+    ):
+        made.add_row(name, value)
+    return made
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.2f} MB"

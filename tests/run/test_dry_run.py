@@ -1,0 +1,72 @@
+"""`dry_run`: what it shows agrees with what the run then does, and it leaves nothing behind."""
+
+import io
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from flaxcls.errors import InputError
+from flaxcls.run import dry_run, fit
+from flaxcls.run.setup import make_setup
+
+
+@pytest.fixture
+def shown(stripes, small_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def shown(config=small_config, **options):
+        text = io.StringIO()
+        dry_run(config, dataset=stripes, console=Console(file=text, width=100), **options)
+        return text.getvalue()
+
+    return shown
+
+
+def test_it_shows_network_plan_schedule_batch_and_cost_and_writes_nothing(shown, small_config, stripes, tmp_path):
+    text = shown(workdir=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    assert "Conv_0" in text
+    assert "stripes: 109 train, 11 validation, 30 test images of 3 classes" in text
+    assert "11 steps of 32, 3.4 an epoch, 0 of warm-up" in text
+    assert "learning rate in 1e-2 by step (cosine)" in text
+    setup = make_setup(small_config, stripes, None, None)
+    images = np.asarray(setup.batch(0)["image"])
+    seen = np.asarray(setup.transform(jax.random.key(0), setup.batch(0))["image"])
+    for name, array in (("as read", images), ("transformed", seen)):
+        (line,) = (line for line in text.splitlines() if f"│ {name} " in line)
+        numbers = [float(cell) for cell in line.split("│")[3:7]]
+        np.testing.assert_allclose(numbers, [array.min(), array.mean(), array.std(), array.max()], rtol=1e-3, atol=1e-3)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract_state.params))
+    assert f"{4 * parameters / 1e6:.2f} MB" in text
+    assert "nothing was trained or written" in text
+
+
+def test_the_run_after_it_is_the_run_without_it(shown, small_config, stripes, quiet):
+    results = [fit(small_config, dataset=stripes, workdir="before", console=quiet)]
+    shown()
+    results.append(fit(small_config, dataset=stripes, workdir="after", console=quiet))
+    assert results[0].fingerprint == results[1].fingerprint
+
+
+def test_it_says_what_mixing_and_a_plateau_do(shown, small_config):
+    optim = replace(small_config.optim, plateau_patience=2, plateau_factor=0.5, schedule="constant")
+    text = shown(replace(small_config, optim=optim, augment=replace(small_config.augment, mixup=0.2)))
+    assert "soft labels: 3 of 3 classes" in text
+    assert "times 0.5 whenever 2 epochs bring no lower training loss" in text
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine_restarts", "exponential", "piecewise", "one_cycle"])
+def test_every_schedule_is_drawn(shown, small_config, schedule):
+    config = replace(small_config, optim=replace(small_config.optim, schedule=schedule))
+    assert f"({schedule})" in shown(config)
+
+
+def test_it_refuses_what_fit_refuses(shown, small_config, stripes, quiet, tmp_path):
+    fit(small_config, dataset=stripes, workdir=tmp_path / "run", console=quiet)
+    with pytest.raises(InputError, match="run"):
+        shown(workdir=tmp_path / "run")
+    with pytest.raises(InputError, match=r"loop\.epochs is 0"):
+        shown(replace(small_config, loop=replace(small_config.loop, epochs=0)))
