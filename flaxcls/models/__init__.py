@@ -13,9 +13,18 @@ from flaxcls.errors import InputError
 from flaxcls.models.cnn import CNN
 from flaxcls.models.convnext import ConvNeXt, convnext_tiny
 from flaxcls.models.mobilenet import MobileNetV2, mobilenet_v2
-from flaxcls.models.resnet import ResNet, resnet18, resnet20, resnet34, resnet50, resnet56
+from flaxcls.models.resnet import (
+    ResNet,
+    resnet18,
+    resnet20,
+    resnet34,
+    resnet50,
+    resnet56,
+    wide_resnet,
+    wide_resnet_16_4,
+    wide_resnet_28_10,
+)
 from flaxcls.models.vgg import VGG, vgg11
-from flaxcls.models.wide_resnet import WideResNet, wide_resnet_16_4, wide_resnet_28_10
 
 # num_classes -> module, with the options that it trains well with where none are given
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -60,7 +69,6 @@ __all__ = [
     "ConvNeXt",
     "MobileNetV2",
     "ResNet",
-    "WideResNet",
     "build_model",
     "convnext_tiny",
     "mobilenet_v2",
@@ -70,6 +78,7 @@ __all__ = [
     "resnet50",
     "resnet56",
     "vgg11",
+    "wide_resnet",
     "wide_resnet_16_4",
     "wide_resnet_28_10",
 ]

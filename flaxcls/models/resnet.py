@@ -1,4 +1,6 @@
-"""Residual networks (He et al. 2016, "Deep Residual Learning for Image Recognition"): one class for the family."""
+"""Residual networks, one class for the family: He et al. 2016, "Deep Residual Learning for Image Recognition", and,
+with pre-activation, Zagoruyko and Komodakis 2016, "Wide Residual Networks".
+"""
 
 from functools import partial
 from typing import Any
@@ -79,6 +81,42 @@ class ResidualBlock(nn.Module):
         )(x)
 
 
+class PreActivationBlock(nn.Module):
+    """Norm, activation and 3x3 convolution, twice, added to the input; dropout lies between the convolutions.
+
+    drop: probability that the convolutions are skipped in training. The other fields are those of `ResNet`.
+    """
+
+    width: int
+    stride: int
+    norm: str
+    activation: str
+    dropout: float
+    drop: float
+    squeeze_excitation: bool
+    zero_init: bool
+    dtype: jnp.dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps [b h w c] to [b h/stride w/stride width]; sizes are rounded up."""
+        activation = ACTIVATIONS[self.activation]
+        norm = partial(normalize, norm=self.norm, train=train, dtype=self.dtype, axis_name=self.axis_name)
+        conv = partial(nn.Conv, use_bias=self.norm == "none", kernel_init=HE_FAN_OUT, dtype=self.dtype)
+
+        y = activation(norm(x))
+        if x.shape[-1] != self.width or self.stride > 1:
+            x = conv(self.width, (1, 1), strides=self.stride, padding=0)(y)
+        y = conv(self.width, (3, 3), strides=self.stride, padding=1)(y)
+        y = nn.Dropout(self.dropout, deterministic=not train)(activation(norm(y)))
+        last_init = nn.initializers.zeros if self.zero_init else HE_FAN_OUT
+        y = conv(self.width, (3, 3), padding=1, kernel_init=last_init)(y)
+        if self.squeeze_excitation:
+            y = SqueezeExcitation(dtype=self.dtype)(y)
+        return x + stochastic_depth(y, self.drop, train)
+
+
 class ResNet(nn.Module):
     """A stem, stages of residual blocks that halve the image and widen the channels, global mean, classifier.
 
@@ -89,13 +127,18 @@ class ResNet(nn.Module):
     small_images: whether the stem is a 3x3 convolution (section 4.2), instead of a 7x7 with stride 2 and a pooling.
     projection: whether a shortcut between unlike shapes is a 1x1 convolution (option B of the paper), instead of every
       other pixel padded with channels of zero, without parameters (option A).
+    pre_activation: whether norm and activation come before each convolution of a block, and once more at the end,
+      instead of after it; neither bottlenecks nor shortcuts of option A have that form here.
+    stem_width: channels of the stem; None: those of the first stage.
     norm: a name in `layers.NORMS`; `layers.normalize` says what each means.
     activation: a name in `layers.ACTIVATIONS`.
-    dropout: probability that an input of the classifier is dropped in training.
+    dropout: probability that an input of the classifier is dropped in training; with `pre_activation`, a value between
+      the convolutions of a block (0.3 in the paper of the wide ones).
     stochastic_depth: probability that the last block is skipped in training; block l of L is with l / L of it.
     squeeze_excitation: whether each block scales its channels by what all of the image holds.
     zero_init: whether the last norm of each block starts with scale zero, so that blocks start as the identity (Goyal
-      et al. 2017); it does nothing where norm is "none".
+      et al. 2017); it does nothing where norm is "none". With `pre_activation` it is the last convolution, as a scale
+      of zero before an activation would never be trained.
     dtype: of the computation; parameters and statistics are float32.
     axis_name: the mapped axis over which batch statistics are taken under pmap or shard_map; jit needs none.
     """
@@ -106,6 +149,8 @@ class ResNet(nn.Module):
     bottleneck: bool = False
     small_images: bool = False
     projection: bool = True
+    pre_activation: bool = False
+    stem_width: int | None = None
     norm: str = "batch"
     activation: str = "relu"
     dropout: float = 0.0
@@ -118,19 +163,13 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
+        if self.pre_activation and (self.bottleneck or not self.projection):
+            raise ValueError("pre_activation is True, but then bottleneck must be False and projection True.")
         halvings = len(self.depths) - 1 + (0 if self.small_images else 2)
         check_size(images, 2**halvings, "use larger images, or a network with small_images, such as resnet20")
-        x = nn.Conv(
-            self.widths[0],
-            (3, 3) if self.small_images else (7, 7),
-            strides=1 if self.small_images else 2,
-            padding=1 if self.small_images else 3,
-            use_bias=self.norm == "none",
-            kernel_init=HE_FAN_OUT,
-            dtype=self.dtype,
-        )(images.astype(self.dtype))
-        x = normalize(x, self.norm, train, dtype=self.dtype, axis_name=self.axis_name)
-        x = ACTIVATIONS[self.activation](x)
+        x = self._stem(images.astype(self.dtype))
+        if not self.pre_activation:
+            x = self._normalize_and_activate(x, train)
         if not self.small_images:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
@@ -138,11 +177,9 @@ class ResNet(nn.Module):
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for index in range(depth):
                 count += 1
-                x = ResidualBlock(
+                block = self._block(
                     width,
                     stride=2 if stage > 0 and index == 0 else 1,
-                    bottleneck=self.bottleneck,
-                    projection=self.projection,
                     norm=self.norm,
                     activation=self.activation,
                     drop=self.stochastic_depth * count / sum(self.depths),
@@ -151,10 +188,35 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     axis_name=self.axis_name,
                     name=f"stage{stage + 1}_block{index + 1}",
-                )(x, train)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x.mean(axis=(1, 2)))
+                )
+                x = block(x, train)
+        if self.pre_activation:
+            x = self._normalize_and_activate(x, train)
+        x = x.mean(axis=(1, 2))
+        if not self.pre_activation:
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
         logits = nn.Dense(self.num_classes, kernel_init=CLASSIFIER_INIT, dtype=self.dtype, name="classifier")(x)
         return logits.astype(jnp.float32)
+
+    def _stem(self, images: jax.Array) -> jax.Array:
+        return nn.Conv(
+            self.stem_width or self.widths[0],
+            (3, 3) if self.small_images else (7, 7),
+            strides=1 if self.small_images else 2,
+            padding=1 if self.small_images else 3,
+            use_bias=self.norm == "none",
+            kernel_init=HE_FAN_OUT,
+            dtype=self.dtype,
+        )(images)
+
+    def _normalize_and_activate(self, x: jax.Array, train: bool) -> jax.Array:
+        x = normalize(x, self.norm, train, dtype=self.dtype, axis_name=self.axis_name)
+        return ACTIVATIONS[self.activation](x)
+
+    def _block(self, width: int, **options: Any) -> nn.Module:
+        if self.pre_activation:
+            return PreActivationBlock(width, dropout=self.dropout, **options)
+        return ResidualBlock(width, bottleneck=self.bottleneck, projection=self.projection, **options)
 
 
 def resnet18(num_classes: int, **options: Any) -> ResNet:
@@ -185,3 +247,27 @@ def resnet56(num_classes: int, **options: Any) -> ResNet:
 def _cifar(num_classes: int, depth: int, options: dict[str, Any]) -> ResNet:
     shape = {"depths": (depth,) * 3, "widths": (16, 32, 64), "small_images": True, "projection": False}
     return ResNet(num_classes, **{**shape, **options})
+
+
+def wide_resnet_28_10(num_classes: int, **options: Any) -> ResNet:
+    """28 layers, ten times as wide, for small images: the paper's best on CIFAR."""
+    return wide_resnet(num_classes, 28, 10, **options)
+
+
+def wide_resnet_16_4(num_classes: int, **options: Any) -> ResNet:
+    """16 layers, four times as wide, for small images: a small one."""
+    return wide_resnet(num_classes, 16, 4, **options)
+
+
+def wide_resnet(num_classes: int, depth: int, widen: int, **options: Any) -> ResNet:
+    """A pre-activation network of 6 n + 4 layers for n blocks a stage, whose stages are `widen` times 16, 32, 64 wide.
+
+    Raises ValueError for another depth.
+    """
+    blocks, remainder = divmod(depth - 4, 6)
+    if remainder or blocks < 1:
+        raise ValueError(f"depth is {depth}, but must be 6 n + 4 for n blocks a stage: 10, 16, 22, 28, 40.")
+    shape = {"depths": (blocks,) * 3, "widths": tuple(width * widen for width in (16, 32, 64)), "stem_width": 16}
+    # the paper starts no scale at zero
+    kind = {"small_images": True, "pre_activation": True, "zero_init": False}
+    return ResNet(num_classes, **{**shape, **kind, **options})

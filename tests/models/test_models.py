@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from flaxcls.errors import InputError
-from flaxcls.models import MODELS, VGG, ConvNeXt, ResNet, WideResNet, mobilenet_v2
+from flaxcls.models import MODELS, VGG, ConvNeXt, ResNet, mobilenet_v2, wide_resnet
 from flaxcls.models.layers import NORMS
 from flaxcls.models.summary import count
 
@@ -37,7 +37,7 @@ PUBLISHED = [
 # One of each family, small, with everything random switched on.
 SMALL = {
     "resnet": (ResNet(3, (1, 1), (4, 8), small_images=True, dropout=0.5, stochastic_depth=0.5), 8),
-    "wide_resnet": (WideResNet(3, depth=10, widen=1, dropout=0.5, stochastic_depth=0.5), 8),
+    "wide_resnet": (wide_resnet(3, depth=10, widen=1, dropout=0.5, stochastic_depth=0.5), 8),
     "vgg": (VGG(3, depths=(1, 1), widths=(4, 8), dense=(16,)), 8),
     "mobilenet": (mobilenet_v2(3, stages=((1, 8, 1, 1), (2, 8, 2, 2))), 8),
     "convnext": (ConvNeXt(3, depths=(1, 1), widths=(8, 16), stochastic_depth=0.9, layer_scale=1.0), 8),

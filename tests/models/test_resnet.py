@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from flaxcls.models import ResNet, WideResNet, resnet18, resnet20
-from flaxcls.models.resnet import ResidualBlock
-from flaxcls.models.wide_resnet import PreActivationBlock
+from flaxcls.models import ResNet, resnet18, resnet20, wide_resnet
+from flaxcls.models.resnet import PreActivationBlock, ResidualBlock
 
 SHARED = {
     "norm": "batch",
@@ -140,7 +139,7 @@ def test_kernels_are_he_normal_in_their_fan_out():
     assert abs(kernel).max() > 3.5 * kernel.std()  # not truncated
 
 
-@pytest.mark.parametrize("model", [ResNet(3, (2, 2), (4, 8)), WideResNet(3, depth=10, widen=1)], ids=["plain", "wide"])
+@pytest.mark.parametrize("model", [ResNet(3, (2, 2), (4, 8)), wide_resnet(3, depth=10, widen=1)], ids=["plain", "wide"])
 def test_the_drop_rate_rises_linearly_to_the_last_block(model):
     drops = []
 
@@ -158,4 +157,11 @@ def test_the_drop_rate_rises_linearly_to_the_last_block(model):
 
 def test_a_depth_that_is_none():
     with pytest.raises(ValueError, match="depth is 12, but must be 6 n"):
-        jax.eval_shape(lambda: WideResNet(3, 12, 1).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
+        wide_resnet(3, 12, 1)
+
+
+@pytest.mark.parametrize("options", [{"bottleneck": True}, {"projection": False}])
+def test_pre_activation_has_one_form(options):
+    model = wide_resnet(3, 10, 1, **options)
+    with pytest.raises(ValueError, match="bottleneck must be False and projection True"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False))
