@@ -12,6 +12,10 @@ class DivergenceError(RuntimeError):
     """The loss or its gradient became NaN or infinite: training has stopped."""
 
 
+class StorageError(RuntimeError):
+    """What the run writes could not be written, or does not read as it was written."""
+
+
 class Interrupted(Exception):  # noqa: N818 (like KeyboardInterrupt, it is not a fault)
     """Training has stopped before its end, by request, and can be resumed."""
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flaxcls.cli import NAMES, load_experiment
 from flaxcls.config import Config
-from flaxcls.errors import DivergenceError, InputError, Interrupted
+from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
 from flaxcls.run import dry_run, fit
 from flaxcls.run.workdir import read_config
 
@@ -27,6 +27,8 @@ class Command:
     """Continue the run in the run directory; its configuration is the default of the options."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in the run directory."""
+    allow_changes: tyro.conf.FlagCreatePairsOff[bool] = False
+    """With --resume, go on with options that give other numbers; the run keeps what was changed, and when."""
     stop_after: int | None = None
     """Save and stop after this step; --resume goes on as if nothing had happened."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -54,7 +56,12 @@ def _parse(args: list[str], default: Config) -> Command:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 2 for bad input, 3 for NaN or infinity, 130 for Ctrl-C."""
+    """Runs the command and returns its exit code.
+
+    0 after the run or as far as it was to go, 2 for bad input, 3 for NaN or infinity, 4 where nothing more can be
+    written, 130 after SIGINT. SIGTERM raises
+    SystemExit with 143.
+    """
     console = Console()
     try:
         command = parse(sys.argv[1:] if args is None else args)
@@ -72,6 +79,7 @@ def main(args: list[str] | None = None) -> int:
             workdir=command.workdir,
             resume=command.resume,
             overwrite=command.overwrite,
+            allow_changes=command.allow_changes,
             stop_after=command.stop_after,
             console=console,
         )
@@ -79,9 +87,9 @@ def main(args: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except (InputError, DivergenceError) as error:
+    except (InputError, DivergenceError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 3
+        return 2 if isinstance(error, InputError) else 3 if isinstance(error, DivergenceError) else 4
     console.print(result.table())
     return 0
 

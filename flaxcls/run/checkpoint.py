@@ -1,25 +1,45 @@
 """Checkpoints: the latest and the best of a run, side by side. The only file that imports orbax."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import orbax.checkpoint as ocp
 
+from flaxcls.errors import InputError, StorageError
+from flaxcls.run.fingerprint import fingerprint
+from flaxcls.run.workdir import write_whole
 from flaxcls.state import TrainState
+
+DAMAGED = "damaged"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a run goes on from, and the damaged checkpoints that were passed over: step -> what is wrong."""
+
+    step: int
+    state: TrainState
+    record: dict[str, Any]
+    passed_over: dict[int, str]
 
 
 class Checkpoints:
     """The checkpoints of one run, written in the background; to be closed.
 
-    Each holds the state's arrays and a JSON record of everything else that the run goes on from.
+    Each holds the state's arrays, a JSON record of everything else that the run goes on from, and in it the SHA-256 of
+    the arrays. What cannot be written raises StorageError, at the next call of any method.
     """
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory.absolute()
         self._best_step: int | None = None
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            self._directory,
             options=ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True),
             item_names=("state", "record"),
         )
@@ -30,20 +50,73 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, or None."""
+        """The step of the newest finished checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
         """Writes `step` in the background; older ones but `best_step` are deleted when it is whole.
 
-        The arrays are copied before this returns, so that the next step may be given the state's buffers. An error of
-        the save before this one is raised here.
+        The arrays are copied before this returns, so that the next step may be given the state's buffers.
         """
         if step == self.latest_step:
             return
         self._best_step = best_step
+        record = {**record, "sha256": fingerprint(state)}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
-        self._manager.save(step, args=items)
+        with self._storage_errors():
+            self._manager.save(step, args=items)
+
+    def replace_record(self, step: int, record: dict[str, Any]) -> None:
+        """Gives the finished checkpoint of `step` another record; it has the old or the new one at any moment."""
+        record = {**record, "sha256": self.restore_record(step)["sha256"]}
+        with self._storage_errors():
+            write_whole(self._directory / str(step) / "record" / "metadata", json.dumps(record))  # orbax's own place
+
+    def check(self) -> None:
+        """Raises StorageError if what is written in the background has failed."""
+        with self._storage_errors():
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Returns when what was saved is whole on the disk."""
+        with self._storage_errors():
+            self._manager.wait_until_finished()
+
+    def restore_newest(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
+        """Returns the newest intact checkpoint, or None where there is none at all.
+
+        Damaged ones that are newer are moved to damaged/ beside the directory.
+
+        Args:
+          like: shapes, types and shardings of the state.
+          check: raises where a record is of another run than this one.
+
+        Raises:
+          InputError: if there are checkpoints, but all are damaged; nothing is moved then.
+        """
+        passed_over: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                record = self.restore_record(step)
+            except Exception as error:  # whatever reading a damaged file comes to
+                passed_over[step] = _first_line(error)
+                continue
+            check(record)
+            try:
+                state = self.restore_state(step, like)
+            except Exception as error:
+                passed_over[step] = _first_line(error)
+                continue
+            for damaged in passed_over:
+                self.set_aside(damaged)
+            return Restored(step, state, record, passed_over)
+        if passed_over:
+            wrong = "\n  ".join(f"step {step}: {problem}" for step, problem in passed_over.items())
+            raise InputError(
+                f"no checkpoint in {self._directory} is intact:\n  {wrong}\n"
+                "Restore them from a copy, or start the run anew with --overwrite."
+            )
+        return None
 
     def restore_record(self, step: int) -> dict[str, Any]:
         """Returns the JSON record of the checkpoint at `step`."""
@@ -51,13 +124,37 @@ class Checkpoints:
         return dict(items["record"])
 
     def restore_state(self, step: int, like: TrainState) -> TrainState:
-        """Returns the state at `step`, of the shapes, types and shardings of `like`."""
-        items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
-        return TrainState(**{name: getattr(items["state"], name) for name in TrainState.__dataclass_fields__})
+        """Returns the state at `step`, of the shapes, types and shardings of `like`.
 
-    def wait(self) -> None:
-        """Returns when what was saved is whole on the disk."""
-        self._manager.wait_until_finished()
+        Raises StorageError if its bits are not those that were saved.
+        """
+        items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
+        state = TrainState(**{name: getattr(items["state"], name) for name in TrainState.__dataclass_fields__})
+        if fingerprint(state) != self.restore_record(step)["sha256"]:
+            raise StorageError(f"the arrays of step {step} are not those that were saved.")
+        return state
+
+    def set_aside(self, step: int) -> Path:
+        """Moves the checkpoint of `step` to damaged/ beside the directory, and returns where it is then."""
+        place = self._directory.parent / DAMAGED
+        place.mkdir(exist_ok=True)
+        target = place / str(step)
+        for number in range(1, 1000):
+            if not target.exists():
+                break
+            target = place / f"{step}-{number}"
+        (self._directory / str(step)).rename(target)
+        self._manager.reload()
+        return target
+
+    @contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise StorageError(
+                f"a checkpoint could not be written to {self._directory}: {_first_line(error)}"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -65,4 +162,13 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.close()
+        try:
+            with self._storage_errors():
+                self._manager.close()
+        except StorageError:
+            if error is None:
+                raise
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

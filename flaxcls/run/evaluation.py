@@ -19,8 +19,9 @@ def evaluate(
     *,
     batch_size: int,
     sharding: Sharding | None = None,
-) -> dict[str, float]:
-    """Returns mean loss and accuracy over a split.
+    stopping: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Returns mean loss and accuracy over a split, or None where it was not finished.
 
     Args:
       eval_step: (state, batch) -> sums, jitted; it sees batches of one shape.
@@ -28,9 +29,12 @@ def evaluate(
       split: its examples; the last batch is padded and masked.
       batch_size: examples a step.
       sharding: layout of the batches over the devices.
+      stopping: asked before each batch; the evaluation is given up once it is true.
     """
     sums = MetricSums.empty()
     for start in range(0, len(split.labels), batch_size):
+        if stopping():
+            return None
         batch = padded(Split(*(part[start : start + batch_size] for part in split)), batch_size)
         sums = sums.merge(eval_step(state, jax.device_put(batch, sharding)))
     return sums.compute()

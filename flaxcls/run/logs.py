@@ -1,7 +1,7 @@
 """What the user sees while training: progress, metrics.jsonl and TensorBoard event files."""
 
 import json
-import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +13,26 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
-from flaxcls.run.workdir import METRICS, TENSORBOARD
+from flaxcls.run.workdir import METRICS, TENSORBOARD, write_whole
 
 
 class Logs:
     """Writes each line of metrics to metrics.jsonl and TensorBoard, and shows progress; to be closed.
 
-    What was written after `start` (by a run that went on longer than its last checkpoint) is cut off first.
+    What was written after `start` (by a run that went on longer than its last checkpoint) is cut off first, and the
+    event files, which hold the same values, are written anew.
+
+    evaluated: whether the evaluation due after `start` has been done; if not, its line is cut off too.
     """
 
-    def __init__(self, workdir: Path, *, console: Console, total_steps: int, start: int, resume: bool) -> None:
+    def __init__(self, workdir: Path, *, console: Console, total_steps: int, start: int, evaluated: bool) -> None:
         path = workdir / METRICS
-        _truncate(path, start)
+        kept = _truncate(path, start, evaluated)
         self._file = path.open("a")
-        self._tensorboard = SummaryWriter(str(workdir / TENSORBOARD), purge_step=start + 1 if resume else None)
+        shutil.rmtree(workdir / TENSORBOARD, ignore_errors=True)
+        self._tensorboard = SummaryWriter(str(workdir / TENSORBOARD))
+        for values in kept:
+            self._add_scalars(values)
         self._began, self._start, self._total_steps = time.perf_counter(), start, total_steps
         self._console = console
         self._progress = Progress(
@@ -48,17 +54,22 @@ class Logs:
 
     def write(self, split: str, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Writes one line of values, measured on `split` after `step`."""
-        self._file.write(json.dumps({"step": step, "epoch": epoch, "split": split, **values}) + "\n")
+        line: dict[str, Any] = {"step": step, "epoch": epoch, "split": split, **values}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+        self._add_scalars(line)
         if split == "train":
             self._progress.update(self._task, shown=values)
             if not self._console.is_terminal:
                 elapsed = time.perf_counter() - self._began
                 left = elapsed * (self._total_steps - step) / max(step - self._start, 1)
-                line = f"epoch {epoch:3d}  step {step:6d}/{self._total_steps}  {_shown(values)}"
-                self.say(f"{line}  {left / 60:.1f} min left")
+                shown = f"epoch {epoch:3d}  step {step:6d}/{self._total_steps}  {_shown(values)}"
+                self.say(f"{shown}  {left / 60:.1f} min left")
+
+    def _add_scalars(self, line: Mapping[str, Any]) -> None:
+        for name, value in line.items():
+            if name not in ("step", "epoch", "split"):
+                self._tensorboard.add_scalar(f"{line['split']}/{name}", value, line["step"])
 
     def say(self, line: str) -> None:
         """Prints a line, above the progress bar where there is one."""
@@ -90,15 +101,15 @@ def _shown(values: Mapping[str, float]) -> str:
     return f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.2%}  {speed}"
 
 
-def _truncate(path: Path, step: int) -> None:
-    """Keeps the lines of `path` up to `step`; a line cut short by a crash goes too."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+def _truncate(path: Path, step: int, evaluated: bool) -> list[dict[str, Any]]:
+    """Keeps the lines of `path` up to `step`, and returns them; a line cut short by a crash goes too."""
+    kept, lines = [], []
+    for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        line = json.loads(text) if text.endswith("\n") else None
+        if line is None or line["step"] > step:
             break
-        kept.append(line)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    os.replace(partial, path)  # noqa: PTH105
+        if line["step"] < step or line["split"] == "train" or evaluated:
+            kept.append(text)
+            lines.append(line)
+    write_whole(path, "".join(kept))
+    return lines

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,19 @@ from rich.console import Console
 from flaxcls.config import Config
 from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.early_stopping import EarlyStopping, update
-from flaxcls.errors import DivergenceError, InputError, Interrupted
-from flaxcls.models.summary import count, table
-from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
+from flaxcls.models.summary import count
+from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.evaluation import evaluate
+from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.logs import Logs
+from flaxcls.run.messages import evaluation_line, introduce, kept, resumable
 from flaxcls.run.meter import Meter
+from flaxcls.run.preemption import StopRequest
 from flaxcls.run.record import check_record, make_record
-from flaxcls.run.result import FitResult, device, fingerprint, versions
+from flaxcls.run.result import FitResult, device, versions
 from flaxcls.run.setup import Setup, make_setup
-from flaxcls.run.workdir import CHECKPOINTS, RESULT, check_workdir, open_workdir
+from flaxcls.run.workdir import CHECKPOINTS, RESULT, check_workdir, note_changes, open_workdir, write_whole
 from flaxcls.state import TrainState
 from flaxcls.validation import validate
 
@@ -37,6 +40,7 @@ def fit(
     workdir: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_changes: bool = False,
     stop_after: int | None = None,
     console: Console | None = None,
 ) -> FitResult:
@@ -48,15 +52,19 @@ def fit(
       model: the caller's own linen module; `config.model` is then not read.
       tx: the caller's own optimizer; of `config.optim` only ema_decay and accumulate are then read.
       workdir: the run directory; without it a fresh one below runs/.
-      resume: continue the run in `workdir`, from its latest checkpoint.
+      resume: continue the run in `workdir`, from its latest checkpoint. How often it logs, evaluates and saves may
+        change, and patience and min_delta.
       overwrite: replace the run in `workdir`.
+      allow_changes: resume even with a configuration that gives other numbers; the run's changes.jsonl keeps them.
       stop_after: save and stop after this step; `resume` goes on as if nothing had happened.
       console: where progress is shown; `Console(quiet=True)` shows none.
 
     Raises:
       InputError: for a configuration, data or a run directory that will not do; nothing has been written.
       DivergenceError: if the loss or its gradient is NaN or infinite; the last checkpoint stays.
+      StorageError: if checkpoints or logs cannot be written any more; the last whole checkpoint stays.
       Interrupted: after `stop_after`.
+      KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, once the step under way is done and saved.
     """
     began = time.perf_counter()
     workdir = None if workdir is None else Path(workdir)
@@ -64,32 +72,45 @@ def fit(
     validate(config)
     if stop_after is not None and stop_after < 1:
         raise InputError(f"stop_after is {stop_after}, but must be 1 or more: the step to stop after.")
-    check_workdir(workdir, config, resume=resume, overwrite=overwrite)
+    check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     dataset = dataset or load_dataset(config.data)
     setup = make_setup(config, dataset, model, tx)
     name = f"{dataset.name}-{type(setup.model).__name__.lower()}"
-    workdir = open_workdir(workdir, config, name=name, resume=resume, overwrite=overwrite)
-
-    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-        start = (checkpoints.latest_step if resume else None) or 0
+    with (
+        StopRequest() as request,
+        open_workdir(
+            workdir, config, name=name, resume=resume, overwrite=overwrite, allow_changes=allow_changes
+        ) as workdir,
+        Checkpoints(workdir / CHECKPOINTS) as checkpoints,
+    ):
+        restored = (
+            checkpoints.restore_newest(setup.abstract_state, lambda record: check_record(record, setup))
+            if resume
+            else None
+        )
+        start = restored.step if restored else 0
         if stop_after is not None and stop_after <= start:
             raise InputError(f"stop_after is {stop_after}, but this run stands at step {start}: name a later step.")
-        record = checkpoints.restore_record(start) if start else None
-        if record is not None:
-            check_record(record, setup)
-        with Logs(workdir, console=console, total_steps=setup.plan.total_steps, start=start, resume=resume) as logs:
-            _introduce(setup, logs, workdir, start)
-            try:
-                trained = _train(setup, checkpoints, logs, record, start=start, stop_after=stop_after)
-            except DivergenceError as error:
-                checkpoints.wait()
-                raise DivergenceError(f"{error} {_kept(checkpoints, workdir)}") from error
-            except (Interrupted, KeyboardInterrupt):
-                logs.say(f"stopped; --workdir {workdir} --resume goes on from the latest checkpoint")
-                raise
-        result = _finish(setup, checkpoints, trained, workdir, time.perf_counter() - began)
-    (workdir / RESULT).write_text(result.to_json())
-    return result
+        changes = note_changes(workdir, config, start)
+        evaluated = restored is None or restored.record["evaluated"]
+        try:
+            with Logs(
+                workdir, console=console, total_steps=setup.plan.total_steps, start=start, evaluated=evaluated
+            ) as logs:
+                introduce(setup, logs, workdir, restored, changes)
+                try:
+                    trained = _train(setup, checkpoints, logs, restored, request, stop_after=stop_after)
+                    result = _finish(setup, checkpoints, trained, request, workdir, began)
+                except DivergenceError as error:
+                    checkpoints.wait()
+                    raise DivergenceError(f"{error} {kept(checkpoints, workdir)}") from error
+                except (Interrupted, KeyboardInterrupt, SystemExit):
+                    logs.say(f"stopped; --workdir {workdir} --resume goes on from the latest checkpoint")
+                    raise
+            write_whole(workdir / RESULT, result.to_json())
+        except (StorageError, OSError) as error:
+            raise StorageError(f"{error} {resumable(checkpoints, workdir)}") from error
+        return result
 
 
 @dataclass(frozen=True)
@@ -107,26 +128,49 @@ def _train(
     setup: Setup,
     checkpoints: Checkpoints,
     logs: Logs,
-    record: dict[str, Any] | None,
+    restored: Restored | None,
+    request: StopRequest,
     *,
-    start: int,
     stop_after: int | None,
 ) -> _Trained:
     config, plan = setup.config, setup.plan
     key = random.key(config.seed)
-    state = setup.create(key) if record is None else checkpoints.restore_state(start, setup.abstract_state)
-    stop = _early_stopping(setup) if record is None else EarlyStopping(**record["early_stopping"])
+    start, state, record = (restored.step, restored.state, restored.record) if restored else (0, setup.create(key), {})
+    stop = _early_stopping(setup, record)
+    if restored and stop.best_step not in (None, start):
+        stop = _without_a_damaged_best(setup, checkpoints, logs, stop)
     meter = Meter(
         batch_size=config.loop.batch_size,
         logs=plan.logs,
-        record={} if record is None else record["meter"],
+        record=record.get("meter", {}),
         write=lambda step, values, speed: logs.write(
             "train", step, plan.epochs_done(step), {**values, "images_per_second": speed}
         ),
     )
+
+    def evaluated(step: int) -> bool:
+        """Evaluates after `step`; returns whether it came to the end."""
+        nonlocal stop
+        values = _evaluate(setup, state, setup.dataset.validation, request)
+        if values is None:
+            return False
+        if not math.isfinite(values["loss"]):
+            raise DivergenceError(f"the validation loss is {values['loss']} after step {step}.")
+        stop = update(stop, values[config.stop.metric], step)
+        if stop.stopped:
+            meter.write(step)
+        logs.write("validation", step, plan.epochs_done(step), values)
+        logs.say(evaluation_line(setup, step, values, stop))
+        return True
+
+    if restored and not record["evaluated"]:
+        if not evaluated(start):
+            raise request.exception()
+        checkpoints.replace_record(start, make_record(setup, stop, meter, evaluated=True))
     step = start
     while step < plan.total_steps and not stop.stopped:
         step += 1
+        checkpoints.check()
         extra = setup.log(state.params, step - 1) if plan.logs(step) else {}
         state, metrics = setup.train(state, setup.batch(step - 1), key)
         if plan.logs(step - 1):  # now that the next step is under way
@@ -135,38 +179,37 @@ def _train(
         if step == start + 1:
             meter.skip_time()  # the first call compiled
         logs.advance(step, plan.epochs_done(step))
-        if not (plan.saves(step) or step == stop_after):
+        if not (plan.saves(step) or step == stop_after or request.signal):
             continue
         meter.read(step)
         if not setup.finite(state):
             raise DivergenceError(f"the parameters are not finite after step {step}.")
-        if plan.evaluates(step):
-            values = _evaluate(setup, state, setup.dataset.validation)
-            if not math.isfinite(values["loss"]):
-                raise DivergenceError(f"the validation loss is {values['loss']} after step {step}.")
-            stop = update(stop, values[config.stop.metric], step)
-            if stop.stopped:
-                meter.write(step)
-            logs.write("validation", step, plan.epochs_done(step), values)
-            logs.say(_line(setup, step, values, stop))
-        checkpoints.save(step, state, make_record(setup, stop, meter), best_step=stop.best_step)
+        done = evaluated(step) if plan.evaluates(step) else True
+        checkpoints.save(step, state, make_record(setup, stop, meter, evaluated=done), best_step=stop.best_step)
         meter.skip_time()
-        if step == stop_after:
+        if request.signal or step == stop_after:
             checkpoints.wait()
-            raise Interrupted(f"stopped after step {step}, as asked")
+            raise request.exception() if request.signal else Interrupted(f"stopped after step {step}, as asked")
     return _Trained(state, step, stop, meter.seconds, meter.images)
 
 
-def _finish(setup: Setup, checkpoints: Checkpoints, trained: _Trained, workdir: Path, seconds: float) -> FitResult:
+def _finish(
+    setup: Setup, checkpoints: Checkpoints, trained: _Trained, request: StopRequest, workdir: Path, began: float
+) -> FitResult:
     best_step = trained.step if trained.stop.best_step is None else trained.stop.best_step
     checkpoints.wait()
     best = checkpoints.restore_state(best_step, setup.abstract_state)
+    test, validation = (
+        _evaluate(setup, best, split, request) for split in (setup.dataset.test, setup.dataset.validation)
+    )
+    if test is None or validation is None:
+        raise request.exception()
     return FitResult(
-        test=_evaluate(setup, best, setup.dataset.test),
-        validation=_evaluate(setup, best, setup.dataset.validation),
+        test=test,
+        validation=validation,
         best_step=best_step,
         steps=trained.step,
-        seconds=seconds,
+        seconds=time.perf_counter() - began,
         images_per_second=trained.images / max(trained.seconds, 1e-9),
         parameters=count(best.params),
         versions=versions(),
@@ -177,43 +220,42 @@ def _finish(setup: Setup, checkpoints: Checkpoints, trained: _Trained, workdir: 
     )
 
 
-def _evaluate(setup: Setup, state: TrainState, split: Split) -> dict[str, float]:
-    size = setup.eval_batch_size(len(split.labels))
-    return evaluate(setup.evaluate, state, split, batch_size=size, sharding=setup.batch_sharding)
+def _evaluate(setup: Setup, state: TrainState, split: Split, request: StopRequest) -> dict[str, float] | None:
+    return evaluate(
+        setup.evaluate,
+        state,
+        split,
+        batch_size=setup.eval_batch_size(len(split.labels)),
+        sharding=setup.batch_sharding,
+        stopping=lambda: request.signal is not None,
+    )
 
 
-def _early_stopping(setup: Setup) -> EarlyStopping:
+def _early_stopping(setup: Setup, record: dict[str, Any]) -> EarlyStopping:
+    """Returns the controller of a new run, or that of the record with today's patience."""
     stop = setup.config.stop
-    return EarlyStopping(
+    new = EarlyStopping(
         patience=stop.patience,
         mode="min" if stop.metric == "loss" else "max",
         min_delta=stop.min_delta,
         skip=setup.plan.skipped_evaluations,
     )
+    if not record:
+        return new
+    old = EarlyStopping(**record["early_stopping"])
+    if old.mode != new.mode:  # what was best by the one metric says nothing of the other
+        return replace(new, seen=old.seen)
+    return replace(old, patience=new.patience, min_delta=new.min_delta)
 
 
-def _introduce(setup: Setup, logs: Logs, workdir: Path, start: int) -> None:
-    dataset = setup.dataset
-    sizes = ", ".join(f"{len(getattr(dataset, part).labels):,} {part}" for part in ("train", "validation", "test"))
-    logs.show(table(setup.model, dataset.image_shape))
-    logs.say(f"{dataset.name}: {sizes} images of {len(dataset.class_names)} classes")
-    logs.say(f"{setup.plan.total_steps:,} steps of {setup.plan.batch_size} on {device()}; run directory {workdir}")
-    if start:
-        logs.say(f"continuing after step {start}")
-
-
-def _line(setup: Setup, step: int, values: dict[str, float], stop: EarlyStopping) -> str:
-    mark = "  best so far" if stop.best_step == step else ""
-    return (
-        f"epoch {setup.plan.epochs_done(step):3d}  step {step:6d}  "
-        f"validation loss {values['loss']:.4f}  accuracy {values['accuracy']:.2%}{mark}"
-    )
-
-
-def _kept(checkpoints: Checkpoints, workdir: Path) -> str:
-    if checkpoints.latest_step is None:
-        return "No checkpoint had been written. Lower optim.learning_rate, or set optim.clip_norm."
-    return (
-        f"The checkpoint of step {checkpoints.latest_step} in {workdir / CHECKPOINTS} is kept. "
-        "Start again with a lower optim.learning_rate, or with optim.clip_norm."
-    )
+def _without_a_damaged_best(setup: Setup, checkpoints: Checkpoints, logs: Logs, stop: EarlyStopping) -> EarlyStopping:
+    """Returns `stop`, with its best forgotten where the checkpoint of it cannot be read: it is set aside."""
+    step = stop.best_step
+    assert step is not None
+    try:
+        checkpoints.restore_state(step, setup.abstract_state)
+    except Exception as error:
+        place = checkpoints.set_aside(step)
+        logs.say(f"the best checkpoint, step {step}, is damaged ({error}); it is now {place}, and later ones compete")
+        return replace(stop, best=None, best_step=None)
+    return stop

@@ -13,12 +13,16 @@ from flaxcls.run.setup import Setup
 FORMAT = 1
 
 
-def make_record(setup: Setup, stop: EarlyStopping, meter: Meter) -> dict[str, Any]:
-    """Returns what a checkpoint holds beside the state."""
+def make_record(setup: Setup, stop: EarlyStopping, meter: Meter, *, evaluated: bool) -> dict[str, Any]:
+    """Returns what a checkpoint holds beside the state.
+
+    evaluated: whether the evaluation that is due after its step, if one is, has been done.
+    """
     return {
         "format": FORMAT,
         "config": dataclasses.asdict(setup.config),
         "early_stopping": dataclasses.asdict(stop),
+        "evaluated": evaluated,
         "meter": meter.as_record(),
         **_identity(setup),
     }

@@ -1,16 +1,13 @@
 """What a finished run comes to."""
 
 import dataclasses
-import hashlib
 import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
@@ -65,17 +62,6 @@ class FitResult:
         ):
             made.add_row(*row)
         return made
-
-
-def fingerprint(variables: Any) -> str:
-    """Returns the SHA-256 over path, type, shape and bytes of each array of a tree, in path order."""
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
-    digest = hashlib.sha256()
-    for path in sorted(leaves):
-        array = np.asarray(leaves[path])
-        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -1,19 +1,23 @@
 """The run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, result.json.
 
-Nothing in it is overwritten unless that is said.
+Nothing in it is overwritten unless that is said. What is changed when a run is resumed is kept in changes.jsonl.
 """
 
 import contextlib
 import errno
+import json
 import shutil
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 from flaxcls.config import Config, differences, from_json, to_json
 from flaxcls.errors import InputError
+from flaxcls.run.lock import LOCK, OWNER, locked
 
-CONFIG, METRICS, RESULT, CHECKPOINTS, TENSORBOARD = (
+CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD = (
     "config.json",
+    "changes.jsonl",
     "metrics.jsonl",
     "result.json",
     "checkpoints",
@@ -32,7 +36,23 @@ def read_config(workdir: Path) -> Config:
     return from_json(path.read_text())
 
 
-def check_workdir(workdir: Path | None, config: Config, *, resume: bool, overwrite: bool) -> None:
+# What may change when a run is resumed, as it alters none of the numbers that training was to give.
+FREE = frozenset(
+    {
+        "data.dir",
+        "loop.eval_batch_size",
+        "loop.eval_every",
+        "loop.save_every",
+        "loop.log_every",
+        "stop.patience",
+        "stop.min_delta",
+    }
+)
+
+
+def check_workdir(
+    workdir: Path | None, config: Config, *, resume: bool, overwrite: bool, allow_changes: bool = False
+) -> None:
     """Raises InputError if `workdir` holds another run, or no run to resume; it changes nothing."""
     if resume and overwrite:
         raise InputError("resume and overwrite are both set, but a run is either continued or replaced: choose one.")
@@ -41,47 +61,82 @@ def check_workdir(workdir: Path | None, config: Config, *, resume: bool, overwri
     if workdir is None:
         return
     if resume:
-        changed = differences(read_config(workdir), config)
-        if changed:
+        changed = [line for line in differences(read_config(workdir), config) if line.split(":")[0] not in FREE]
+        if changed and not allow_changes:
             raise InputError(
                 f"the run in {workdir} was started with another configuration:\n  "
                 + "\n  ".join(changed)
-                + "\nLeave these options as they were to resume it, or start a new run in another --workdir."
+                + "\nLeave these options as they were to resume it, start a new run in another --workdir, or go on "
+                "with the new values by --allow-changes; the run keeps what was changed."
             )
         return
-    if workdir.is_dir() and any(workdir.iterdir()) and not overwrite:
+    if _contents(workdir) and not overwrite:
         raise InputError(
             f"the run directory {workdir} is not empty: continue that run with --resume, replace it with --overwrite, "
             "or name another --workdir."
         )
-    if overwrite and workdir.is_dir() and any(workdir.iterdir()) and not (workdir / CONFIG).is_file():
+    if overwrite and _contents(workdir) and not (workdir / CONFIG).is_file():
         raise InputError(
             f"{workdir} is not empty and has no {CONFIG}, so it is no run directory, and --overwrite does not delete "
             "it: name another --workdir."
         )
 
 
-def open_workdir(workdir: Path | None, config: Config, *, name: str, resume: bool, overwrite: bool) -> Path:
-    """Returns the run directory, made and with config.json in it; None makes a fresh one below runs/.
+@contextlib.contextmanager
+def open_workdir(
+    workdir: Path | None,
+    config: Config,
+    *,
+    name: str,
+    resume: bool,
+    overwrite: bool,
+    allow_changes: bool = False,
+) -> Iterator[Path]:
+    """Makes the run directory, with config.json in it, and holds it for this process; None makes one below runs/.
 
-    `check_workdir` comes first. Raises InputError if it cannot be written.
+    Raises InputError if it cannot be written, another process has it, or `check_workdir` finds something.
     """
-    try:
-        if workdir is None:
-            workdir = _fresh(name)
-        elif overwrite and workdir.is_dir():
-            shutil.rmtree(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        if resume:
-            (workdir / METRICS).open("a").close()
-        else:
-            (workdir / CONFIG).write_text(to_json(config))
-    except OSError as error:
-        raise InputError(
-            f"the run directory {workdir or 'below runs'} cannot be written: {error.strerror}. "
-            "Name another with --workdir."
-        ) from error
-    return workdir
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir = workdir or _fresh(name)
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(workdir))
+            # once more: another process may have begun or ended a run there in between
+            check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+            if resume:
+                (workdir / METRICS).open("a").close()
+            else:
+                for path in _contents(workdir):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                (workdir / CONFIG).write_text(to_json(config))
+        except OSError as error:
+            raise InputError(
+                f"the run directory {workdir or 'below runs'} cannot be written: {error.strerror}. "
+                "Name another with --workdir."
+            ) from error
+        yield workdir
+
+
+def note_changes(workdir: Path, config: Config, step: int) -> list[str]:
+    """Makes `config` the run's, and returns its differences from the one before; they are kept in changes.jsonl."""
+    changes = differences(read_config(workdir), config)
+    if changes:
+        with (workdir / CHANGES).open("a") as file:
+            file.write(json.dumps({"step": step, "changes": changes}) + "\n")
+        write_whole(workdir / CONFIG, to_json(config))
+    return changes
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes `text` to `path` so that the file is the old or the new one at any moment."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _contents(workdir: Path) -> list[Path]:
+    """Returns what is in the directory, if it is there; the lock is not counted."""
+    return [path for path in workdir.iterdir() if path.name not in (LOCK, OWNER)] if workdir.is_dir() else []
 
 
 def _fresh(name: str) -> Path:

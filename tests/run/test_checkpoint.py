@@ -9,6 +9,7 @@ import optax
 from flaxcls import create_state
 from flaxcls.models import CNN
 from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.run.fingerprint import fingerprint
 
 
 def make_state(seed=0):
@@ -27,7 +28,7 @@ def test_everything_comes_back_bit_by_bit(tmp_path):
         checkpoints.save(3, state, record, best_step=None)
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.latest_step == 3
-        assert checkpoints.restore_record(3) == record
+        assert checkpoints.restore_record(3) == {**record, "sha256": fingerprint(state)}
         restored = checkpoints.restore_state(3, make_state(1))
     chex.assert_trees_all_equal(restored, state)
     chex.assert_trees_all_equal_dtypes(restored, state)
@@ -92,4 +93,14 @@ def test_saving_a_step_twice_is_saving_it_once(tmp_path):
         checkpoints.save(1, make_state(), {"first": True}, best_step=None)
         checkpoints.save(1, make_state(), {"first": False}, best_step=None)
         checkpoints.wait()
-        assert checkpoints.restore_record(1) == {"first": True}
+        assert checkpoints.restore_record(1)["first"] is True
+
+
+def test_a_record_can_be_replaced(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(), {"first": True}, best_step=None)
+        checkpoints.wait()
+        checkpoints.replace_record(1, {"first": False})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_record(1) == {"first": False, "sha256": fingerprint(make_state())}
+        checkpoints.restore_state(1, make_state(1))

@@ -7,6 +7,7 @@ import pytest
 
 from flaxcls import create_state, eval_step
 from flaxcls.data import Split
+from flaxcls.metrics import MetricSums
 from flaxcls.models import CNN
 from flaxcls.run.evaluation import evaluate, padded
 from tests.conftest import make_stripes
@@ -30,6 +31,14 @@ def test_every_example_is_counted_once(examples, batch_size):
     assert sum(counts) == examples
     assert values["accuracy"] == whole["accuracy"]
     assert values["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+
+
+def test_it_is_given_up_where_the_run_is_to_stop():
+    asked = iter([False, False, True])
+    seen = []
+    step = lambda state, batch: seen.append(batch) or MetricSums.empty()  # noqa: E731
+    assert evaluate(step, None, Split(*make_stripes(30)), batch_size=10, stopping=lambda: next(asked)) is None
+    assert len(seen) == 2
 
 
 def test_all_batches_have_one_shape_so_that_one_program_serves():

@@ -20,7 +20,7 @@ from flaxcls.models import CNN
 from flaxcls.regularizers import weights
 from flaxcls.run import fit
 from flaxcls.run.checkpoint import Checkpoints
-from flaxcls.run.result import fingerprint
+from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.setup import Setup
 from flaxcls.run.workdir import read_config
 from tests.conftest import make_stripes

@@ -7,7 +7,8 @@ from flaxcls.run.workdir import check_workdir, open_workdir, read_config
 
 def open_(workdir, config=None, *, resume=False, overwrite=False):
     check_workdir(workdir, config or Config(), resume=resume, overwrite=overwrite)
-    return open_workdir(workdir, config or Config(), name="digits-cnn", resume=resume, overwrite=overwrite)
+    with open_workdir(workdir, config or Config(), name="digits-cnn", resume=resume, overwrite=overwrite) as opened:
+        return opened
 
 
 def test_a_fresh_one_below_runs(tmp_path, monkeypatch):

@@ -1,0 +1,20 @@
+"""Whether two trees hold the same bits."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def fingerprint(variables: Any) -> str:
+    """Returns the SHA-256 over path, type, shape and bytes of each array of a tree, in path order."""
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        leaf = leaves[path]
+        array = np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,52 @@
+"""What `fit` tells its user, in words."""
+
+from pathlib import Path
+
+from flaxcls.early_stopping import EarlyStopping
+from flaxcls.models.summary import table
+from flaxcls.run.checkpoint import DAMAGED, Checkpoints, Restored
+from flaxcls.run.logs import Logs
+from flaxcls.run.result import device
+from flaxcls.run.setup import Setup
+from flaxcls.run.workdir import CHECKPOINTS
+
+
+def introduce(setup: Setup, logs: Logs, workdir: Path, restored: Restored | None, changes: list[str]) -> None:
+    """Says what is trained on what, from where on, and what has changed since."""
+    dataset = setup.dataset
+    sizes = ", ".join(f"{len(getattr(dataset, part).labels):,} {part}" for part in ("train", "validation", "test"))
+    logs.show(table(setup.model, dataset.image_shape))
+    logs.say(f"{dataset.name}: {sizes} images of {len(dataset.class_names)} classes")
+    logs.say(f"{setup.plan.total_steps:,} steps of {setup.plan.batch_size} on {device()}; run directory {workdir}")
+    if restored:
+        for step, problem in restored.passed_over.items():
+            logs.say(f"the checkpoint of step {step} is damaged and was set aside in {workdir / DAMAGED}: {problem}")
+        logs.say(f"continuing after step {restored.step}")
+    for change in changes:
+        logs.say(f"changed: {change}")
+
+
+def evaluation_line(setup: Setup, step: int, values: dict[str, float], stop: EarlyStopping) -> str:
+    """Returns the line of an evaluation."""
+    mark = "  best so far" if stop.best_step == step else ""
+    return (
+        f"epoch {setup.plan.epochs_done(step):3d}  step {step:6d}  "
+        f"validation loss {values['loss']:.4f}  accuracy {values['accuracy']:.2%}{mark}"
+    )
+
+
+def kept(checkpoints: Checkpoints, workdir: Path) -> str:
+    """Returns what is left after a divergence, and what to do."""
+    if checkpoints.latest_step is None:
+        return "No checkpoint had been written. Lower optim.learning_rate, or set optim.clip_norm."
+    return (
+        f"The checkpoint of step {checkpoints.latest_step} in {workdir / CHECKPOINTS} is kept. "
+        "Start again with a lower optim.learning_rate, or with optim.clip_norm."
+    )
+
+
+def resumable(checkpoints: Checkpoints, workdir: Path) -> str:
+    """Returns what is left after a failure to write, and what to do."""
+    if checkpoints.latest_step is None:
+        return "No checkpoint had been written."
+    return f"Make room, then --workdir {workdir} --resume goes on from the newest whole checkpoint."

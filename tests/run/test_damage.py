@@ -1,0 +1,136 @@
+"""Checkpoints damaged on the disk: the newest intact one is used, and nothing is deleted or overwritten."""
+
+import hashlib
+import io
+import shutil
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from flaxcls.errors import InputError, Interrupted
+from flaxcls.run import fit
+from flaxcls.run.checkpoint import Checkpoints
+
+
+def largest_array_file(step):
+    return max((path for path in (step / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(step):
+    path = largest_array_file(step)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(step):
+    path = largest_array_file(step)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def lose_metadata(step):
+    (step / "state" / "_METADATA").unlink()
+
+
+def lose_the_record(step):
+    shutil.rmtree(step / "record")
+
+
+def spoil_the_record(step):
+    for path in (step / "record").rglob("*"):
+        path.write_text("{")
+
+
+def empty(step):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+DAMAGES = [truncate, flip_a_bit, lose_metadata, lose_the_record, spoil_the_record, empty]
+
+
+@pytest.fixture
+def run(stripes, small_config, tmp_path):
+    def run(**options):
+        text = io.StringIO()
+        console = Console(file=text, width=200)
+        result = fit(small_config, dataset=stripes, workdir=tmp_path / "run", console=console, **options)
+        return result, text.getvalue()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return {}
+
+
+@pytest.fixture
+def stopped(run, expected, tmp_path):
+    """A run stopped after step 8, with the checkpoints of steps 7 and 8, and how it ends undisturbed."""
+    if not expected:
+        expected["fingerprint"] = run()[0].fingerprint
+        shutil.rmtree(tmp_path / "run")
+    with pytest.raises(Interrupted):
+        run(stop_after=8)
+    assert steps(tmp_path / "run" / "checkpoints") == ["7", "8"]
+    return expected["fingerprint"]
+
+
+def steps(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_newest_intact_one_is_used_and_the_damaged_one_set_aside(run, stopped, tmp_path, damage):
+    damage(tmp_path / "run" / "checkpoints" / "8")
+    result, text = run(resume=True)
+    assert "the checkpoint of step 8 is damaged and was set aside" in text
+    assert "continuing after step 7" in text
+    assert result.fingerprint == stopped
+    assert steps(tmp_path / "run" / "damaged") == ["8"]
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, empty])
+def test_a_damaged_best_is_said_and_set_aside_and_the_run_goes_on(run, stopped, tmp_path, damage):
+    damage(tmp_path / "run" / "checkpoints" / "7")
+    result, text = run(resume=True)
+    assert "the best checkpoint, step 7, is damaged" in text
+    assert "continuing after step 8" in text
+    assert result.best_step == 11
+    assert steps(tmp_path / "run" / "damaged") == ["7"]
+
+
+def contents(directory):
+    return {
+        path.relative_to(directory): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name not in ("lock", "lock.json")
+    }
+
+
+def test_where_none_is_intact_nothing_is_touched(run, stopped, tmp_path):
+    for step in ("7", "8"):
+        flip_a_bit(tmp_path / "run" / "checkpoints" / step)
+    before = contents(tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"no checkpoint in .* is intact:\n  step 8: .*\n  step 7: .*\n.*--overwrite"
+        ):
+            run(resume=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_another_runs_data_are_no_damage(run, stopped, small_config, stripes, quiet, tmp_path):
+    other = replace(stripes, train=stripes.train.take(range(100)))
+    with pytest.raises(InputError, match="the run was started with examples"):
+        fit(small_config, dataset=other, workdir=tmp_path / "run", console=quiet, resume=True)
+    assert steps(tmp_path / "run" / "checkpoints") == ["7", "8"]
+
+
+def test_one_damaged_after_the_other_gets_a_place_of_its_own(tmp_path):
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        for expected in ("3", "3-1", "3-2"):
+            (tmp_path / "run" / "checkpoints" / "3").mkdir()
+            assert checkpoints.set_aside(3).name == expected

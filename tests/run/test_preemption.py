@@ -1,0 +1,182 @@
+"""Signals: the step under way is finished and saved, and what is resumed ends with the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+import flaxcls.run.loop
+from flaxcls.run import fit
+from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.run.preemption import StopRequest
+from flaxcls.run.setup import Setup
+from tests.run.test_loop import metrics
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The result of a run that nothing disturbs, and its lines; made by the first test that asks."""
+    return {}
+
+
+@pytest.fixture
+def run(stripes, small_config, tmp_path, quiet, whole):
+    def run(workdir="run", **options):
+        return fit(small_config, dataset=stripes, workdir=tmp_path / workdir, console=quiet, **options)
+
+    if not whole:
+        result = run("whole")
+        whole.update(result=result, metrics=metrics(result.workdir), record=record(result))
+    return run
+
+
+def record(result):
+    with Checkpoints(result.workdir / "checkpoints") as checkpoints:
+        record = checkpoints.restore_record(checkpoints.latest_step)
+    return {**record, "meter": {k: v for k, v in record["meter"].items() if k != "seconds"}}
+
+
+def agrees(result, whole):
+    assert result.fingerprint == whole["result"].fingerprint
+    assert (result.test, result.validation) == (whole["result"].test, whole["result"].validation)
+    assert metrics(result.workdir) == whole["metrics"]
+    assert record(result)["early_stopping"] == whole["record"]["early_stopping"]
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize("step", [1, 3, 4, 11])
+def test_a_signal_during_a_step(run, whole, monkeypatch, step, number, error):
+    batch = Setup.batch
+
+    def batch_and_signal(self, index):
+        if index == step - 1:
+            os.kill(os.getpid(), number)
+        return batch(self, index)
+
+    monkeypatch.setattr(Setup, "batch", batch_and_signal)
+    before = signal.getsignal(number)
+    with pytest.raises(error) as raised:
+        run()
+    assert raised.type is KeyboardInterrupt or raised.value.code == 143
+    assert signal.getsignal(number) is before
+    monkeypatch.undo()
+    agrees(run(resume=True), whole)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_signals_during_evaluation_again_and_again(run, whole, monkeypatch, count):
+    """Evaluations come after steps 4, 7 and 11, then of the best parameters on test and validation."""
+    evaluate = flaxcls.run.loop.evaluate
+    calls = []
+
+    def evaluate_and_signal(*args, **options):
+        calls.append(None)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(flaxcls.run.loop, "evaluate", evaluate_and_signal)
+    with pytest.raises(SystemExit):
+        run()
+    calls.clear()
+    count = 1
+    with pytest.raises(SystemExit):  # the evaluation that is due comes first, and is stopped once more
+        run(resume=True)
+    monkeypatch.undo()
+    agrees(run(resume=True), whole)
+
+
+def test_a_crash_after_an_evaluation_that_a_signal_had_put_off_writes_no_line_twice(run, whole, monkeypatch):
+    evaluate = flaxcls.run.loop.evaluate
+
+    def signalled(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **options)
+
+    def fails(*args, **options):
+        raise RuntimeError("the power fails")
+
+    monkeypatch.setattr(flaxcls.run.loop, "evaluate", signalled)
+    with pytest.raises(SystemExit):
+        run()
+    monkeypatch.undo()
+    monkeypatch.setattr(Checkpoints, "save", fails)
+    with pytest.raises(RuntimeError, match="the power fails"):
+        run(resume=True)
+    monkeypatch.undo()
+    agrees(run(resume=True), whole)
+
+
+def test_outside_of_the_main_thread_nothing_is_noted():
+    seen = []
+
+    def other():
+        with StopRequest() as request:
+            seen.append((request.signal, signal.getsignal(signal.SIGTERM)))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert seen == [(None, before)]
+
+
+OPTIONS = ["--loop.epochs", "400", "--model.widths", "4", "--model.dense", "8", "--loop.log-every", "5"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_command_says_how_to_go_on_and_ends_with_the_signals_code(tmp_path, number, code):
+    command = [sys.executable, "-m", "flaxcls.train", *OPTIONS, "--workdir", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (lines.exists() and lines.read_text()):
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "stopped; --workdir run --resume goes on from the latest checkpoint" in output
+    assert "Traceback" not in errors
+    last = json.loads(lines.read_text().splitlines()[-1])["step"]
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step >= last
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
+    program = (
+        "import signal, os, time\n"
+        "from flaxcls.run.preemption import StopRequest\n"
+        "with StopRequest() as request:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(request.signal.name, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "SIGTERM\n"
+    assert done.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("loop", "log_every", 3), ("loop", "eval_every", 2), ("loop", "save_every", 5), ("stop", "min_delta", 0.5)],
+)
+def test_what_alters_no_number_may_change_when_resuming(
+    run, whole, small_config, stripes, quiet, tmp_path, part, name, value
+):
+    with pytest.raises(flaxcls.errors.Interrupted):
+        run(stop_after=5)
+    config = replace(small_config, **{part: replace(getattr(small_config, part), **{name: value})})
+    result = fit(config, dataset=stripes, workdir=tmp_path / "run", console=quiet, resume=True)
+    assert result.steps == whole["result"].steps
+    (line,) = (tmp_path / "run" / "changes.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 5
+    assert json.loads(line)["changes"][0].startswith(f"{part}.{name}: ")
+    last = [line for line in metrics(tmp_path / "run") if line["split"] == "train"][-1]
+    expected = [line for line in whole["metrics"] if line["split"] == "train"][-1]
+    assert last["grad_norm"] == expected["grad_norm"] or name == "log_every"
