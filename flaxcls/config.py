@@ -174,6 +174,8 @@ class OptimConfig:
     """Decoupled decay, times the learning rate at each step; biases and normalisation are spared."""
     clip_norm: float | None = None
     """Largest norm of the gradient over all parameters; a longer one is scaled down."""
+    sam_rho: float | None = None
+    """Radius of sharpness-aware minimisation, such as 0.05: a step then takes two gradients; None: it is off."""
     ema_decay: float | None = 0.99
     """Decay of the moving average of the parameters, which evaluation then uses."""
     accumulate: int = 1

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon, reduce_on_plateau
 
@@ -86,10 +87,29 @@ OPTIMIZERS: dict[str, Callable[[OptimConfig, optax.Schedule], optax.GradientTran
 }
 
 
+def sam(tx: optax.GradientTransformation, rho: float) -> optax.GradientTransformationExtraArgs:
+    """Returns `tx` on the gradient at the worst point near by: sharpness-aware minimisation.
+
+    That point is params + rho g / |g|, with g the gradient at params and the norm over all of them (Foret et al. 2021,
+    "Sharpness-Aware Minimization"). Its `update` needs `grad_fn`: (params, index) -> gradient, as `train_step` gives
+    it; the state is that of `tx`.
+    """
+    inner = optax.with_extra_args_support(tx)
+
+    def update(grads: Any, state: Any, params: Any = None, *, grad_fn: Any, **extra: Any) -> tuple[Any, Any]:
+        scale = rho / jnp.maximum(optax.tree.norm(grads), 1e-12)  # a batch learned by heart has no gradient
+        worst = jax.tree.map(lambda p, g: p + scale * g, params, grads)
+        return inner.update(grad_fn(worst, 0), state, params, grad_fn=grad_fn, **extra)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
 def make_optimizer(
     config: OptimConfig, schedule: optax.Schedule, *, steps_per_epoch: int = 1
 ) -> optax.GradientTransformation:
     """Returns clipping, where asked for, then the optimizer, then the reduction on a plateau of the training loss.
+
+    With sam_rho, the gradient that is clipped is the one that the optimizer is given: at the worst point near by.
 
     sgd with Nesterov momentum (Sutskever et al. 2013); rmsprop (Hinton 2012); adam (Kingma and Ba 2015); adamw
     (Loshchilov and Hutter 2019); lamb (You et al. 2020); lion (Chen et al. 2023); muon (Jordan et al. 2024), on
@@ -98,6 +118,8 @@ def make_optimizer(
     parts = [OPTIMIZERS[config.name](config, schedule)]
     if config.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if config.sam_rho is not None:
+        parts = [sam(optax.chain(*parts), config.sam_rho)]
     if config.plateau_patience is not None:
         parts.append(
             reduce_on_plateau(

@@ -4,6 +4,7 @@
 left with `jax.jit`, `jax.pmap` or `jax.shard_map`.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,7 +41,9 @@ def train_step(
       key: the run's key, the same at every step; the step number is folded into it.
       model: a linen module called as `model(images, train=True)`; it may draw from any rng stream and update any
         collection of its own.
-      tx: the optax optimizer, with clipping, decay and schedule. It is given the loss as `value`.
+      tx: the optax optimizer, with clipping, decay and schedule. It is given the loss as `value` and, as `grad_fn`,
+        (params, index) -> the gradient of the same batch there, with the same random numbers whatever the index;
+        batch statistics are those of the first pass.
       loss_fn: (logits f32[b k], labels) -> f32[b].
       regularizer: params -> f32[], added to the loss.
       transform: (key, batch) -> batch, before the model; unsigned bytes that it leaves are scaled to 0..1.
@@ -63,8 +66,6 @@ def train_step(
     transform_key, model_key = jax.random.split(key)
     batch = _prepare(batch, transform, transform_key)
     images, labels, weights = batch["image"], batch["label"], _example_weights(batch, axis_name)
-    # Gradients with respect to what shards hold in common would be summed by shard_map, and by us once more.
-    params, model_state = _per_shard((state.params, state.model_state), axis_name)
 
     def weighted_loss(params: Any, model_state: Any, part: Any) -> Any:
         images, labels, weights, key = part
@@ -74,32 +75,41 @@ def train_step(
         loss = _weighted_sum(weights, loss_fn(logits, labels))
         return loss, (model_state, _weighted_sum(weights, correct(logits, labels).astype(jnp.float32)))
 
-    def gradient(model_state: Any, part: Any) -> Any:
+    def gradient(params: Any, model_state: Any, part: Any) -> Any:
         (loss, (model_state, accuracy)), grads = jax.value_and_grad(weighted_loss, has_aux=True)(
             params, model_state, part
         )
         return model_state, {"loss": loss, "accuracy": accuracy, "grads": grads}
 
-    if accumulate == 1:
-        model_state, sums = gradient(model_state, (images, labels, weights, model_key))
-    else:
-        parts = (*_split((images, labels, weights), accumulate), jax.random.split(model_key, accumulate))
-        zero = jnp.zeros_like(weights[0])
-        zeros = {"loss": zero, "accuracy": zero, "grads": jax.tree.map(jnp.zeros_like, params)}
-        model_state, sums = _sum_over(parts, gradient, model_state, zeros)
+    def whole_gradient(shared: Any) -> tuple[Any, Any, dict[str, jax.Array]]:
+        # Gradients with respect to what shards hold in common would be summed by shard_map, and by us once more.
+        params, model_state = _per_shard((shared, state.model_state), axis_name)
+        if accumulate == 1:
+            model_state, sums = gradient(params, model_state, (images, labels, weights, model_key))
+        else:
+            parts = (*_split((images, labels, weights), accumulate), jax.random.split(model_key, accumulate))
+            zero = jnp.zeros_like(weights[0])
+            zeros = {"loss": zero, "accuracy": zero, "grads": jax.tree.map(jnp.zeros_like, params)}
+            model_state, sums = _sum_over(parts, partial(gradient, params), model_state, zeros)
 
-    if axis_name is not None:
-        sums = jax.lax.psum(sums, axis_name)
-        model_state = jax.tree.map(lambda x: _agree(x, axis_name), model_state)
-    grads = sums.pop("grads")
-    metrics = sums
-    if regularizer is not None:
-        penalty, penalty_grads = jax.value_and_grad(regularizer)(state.params)
-        grads = jax.tree.map(jnp.add, grads, penalty_grads)
-        metrics = {**metrics, "loss": metrics["loss"] + penalty, "regularization": penalty}
+        if axis_name is not None:
+            sums = jax.lax.psum(sums, axis_name)
+            model_state = jax.tree.map(lambda x: _agree(x, axis_name), model_state)
+        grads = sums.pop("grads")
+        metrics = sums
+        if regularizer is not None:
+            penalty, penalty_grads = jax.value_and_grad(regularizer)(shared)
+            grads = jax.tree.map(jnp.add, grads, penalty_grads)
+            metrics = {**metrics, "loss": metrics["loss"] + penalty, "regularization": penalty}
+        return grads, model_state, metrics
 
+    grads, model_state, metrics = whole_gradient(state.params)
     updates, opt_state = optax.with_extra_args_support(tx).update(
-        grads, state.opt_state, state.params, value=metrics["loss"]
+        grads,
+        state.opt_state,
+        state.params,
+        value=metrics["loss"],
+        grad_fn=lambda params, index: whole_gradient(_shared(params, axis_name))[0],
     )
     new_params = optax.apply_updates(state.params, updates)
     new_state = TrainState(
@@ -176,6 +186,17 @@ def _per_shard(tree: Any, axis_name: str | None) -> Any:
     if axis_name is None:
         return tree
     return jax.tree.map(lambda x: jax.lax.pcast(x, axis_name, to="varying"), tree)
+
+
+def _shared(tree: Any, axis_name: str | None) -> Any:
+    """Marks what is the same on all shards as held in common, where the optimizer has made it each shard's own."""
+    if axis_name is None:
+        return tree
+
+    def share(x: jax.Array) -> jax.Array:
+        return _agree(x, axis_name) if axis_name in jax.typeof(x).manual_axis_type.varying else x
+
+    return jax.tree.map(share, tree)
 
 
 def _split(tree: Any, parts: int) -> Any:

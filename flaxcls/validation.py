@@ -166,6 +166,7 @@ def _value_problems(config: Config) -> list[str]:
         "one_cycle warms up by itself; set optim.warmup_epochs to 0",
     )
     check(optim.clip_norm is None or optim.clip_norm > 0, "optim.clip_norm", "must be above 0, or None")
+    check(optim.sam_rho is None or 0 < optim.sam_rho < float("inf"), "optim.sam_rho", "must be above 0, or None")
     check(optim.ema_decay is None or 0 < optim.ema_decay < 1, "optim.ema_decay", "must be above 0 and below 1, or None")
     check(optim.accumulate > 0, "optim.accumulate", "must be 1 or more")
     check(

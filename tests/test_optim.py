@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from flaxcls.config import OptimConfig
-from flaxcls.optim import make_optimizer, make_schedule
+from flaxcls.optim import make_optimizer, make_schedule, sam
 
 
 def test_cosine_with_warm_up_is_its_closed_form():
@@ -123,14 +123,17 @@ def test_muon_makes_a_kernels_update_orthogonal():
     np.testing.assert_allclose(updates["bias"], -0.147, rtol=1e-2)  # Adam's -0.1 with Nesterov's first step
 
 
-def test_a_plateau_of_the_training_loss_reduces_the_rate():
-    config = OptimConfig(name="sgd", momentum=0.0, weight_decay=0.0, plateau_patience=2, plateau_factor=0.5)
+@pytest.mark.parametrize("rho", [None, 0.1])
+def test_a_plateau_of_the_training_loss_reduces_the_rate(rho):
+    config = OptimConfig(
+        name="sgd", momentum=0.0, weight_decay=0.0, plateau_patience=2, plateau_factor=0.5, sam_rho=rho
+    )
     tx = make_optimizer(config, lambda step: 1.0, steps_per_epoch=3)
     grads = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
 
     @jax.jit
     def update(state):
-        return tx.update(grads, state, PARAMS, value=jnp.float32(1.0))
+        return tx.update(grads, state, PARAMS, value=jnp.float32(1.0), grad_fn=lambda params, index: grads)
 
     state, sizes = tx.init(PARAMS), []
     for _ in range(14):
@@ -159,3 +162,56 @@ def test_clipping_scales_the_gradient_that_adam_sees():
         _, state = tx.update(grads, tx.init(PARAMS), PARAMS)
         moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2, 2)]
         np.testing.assert_allclose(moments[0], first_moment, rtol=1e-6)
+
+
+CURVATURE = {"kernel": np.array([[1.0, 2.0], [0.5, 4.0]], np.float32), "bias": np.array([3.0, 1.0], np.float32)}
+START = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.array([3.0, -1.0])}
+
+
+def quadratic_gradient(params, index=0):
+    """Of the loss sum(curvature * params^2) / 2."""
+    return jax.tree.map(lambda a, p: a * p, CURVATURE, params)
+
+
+def descend(tx, steps, **extra):
+    """Returns the parameters after each step on the quadratic loss."""
+    params, state, path = START, tx.init(START), []
+    for _ in range(steps):
+        updates, state = tx.update(quadratic_gradient(params), state, params, grad_fn=quadratic_gradient, **extra)
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+    return path
+
+
+@pytest.mark.parametrize("clip_norm", [None, 2.0])
+def test_sharpness_aware_minimisation_by_hand(clip_norm):
+    """What is clipped is the gradient at the worst point, which momentum then is given."""
+    config = OptimConfig(name="sgd", momentum=0.9, weight_decay=0.5, clip_norm=clip_norm, sam_rho=0.7)
+    path = descend(make_optimizer(config, lambda step: 0.1), 3, value=jnp.float32(1.0))
+
+    flat = lambda params: np.concatenate([params["kernel"].ravel(), params["bias"]]).astype(np.float64)  # noqa: E731
+    curvature = flat(CURVATURE)
+    decay = np.array([0.5] * 4 + [0.0] * 2)
+    params, trace = flat(START), np.zeros(6)
+    for measured in path:
+        gradient = curvature * params
+        worst = curvature * (params + 0.7 * gradient / np.linalg.norm(gradient))
+        if clip_norm is not None:
+            worst *= clip_norm / np.linalg.norm(worst)
+        trace = worst + 0.9 * trace
+        params = params - 0.1 * (worst + 0.9 * trace + decay * params)
+        np.testing.assert_allclose(flat(measured), params, rtol=1e-5)
+
+
+def test_sharpness_aware_minimisation_is_that_of_optax():
+    """Which takes no other argument than `grad_fn`, so it cannot be given the loss, and divides by a norm of 0."""
+    base = optax.adamw(0.1, weight_decay=0.1)
+    theirs = optax.contrib.sam(base, optax.chain(optax.contrib.normalize(), optax.sgd(0.7)), opaque_mode=True)
+    chex.assert_trees_all_close(descend(sam(base, 0.7), 5), descend(theirs, 5), rtol=1e-5)
+
+
+def test_where_there_is_no_gradient_there_is_no_worst_point():
+    nothing = jax.tree.map(jnp.zeros_like, PARAMS)
+    tx = sam(optax.sgd(1.0), 0.7)
+    updates, _ = tx.update(nothing, tx.init(PARAMS), PARAMS, grad_fn=lambda params, index: params)
+    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.negative, PARAMS))

@@ -13,6 +13,7 @@ from flax import linen as nn
 from flaxcls import create_state, eval_step, train_step
 from flaxcls.losses import cross_entropy
 from flaxcls.models import CNN
+from flaxcls.optim import sam
 from flaxcls.regularizers import l2
 from tests.conftest import make_stripes
 
@@ -174,6 +175,68 @@ def test_the_optimizer_is_given_the_loss():
     for _ in range(2):
         state, _ = step(state, make_batch(), KEY)
     assert state.step == 2
+
+
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dense(3)(images.reshape(images.shape[0], -1))
+
+
+def test_a_sharpness_aware_step_by_hand():
+    batch = make_batch()
+    state, step = setup(Linear(), sam(optax.sgd(0.1), 0.5), regularizer=lambda params: 0.01 * l2(params))
+    new, metrics = step(state, batch, KEY)
+
+    x = np.asarray(batch["image"], np.float64).reshape(16, -1) / 255
+    x = np.concatenate([x, np.ones((16, 1))], axis=1)
+
+    def gradient(w):
+        p = np.exp(x @ w) / np.exp(x @ w).sum(axis=1, keepdims=True)
+        return x.T @ (p - np.eye(3)[batch["label"]]) / 16 + 0.02 * np.concatenate([w[:-1], np.zeros((1, 3))])
+
+    stacked = lambda params: np.vstack([params["Dense_0"]["kernel"], params["Dense_0"]["bias"]])  # noqa: E731
+    w = stacked(state.params).astype(np.float64)
+    g = gradient(w)
+    expected = w - 0.1 * gradient(w + 0.5 * g / np.linalg.norm(g))
+    np.testing.assert_allclose(stacked(new.params), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(g), rtol=1e-4)
+    assert not np.allclose(expected, w - 0.1 * g, rtol=1e-4, atol=1e-6)
+
+
+def difference(grads, state, params, *, grad_fn, **extra):
+    return jax.tree.map(jnp.subtract, grad_fn(params, 1), grads), state
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_at_the_same_parameters_the_optimizers_gradient_is_the_same(parts):
+    """So it is of the same batch, drops the same units and has the penalty in it."""
+    tx = optax.GradientTransformationExtraArgs(optax.init_empty_state, difference)
+    state, step = setup(small(norm="batch", dropout=0.5), tx, regularizer=l2, accumulate=parts)
+    new, metrics = step(state, make_batch(), KEY)
+    assert metrics["grad_norm"] > 1
+    chex.assert_trees_all_close(new.params, state.params, atol=1e-5)
+
+
+def test_batch_statistics_are_of_the_parameters_before_the_step():
+    model = small(norm="batch")
+    (plain, sharp) = (setup(model, tx) for tx in (optax.sgd(0.1), sam(optax.sgd(0.1), 5.0)))
+    (plain, _), (sharp, _) = (step(state, make_batch(), KEY) for state, step in (plain, sharp))
+    chex.assert_trees_all_close(plain.model_state, sharp.model_state, rtol=1e-6)
+    assert not np.allclose(plain.params["Dense_0"]["kernel"], sharp.params["Dense_0"]["kernel"])
+
+
+@pytest.mark.parametrize(("tx", "count"), [(optax.sgd(0.1), 1), (sam(optax.sgd(0.1), 0.5), 2)])
+def test_a_second_gradient_is_taken_only_for_an_optimizer_that_asks(tx, count):
+    passes = []
+
+    def loss_fn(logits, labels):
+        passes.append(logits)
+        return cross_entropy(logits, labels)
+
+    state, step = setup(small(), tx, loss_fn=loss_fn)
+    step(state, make_batch(), KEY)
+    assert len(passes) == count
 
 
 class Counting(nn.Module):

@@ -11,13 +11,15 @@ from jax.sharding import PartitionSpec
 
 from flaxcls import create_state, eval_step, train_step
 from flaxcls.models import CNN
+from flaxcls.optim import sam
 from flaxcls.regularizers import l2
 from flaxcls.sharding import batch_sharding, make_mesh, replicated
 from tests.conftest import make_stripes
 
 KEY = jax.random.key(0)
 TX = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, momentum=0.9))
-OPTIONS = {"tx": TX, "regularizer": lambda params: 1e-3 * l2(params), "ema_decay": 0.9}
+SAM = sam(TX, 0.1)  # its state is that of TX
+OPTIONS = {"regularizer": lambda params: 1e-3 * l2(params), "ema_decay": 0.9}
 STEPS = 5
 
 
@@ -45,9 +47,15 @@ def train(step, state, place=lambda batch: batch):
 @pytest.fixture(scope="module")
 def one_device():
     return {
-        accumulate: train(jax.jit(partial(train_step, model=model(), accumulate=accumulate, **OPTIONS)), initial())
+        (tx, accumulate): train(
+            jax.jit(partial(train_step, model=model(), tx=tx, accumulate=accumulate, **OPTIONS)), initial()
+        )
+        for tx in (TX, SAM)
         for accumulate in (1, 2)
     }
+
+
+each_tx = pytest.mark.parametrize("tx", [pytest.param(TX, id="sgd"), pytest.param(SAM, id="sam")])
 
 
 def assert_agree(result, expected):
@@ -60,55 +68,81 @@ def test_there_are_two_devices():
     assert jax.device_count() == 2
 
 
+@each_tx
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_jit_over_a_mesh(one_device, accumulate):
+def test_jit_over_a_mesh(one_device, tx, accumulate):
     mesh = make_mesh()
     step = jax.jit(
-        partial(train_step, model=model(), accumulate=accumulate, **OPTIONS),
+        partial(train_step, model=model(), tx=tx, accumulate=accumulate, **OPTIONS),
         donate_argnums=0,
         out_shardings=replicated(mesh),
     )
     state = jax.device_put(initial(), replicated(mesh))
     result = train(step, state, lambda batch: jax.device_put(batch, batch_sharding(mesh)))
-    assert_agree(result, one_device[accumulate])
+    assert_agree(result, one_device[tx, accumulate])
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
+@each_tx
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_shard_map(one_device, accumulate, check_vma):
+def test_shard_map(one_device, tx, accumulate, check_vma):
     whole, split = PartitionSpec(), PartitionSpec("data")
     step = jax.jit(
         jax.shard_map(
-            partial(train_step, model=model(axis_name="data"), accumulate=accumulate, axis_name="data", **OPTIONS),
+            partial(
+                train_step, model=model(axis_name="data"), tx=tx, accumulate=accumulate, axis_name="data", **OPTIONS
+            ),
             mesh=make_mesh(),
             in_specs=(whole, split, whole),
             out_specs=whole,
             check_vma=check_vma,
         )
     )
-    assert_agree(train(step, initial()), one_device[accumulate])
+    assert_agree(train(step, initial()), one_device[tx, accumulate])
+
+
+def each_shards_own(grads, state, params, *, grad_fn, **extra):
+    params_of_shard = jax.tree.map(lambda x: x + 0 * jax.lax.axis_index("data"), params)
+    return TX.update(grad_fn(params_of_shard, 0), state, params)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_an_optimizer_asks_for_the_gradient_at_what_is_each_shards_own(one_device, check_vma):
+    whole, split = PartitionSpec(), PartitionSpec("data")
+    tx = optax.GradientTransformationExtraArgs(TX.init, each_shards_own)
+    step = jax.jit(
+        jax.shard_map(
+            partial(train_step, model=model(axis_name="data"), tx=tx, axis_name="data", **OPTIONS),
+            mesh=make_mesh(),
+            in_specs=(whole, split, whole),
+            out_specs=whole,
+            check_vma=check_vma,
+        )
+    )
+    assert_agree(train(step, initial()), one_device[TX, 1])
 
 
 def in_halves(batch):
     return jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
 
 
+@each_tx
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_pmap(one_device, accumulate):
+def test_pmap(one_device, tx, accumulate):
     step = jax.pmap(
-        partial(train_step, model=model(axis_name="data"), accumulate=accumulate, axis_name="data", **OPTIONS),
+        partial(train_step, model=model(axis_name="data"), tx=tx, accumulate=accumulate, axis_name="data", **OPTIONS),
         axis_name="data",
         in_axes=(None, 0, None),
         out_axes=None,
     )
-    assert_agree(train(step, initial(), in_halves), one_device[accumulate])
+    assert_agree(train(step, initial(), in_halves), one_device[tx, accumulate])
 
 
 def test_batch_norm_that_knows_no_axis_still_ends_equal_everywhere():
     whole, split = PartitionSpec(), PartitionSpec("data")
     step = jax.jit(
         jax.shard_map(
-            partial(train_step, model=model(), axis_name="data", **OPTIONS),
+            partial(train_step, model=model(), tx=TX, axis_name="data", **OPTIONS),
             mesh=make_mesh(),
             in_specs=(whole, split, whole),
             out_specs=whole,

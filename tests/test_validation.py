@@ -81,6 +81,8 @@ def change(path, value):
         ("optim.warmup_epochs", 1000.0, "no more than loop.epochs, 60"),
         ("optim.weight_decay", -1.0, "0 or more"),
         ("optim.clip_norm", 0.0, "above 0, or None"),
+        ("optim.sam_rho", 0.0, "above 0, or None"),
+        ("optim.sam_rho", float("inf"), "above 0, or None"),
         ("optim.ema_decay", 1.0, "above 0 and below 1, or None"),
         ("optim.accumulate", 0, "1 or more"),
         ("optim.accumulate", 3, "must divide loop.batch_size, 64"),

@@ -133,6 +133,15 @@ def test_stopped_after_any_step_and_resumed_it_ends_with_the_same_bits(run, smal
         assert getattr(resumed, name) == getattr(whole, name)
 
 
+@pytest.mark.parametrize("optim", [{"sam_rho": 0.1, "clip_norm": 0.5, "plateau_patience": 1, "accumulate": 2}])
+def test_it_resumes_to_the_same_bits_with(run, small_config, optim):
+    config = replace(small_config, optim=replace(small_config.optim, **optim))
+    whole = run(config, workdir="whole")
+    with pytest.raises(Interrupted):
+        run(config, workdir="parts", stop_after=6)
+    assert run(config, workdir="parts", resume=True).fingerprint == whole.fingerprint != run().fingerprint
+
+
 def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(run, small_config, monkeypatch):
     config = replace(small_config, loop=replace(small_config.loop, save_every=3))
     whole = run(config, workdir="whole")
