@@ -34,6 +34,28 @@ def _name(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str | None] 
     )
 
 
+@NAMES.primitive_rule
+def _factors(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, float]] | None:
+    """Takes pairs of words, also where the default is not empty (tyro then makes an option of each of its keys)."""
+    if type_info.type != dict[str, float]:
+        return None
+
+    def parse(words: list[str]) -> dict[str, float]:
+        if len(words) % 2:
+            raise ValueError(
+                f"{' '.join(words)!r} is no list of pairs: a path and its factor, each separated by a space."
+            )
+        return {path: float(factor) for path, factor in zip(words[::2], words[1::2], strict=True)}
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[PATH FLOAT ...]",
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [str(word) for pair in value.items() for word in pair],
+    )
+
+
 def load_experiment(path: Path) -> Config:
     """Returns CONFIG of a Python file, which is run. Raises InputError if there is none, or none that is valid."""
     if not path.is_file():

@@ -172,6 +172,10 @@ class OptimConfig:
     """Epochs over which the learning rate rises linearly from 0."""
     weight_decay: float = 1e-2
     """Decoupled decay, times the learning rate at each step; biases and normalisation are spared."""
+    rate_factors: dict[str, float] = field(default_factory=dict)
+    """Factor of the learning rate by the parameter's path: 'Dense_*' 0.1 Conv_0/kernel 2; the first match counts."""
+    decay_factors: dict[str, float] = field(default_factory=dict)
+    """Factor of the decay by the parameter's path, biases and normalisation included; the first match counts."""
     clip_norm: float | None = None
     """Largest norm of the gradient over all parameters; a longer one is scaled down."""
     sam_rho: float | None = None
@@ -266,6 +270,9 @@ def _build(cls: Any, values: Any, prefix: str) -> Any:
 def differences(one: Config, other: Config) -> list[str]:
     """Returns a line `path: one's value -> other's value` for each field in which the two differ."""
 
+    def same(one: Any, other: Any) -> bool:  # the first key that matches counts, so their order does too
+        return one == other and (not isinstance(one, dict) or list(one) == list(other))
+
     def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         if not dataclasses.is_dataclass(value):
             return {prefix: value}
@@ -273,4 +280,4 @@ def differences(one: Config, other: Config) -> list[str]:
         return {k: v for name, part in parts for k, v in flatten(part, f"{prefix}.{name}".lstrip(".")).items()}
 
     ours, theirs = flatten(one), flatten(other)
-    return [f"{path}: {ours[path]!r} -> {theirs[path]!r}" for path in ours if ours[path] != theirs[path]]
+    return [f"{path}: {ours[path]!r} -> {theirs[path]!r}" for path in ours if not same(ours[path], theirs[path])]

@@ -1,8 +1,9 @@
 """Optimizers and schedules, from optax, as the config describes them. `OPTIMIZERS` and `SCHEDULES` map their names."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon, reduce_on_plateau
 
 from flaxcls.config import OptimConfig
+from flaxcls.groups import by_group
 from flaxcls.regularizers import weight_mask
 from flaxcls.types import Params
 
@@ -64,27 +66,43 @@ def _kernels_as_matrices(params: Params) -> Any:
     return jax.tree.map(numbers, weight_mask(params), params)
 
 
-# (config, schedule) -> optimizer; decay, where it has one, is decoupled and spares biases and normalisation
-OPTIMIZERS: dict[str, Callable[[OptimConfig, optax.Schedule], optax.GradientTransformation]] = {
-    "sgd": lambda config, schedule: optax.chain(
+# what decays: a function of the parameters, or None for all of them
+_Mask: TypeAlias = Callable[[Params], Any] | None
+
+# (config, schedule, what decays) -> optimizer, of each parameter by itself; decay, where it has one, is decoupled
+OPTIMIZERS: dict[str, Callable[[OptimConfig, optax.Schedule, _Mask], optax.GradientTransformation]] = {
+    "sgd": lambda config, schedule, mask: optax.chain(
         optax.trace(config.momentum, nesterov=True) if config.momentum else optax.identity(),
-        optax.add_decayed_weights(config.weight_decay, mask=weight_mask),
+        optax.add_decayed_weights(config.weight_decay, mask=mask),
         optax.scale_by_learning_rate(schedule),
     ),
-    "rmsprop": lambda config, schedule: optax.rmsprop(schedule, momentum=config.momentum or None),
-    "adam": lambda config, schedule: optax.adam(schedule),
-    "adamw": lambda config, schedule: optax.adamw(schedule, weight_decay=config.weight_decay, mask=weight_mask),
-    "lamb": lambda config, schedule: optax.lamb(schedule, weight_decay=config.weight_decay, mask=weight_mask),
-    "lion": lambda config, schedule: optax.lion(schedule, weight_decay=config.weight_decay, mask=weight_mask),
-    "muon": lambda config, schedule: muon(
+    "rmsprop": lambda config, schedule, mask: optax.rmsprop(schedule, momentum=config.momentum or None),
+    "adam": lambda config, schedule, mask: optax.adam(schedule),
+    "adamw": lambda config, schedule, mask: optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask),
+    "lamb": lambda config, schedule, mask: optax.lamb(schedule, weight_decay=config.weight_decay, mask=mask),
+    "lion": lambda config, schedule, mask: optax.lion(schedule, weight_decay=config.weight_decay, mask=mask),
+    "muon": lambda config, schedule, mask: muon(
         schedule,
         beta=config.momentum,
         weight_decay=config.weight_decay,
-        weight_decay_mask=weight_mask,
+        weight_decay_mask=mask,
+        adam_weight_decay=config.weight_decay if mask is None else 0.0,  # what is left to Adam is no weight
         muon_weight_dimension_numbers=_kernels_as_matrices,
         consistent_rms=0.2,  # an update as large as Adam's, so that one learning rate serves both
     ),
 }
+
+
+def _optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    optimizer = OPTIMIZERS[config.name]
+    if not (config.rate_factors or config.decay_factors):
+        return optimizer(config, schedule, weight_mask)
+
+    def scaled(rate: float, decay: float) -> optax.GradientTransformation:
+        decayed = replace(config, weight_decay=config.weight_decay * decay)
+        return optimizer(decayed, lambda step: rate * schedule(step), None)
+
+    return by_group(config, scaled)
 
 
 def sam(tx: optax.GradientTransformation, rho: float) -> optax.GradientTransformationExtraArgs:
@@ -114,8 +132,12 @@ def make_optimizer(
     sgd with Nesterov momentum (Sutskever et al. 2013); rmsprop (Hinton 2012); adam (Kingma and Ba 2015); adamw
     (Loshchilov and Hutter 2019); lamb (You et al. 2020); lion (Chen et al. 2023); muon (Jordan et al. 2024), on
     kernels as matrices with Adam for the rest. The plateau is judged by the mean loss of each `steps_per_epoch` steps.
+    Decay spares biases and normalisation where decay_factors says nothing else.
+
+    Raises:
+      InputError: from `init`, for a key of rate_factors or decay_factors that decides nothing.
     """
-    parts = [OPTIMIZERS[config.name](config, schedule)]
+    parts = [_optimizer(config, schedule)]
     if config.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.sam_rho is not None:

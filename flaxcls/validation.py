@@ -26,7 +26,9 @@ def _type_problems(config: Any, prefix: str = "") -> list[str]:
         elif (names := choices(hint)) and value not in names:
             problems.append(unknown(path, value, map(str, names)))
         elif not _is_a(value, hint):
-            problems.append(f"{path} is {value!r}, but must be of type {getattr(hint, '__name__', hint)}.")
+            problems.append(
+                f"{path} is {value!r}, but must be of type {hint.__name__ if isinstance(hint, type) else hint}."
+            )
     return problems
 
 
@@ -46,6 +48,8 @@ def _is_a(value: Any, hint: Any) -> bool:
         return any(_is_a(value, arg) for arg in args)
     if origin is tuple:
         return isinstance(value, tuple) and all(_is_a(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_a(k, args[0]) and _is_a(v, args[1]) for k, v in value.items())
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -149,6 +153,14 @@ def _value_problems(config: Config) -> list[str]:
         optim.name not in ("adam", "rmsprop") or optim.weight_decay == 0,
         "optim.weight_decay",
         f"{optim.name} has no decoupled decay; choose optim.name adamw, set it to 0, or use loss.l2",
+    )
+    for name in ("rate_factors", "decay_factors"):
+        finite = all(0 <= factor < float("inf") for factor in getattr(optim, name).values())
+        check(finite, f"optim.{name}", "each factor must be 0 or more and finite")
+    check(
+        optim.name not in ("adam", "rmsprop") or not optim.decay_factors,
+        "optim.decay_factors",
+        f"{optim.name} has no decoupled decay; choose optim.name adamw, or leave it out",
     )
     check(optim.decay_rate > 0, "optim.decay_rate", "must be above 0")
     check(

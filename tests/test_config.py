@@ -15,8 +15,13 @@ from flaxcls.validation import choices
 
 
 def test_it_is_read_back_equal():
-    config = Config(seed=3, model=ModelConfig(widths=(1, 2), dense=()), optim=OptimConfig(clip_norm=0.5))
+    config = Config(
+        seed=3,
+        model=ModelConfig(widths=(1, 2), dense=()),
+        optim=OptimConfig(clip_norm=0.5, rate_factors={"b": 1, "a": 0.5}),
+    )
     assert from_json(to_json(config)) == config
+    assert list(from_json(to_json(config)).optim.rate_factors) == ["b", "a"]
     assert from_json(to_json(Config())) == Config()
 
 
@@ -55,6 +60,12 @@ def test_differences_are_named():
     one, other = Config(), Config(seed=1, optim=OptimConfig(learning_rate=1.0))
     assert differences(one, one) == []
     assert differences(one, other) == ["seed: 0 -> 1", "optim.learning_rate: 0.004 -> 1.0"]
+
+
+def test_an_order_that_decides_is_a_difference():
+    one, other = (Config(optim=OptimConfig(rate_factors=factors)) for factors in ({"a": 1, "*": 2}, {"*": 2, "a": 1}))
+    assert differences(one, one) == []
+    assert differences(one, other) == ["optim.rate_factors: {'a': 1, '*': 2} -> {'*': 2, 'a': 1}"]
 
 
 def test_every_field_has_a_help_text():

@@ -21,6 +21,7 @@ LAYERS = [
     ["losses", "regularizers"],
     ["metrics"],
     ["augment"],
+    ["groups"],
     ["optim"],
     ["state"],
     ["step"],

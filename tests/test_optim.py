@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from flaxcls.config import OptimConfig
-from flaxcls.optim import make_optimizer, make_schedule, sam
+from flaxcls.optim import OPTIMIZERS, make_optimizer, make_schedule, sam
 
 
 def test_cosine_with_warm_up_is_its_closed_form():
@@ -215,3 +215,65 @@ def test_where_there_is_no_gradient_there_is_no_worst_point():
     tx = sam(optax.sgd(1.0), 0.7)
     updates, _ = tx.update(nothing, tx.init(PARAMS), PARAMS, grad_fn=lambda params, index: params)
     chex.assert_trees_all_equal(updates, jax.tree.map(jnp.negative, PARAMS))
+
+
+def follow(config, rate=0.1):
+    """Returns the parameters after three steps on the quadratic loss."""
+    return descend(make_optimizer(config, lambda step: rate / (1 + step)), 3)[-1]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lion"])
+def test_factors_of_rate_and_decay_by_hand(name):
+    factors = {"rate_factors": {"b*": 0.5, "*": 2}, "decay_factors": {"bias": 3.0}}
+    measured = follow(OptimConfig(name=name, momentum=0.0, weight_decay=0.2, **factors))
+    for leaf, rate, decay in (("kernel", 2.0, 0.2), ("bias", 0.5, 0.6)):
+        p, m, v = np.asarray(START[leaf], np.float64), 0.0, 0.0
+        for step in range(3):
+            g = CURVATURE[leaf] * p
+            if name == "sgd":
+                direction = g
+            elif name == "adamw":
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+                direction = m / (1 - 0.9 ** (step + 1)) / (np.sqrt(v / (1 - 0.999 ** (step + 1))) + 1e-8)
+            else:
+                direction, m = np.sign(0.9 * m + 0.1 * g), 0.99 * m + 0.01 * g
+            p = p - rate * 0.1 / (1 + step) * (direction + decay * p)
+        np.testing.assert_allclose(measured[leaf], p, rtol=1e-5)
+
+
+def without_decay(name):
+    return OptimConfig(name=name, weight_decay=0.0)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_factor_of_the_rate_is_another_learning_rate(name):
+    config = without_decay(name)
+    measured = follow(dataclasses.replace(config, rate_factors={"kernel": 0.5}))
+    np.testing.assert_allclose(measured["bias"], follow(config)["bias"], rtol=1e-6)
+    # the gradient of a parameter is its own here, so it does not see what the others do
+    np.testing.assert_allclose(measured["kernel"], follow(config, rate=0.05)["kernel"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"adam", "rmsprop"}))
+def test_a_factor_of_the_decay_is_another_decay_and_reaches_biases(name):
+    config = OptimConfig(name=name, weight_decay=0.5)
+    spared = follow(dataclasses.replace(config, decay_factors={"kernel": 0}))
+    chex.assert_trees_all_close(spared, follow(without_decay(name)), rtol=1e-6)
+    both = follow(dataclasses.replace(config, decay_factors={"kernel": 2.0, "bias": 0.1}))
+    np.testing.assert_allclose(both["kernel"], follow(OptimConfig(name=name, weight_decay=1.0))["kernel"], rtol=1e-6)
+    assert not np.allclose(both["bias"], spared["bias"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 2.0}, {"sam_rho": 0.5}])
+def test_factors_of_1_change_nothing(name, options):
+    config = dataclasses.replace(without_decay(name), **options)
+    ones = {"rate_factors": {"*": 1.0}}
+    if name not in ("adam", "rmsprop"):
+        config, ones = dataclasses.replace(config, weight_decay=0.5), {**ones, "decay_factors": {"kernel": 1.0}}
+    chex.assert_trees_all_equal(follow(dataclasses.replace(config, **ones)), follow(config))
+
+
+def test_without_factors_the_state_is_that_of_the_optimizer_alone():
+    tx = make_optimizer(OptimConfig(name="adam", weight_decay=0.0), lambda step: 0.1)
+    chex.assert_trees_all_equal_structs(tx.init(PARAMS), optax.adam(lambda step: 0.1).init(PARAMS))

@@ -37,6 +37,10 @@ def call(capfd, *args):
         (["--loop.epochs", "0"], ["loop.epochs is 0, but must be 1 or more"]),
         (["--optim.learning-rate", "-1"], ["optim.learning_rate is -1.0, but must be above 0"]),
         (["--optim.learning-rate", "0"], ["optim.learning_rate is 0.0, but must be above 0"]),
+        (["--optim.rate-factors", "Dens_*", "0.1"], ["unknown parameter 'Dens_*'", "Conv_0/kernel", "Dense_0/kernel"]),
+        (["--optim.rate-factors", "Dense_*"], ["--optim.rate-factors", "'Dense_*' is no list of pairs"]),
+        (["--optim.rate-factors", "Dense_*", "x"], ["--optim.rate-factors", "'x'"]),
+        (["--optim.rate-factors", "Dense_*", "-1"], ["optim.rate_factors is {'Dense_*': -1.0}, but each factor must"]),
         (["--loop.batch-size", "2000"], ["loop.batch_size is 2000", "has 1295 examples", "no larger"]),
         (["--model.widths", "4", "4", "4", "4", "4"], ["too small for the network", "fewer model.widths"]),
         (["missing.py"], ["missing.py is no file", "CONFIG"]),
@@ -126,6 +130,18 @@ def test_stop_after_and_resume(tmp_path, capfd):
     assert "seed: 0 -> 5" in error
 
 
+def test_factors_by_path_are_pairs_and_stay_those_of_the_run(tmp_path, capfd):
+    run, factors = tmp_path / "run", ["--optim.rate-factors", "Dense_*", "0.1", "*/bias", "2"]
+    assert call(capfd, *TINY, "--workdir", run, "--stop-after", "3", *factors)[0] == 0
+    written = json.loads((run / "config.json").read_text())["optim"]
+    assert (written["rate_factors"], written["decay_factors"]) == ({"Dense_*": 0.1, "*/bias": 2.0}, {})
+    assert parse(["--workdir", str(run), "--resume"]).config.optim.rate_factors == written["rate_factors"]
+    code, error = call(capfd, "--workdir", run, "--resume", "--optim.rate-factors", "Dense_*", "0.2")
+    assert code == 2
+    assert "optim.rate_factors: {'Dense_*': 0.1, '*/bias': 2.0} -> {'Dense_*': 0.2}" in error
+    assert call(capfd, "--workdir", run, "--resume", *factors)[0] == 0
+
+
 def test_options_go_on_top_of_the_experiment(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from flaxcls.config import *\nCONFIG = Config(seed=5, loop=LoopConfig(epochs=7))")
@@ -140,7 +156,15 @@ def test_every_option_is_in_the_help_with_a_sentence(capsys, monkeypatch):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--optim.learning-rate FLOAT", "--workdir", "--resume", "--loop.epochs", "--seed", "--data.dir"):
+    for option in (
+        "--optim.learning-rate FLOAT",
+        "--workdir",
+        "--resume",
+        "--loop.epochs",
+        "--seed",
+        "--data.dir",
+        "--optim.rate-factors [PATH FLOAT ...]",
+    ):
         assert option in text
     assert "Learning rate; with a schedule, its peak. (default: 0.004)" in text
 

@@ -80,6 +80,12 @@ def change(path, value):
         ("optim.momentum", 1.0, r"in \[0, 1\)"),
         ("optim.warmup_epochs", 1000.0, "no more than loop.epochs, 60"),
         ("optim.weight_decay", -1.0, "0 or more"),
+        ("optim.rate_factors", {"a": -1.0}, "each factor must be 0 or more and finite"),
+        ("optim.decay_factors", {"a": 1.0, "b": float("nan")}, "each factor must be 0 or more and finite"),
+        ("optim.decay_factors", {"a": float("inf")}, "each factor must be 0 or more and finite"),
+        ("optim.rate_factors", {"a": "1"}, r"must be of type dict\[str, float\]"),
+        ("optim.rate_factors", {1: 1.0}, r"must be of type dict\[str, float\]"),
+        ("optim.rate_factors", [("a", 1.0)], r"must be of type dict\[str, float\]"),
         ("optim.clip_norm", 0.0, "above 0, or None"),
         ("optim.sam_rho", 0.0, "above 0, or None"),
         ("optim.sam_rho", float("inf"), "above 0, or None"),
@@ -121,6 +127,16 @@ def test_soft_labels_are_not_for_focal_loss_and_groups_divide_the_batch(name):
         validate(replace(mixing, loss=LossConfig(name="focal")))
     with pytest.raises(InputError, match=rf"augment.{name} is 0.5, .* multiple of 8; it is 60"):
         validate(replace(mixing, loop=replace(mixing.loop, batch_size=60)))
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_a_factor_of_the_decay_needs_an_optimizer_that_decays(name):
+    factors = {"rate_factors": {"a": 0}, "decay_factors": {"a": 0.5}}
+    validate(replace(Config(), optim=OptimConfig(**factors)))
+    with pytest.raises(
+        InputError, match=r"^optim\.decay_factors is .* has no decoupled decay; choose .* leave it out\.$"
+    ):
+        validate(replace(Config(), optim=OptimConfig(name=name, weight_decay=0.0, **factors)))
 
 
 def test_all_that_is_wrong_is_said_at_once():

@@ -15,6 +15,7 @@ from jax.sharding import Sharding
 from flaxcls.augment import AverageViews, make_steps, make_transform
 from flaxcls.config import AugmentConfig, Config, LossConfig
 from flaxcls.data import Dataset, batch_indices, channel_statistics
+from flaxcls.groups import factors
 from flaxcls.losses import LOSSES, class_weighted, focal
 from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
@@ -76,7 +77,7 @@ def make_setup(
     """Returns the parts of the run. Nothing is trained, compiled or written.
 
     Raises:
-      InputError: if data, model, batch and devices do not fit together.
+      InputError: if data, model, optimizer, batch and devices do not fit together.
     """
     mesh = make_mesh()
     check_data(config, dataset, mesh.size)
@@ -177,7 +178,9 @@ def _logged(config: Config, schedule: optax.Schedule) -> Callable[[Params, int],
         learning_rate = jnp.asarray(schedule(step), jnp.float32)
         logged = {"learning_rate": learning_rate}
         if config.optim.weight_decay > 0:
-            logged["decay_norm"] = learning_rate * config.optim.weight_decay * jnp.sqrt(l2(params))
+            moved = [rate * decay for rate, decay in factors(config.optim, params)]
+            squares = [jnp.sum(jnp.square(f * p)) for f, p in zip(moved, jax.tree.leaves(params), strict=True) if f]
+            logged["decay_norm"] = learning_rate * config.optim.weight_decay * jnp.sqrt(sum(squares))
         return logged
 
     return lambda params, step: values(params, jnp.int32(step))

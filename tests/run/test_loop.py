@@ -98,8 +98,11 @@ def test_the_stripes_are_learned(run, small_config):
     assert result.test["accuracy"] == 1.0
 
 
-def test_learning_rate_and_decay_are_those_of_the_step_that_is_named(run, small_config):
+@pytest.mark.parametrize("factors", [False, True])
+def test_learning_rate_and_decay_are_those_of_the_step_that_is_named(run, small_config, factors):
     optim = replace(small_config.optim, schedule="constant", weight_decay=0.5, warmup_epochs=1.0, ema_decay=None)
+    if factors:
+        optim = replace(optim, rate_factors={"Dense_0/*": 4.0}, decay_factors={"Conv_0/kernel": 0, "*/bias": 0.5})
     config = replace(small_config, optim=optim)
     line = next(line for line in metrics(run(config).workdir) if line["step"] == 2)
     assert line["learning_rate"] == pytest.approx(1e-2 * 1 / 3)  # the second of three steps of warm-up, from 0
@@ -108,7 +111,12 @@ def test_learning_rate_and_decay_are_those_of_the_step_that_is_named(run, small_
     abstract = run(config, workdir="shapes").state
     with Checkpoints(run.workdir.with_name("one") / "checkpoints") as checkpoints:
         before = checkpoints.restore_state(1, abstract).params
-    norm = np.sqrt(sum(np.sum(np.square(weight)) for weight in weights(before)))
+    if factors:
+        moved = [4.0 * before["Dense_0"]["kernel"], before["Dense_1"]["kernel"]]
+        moved += [0.5 * before["Dense_1"]["bias"], 2.0 * before["Dense_0"]["bias"], 0.5 * before["BatchNorm_0"]["bias"]]
+    else:
+        moved = weights(before)
+    norm = np.sqrt(sum(np.sum(np.square(weight)) for weight in moved))
     assert line["decay_norm"] == pytest.approx(line["learning_rate"] * 0.5 * norm, rel=1e-5)
 
 
@@ -133,7 +141,13 @@ def test_stopped_after_any_step_and_resumed_it_ends_with_the_same_bits(run, smal
         assert getattr(resumed, name) == getattr(whole, name)
 
 
-@pytest.mark.parametrize("optim", [{"sam_rho": 0.1, "clip_norm": 0.5, "plateau_patience": 1, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "optim",
+    [
+        {"sam_rho": 0.1, "clip_norm": 0.5, "plateau_patience": 1, "accumulate": 2},
+        {"rate_factors": {"Dense_1/*": 2.0, "Dense_*": 0.5}, "decay_factors": {"*/bias": 0.5}},
+    ],
+)
 def test_it_resumes_to_the_same_bits_with(run, small_config, optim):
     config = replace(small_config, optim=replace(small_config.optim, **optim))
     whole = run(config, workdir="whole")
@@ -212,6 +226,7 @@ def test_float_arrays_are_trained_on_like_bytes(run):
     [
         {"optim": {"accumulate": 2, "clip_norm": 0.5, "plateau_patience": 1}},
         {"optim": {"name": "muon", "schedule": "one_cycle"}},
+        {"optim": {"name": "muon", "rate_factors": {"*kernel": 0.5}, "decay_factors": {"*": 2}, "sam_rho": 0.1}},
         {"loss": {"l1": 1e-4, "l2": 1e-4, "label_smoothing": 0.1}},
         {"loss": {"name": "focal", "focal_gamma": 1.0, "class_weights": "balanced"}},
         {"model": {"dtype": "bfloat16"}},
@@ -296,6 +311,20 @@ def test_views_change_the_evaluation_alone(run, small_config):
     assert viewed.test["loss"] != plain.test["loss"]
     train = [[line for line in metrics(result.workdir) if line["split"] == "train"] for result in (plain, viewed)]
     assert train[0] == train[1]
+
+
+def test_factors_of_parameters_that_the_callers_own_model_does_not_have(run, small_config, tmp_path):
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, images, train):
+            return nn.Dense(3, name="head")(images.reshape(images.shape[0], -1))
+
+    config = replace(small_config, optim=replace(small_config.optim, rate_factors={"Dense_0/*": 0.1}))
+    with pytest.raises(
+        InputError, match=r"rate_factors: unknown parameter 'Dense_0/\*'. Known: head/bias, head/kernel"
+    ):
+        run(config, model=Linear())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_with_other_classes_than_the_data(run, tmp_path):
