@@ -51,20 +51,19 @@ class Command(Options):
 def main(command: Command) -> None:
     """Trains each network, prints the table and draws the figure."""
     start(command)
-    config = DIGITS
+    config, networks, seeds = DIGITS, NETWORKS, command.seeds
     if command.data_dir is not None:
         config = replace(CIFAR10, data=replace(CIFAR10.data, dir=str(command.data_dir)))
     if command.shortened:
         data = replace(config.data, train_examples=200)
-        config = replace(config, data=data, loop=replace(config.loop, epochs=1))
+        config, networks, seeds = replace(config, data=data, loop=replace(config.loop, epochs=1)), NETWORKS[1:2], 1
     dataset = load_dataset(config.data)
-    networks = NETWORKS[:2] if command.shortened else NETWORKS
     rows, accuracies = [], []
     for kernel_size, widths in networks:
         network = replace(config, model=replace(config.model, kernel_size=kernel_size, widths=widths))
         began = time.process_time()
-        runs = [train(replace(network, seed=seed), dataset).result for seed in range(command.seeds)]
-        seconds = (time.process_time() - began) / command.seeds
+        runs = [train(replace(network, seed=seed), dataset).result for seed in range(seeds)]
+        seconds = (time.process_time() - began) / seeds
         accuracies.append([100 * run.validation["accuracy"] for run in runs])
         flops = sum(layer.flops for layer in layers(build_model(network.model, 10), dataset.image_shape))
         rows.append(

@@ -49,7 +49,7 @@ def by_hand(options: Options) -> None:
     steps = (("picture", images), ("convolution", maps), ("ReLU", active), ("4x4 max pooling", pooled))
     print_table(("after", "height", "width", "channels"), [(name, *map(str, x.shape[1:])) for name, x in steps])
 
-    figure, axes = plt.subplots(4, 4, figsize=(9.2, 7.4))
+    figure, axes = plt.subplots(4, 4, figsize=(8.2, 6.6))
     for axis in axes[1:, 0]:
         axis.axis("off")
     axes[0, 0].imshow(images[0, :, :, 0], cmap="gray")

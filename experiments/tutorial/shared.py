@@ -78,11 +78,11 @@ def train(config: Config, dataset: Dataset | None = None) -> Run:
 
 
 def save(figure: Figure, options: Options, name: str) -> None:
-    """Writes the figure in 64 colours, which keeps its file small, and says so."""
+    """Writes the figure in 256 colours, which keeps its file small, and says so."""
     drawn = io.BytesIO()
     figure.savefig(drawn)
     plt.close(figure)
-    Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(options.output / name, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(options.output / name, optimize=True)
     print(f"wrote {name}")
 
 
