@@ -65,13 +65,13 @@ class AugmentConfig:
     crop_padding: int = 1
     """Pixels added around each training image before a random crop of the old size; 0: no crop."""
     crop_fill: Literal["zero", "reflect"] = "zero"
-    """What pixels from beyond an image hold, in crops and shifts: zero, or the image mirrored at its border."""
+    """What the pixels added by crop_padding and eval_shift hold: zero, or the image mirrored at its border."""
     resized_crop: float | None = None
     """Least share of the area that a random crop, resized to the old size, keeps; the usual is 0.08. None: no crop."""
     rotate: float = 0.0
-    """Largest random rotation to either side, in degrees."""
+    """Largest random rotation to either side, in degrees; what comes in is black."""
     translate: float = 0.0
-    """Largest random shift along each axis, as a share of the side."""
+    """Largest random shift along each axis, as a share of the side; what comes in is black."""
     brightness: float = 0.0
     """Largest random change: the image is multiplied by a number in 1 - x..1 + x."""
     contrast: float = 0.0

@@ -28,7 +28,7 @@ class Command:
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in the run directory."""
     allow_changes: tyro.conf.FlagCreatePairsOff[bool] = False
-    """With --resume, go on with options that give other numbers; the run keeps what was changed, and when."""
+    """With --resume, go on with options that give other numbers, if the arrays stay alike; the run keeps them."""
     stop_after: int | None = None
     """Save and stop after this step; --resume goes on as if nothing had happened."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -71,6 +71,7 @@ def main(args: list[str] | None = None) -> int:
                 workdir=command.workdir,
                 resume=command.resume,
                 overwrite=command.overwrite,
+                allow_changes=command.allow_changes,
                 console=console,
             )
             return 0

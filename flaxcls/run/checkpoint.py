@@ -1,5 +1,6 @@
-"""Checkpoints: the latest and the best of a run, side by side. The only file that imports orbax."""
+"""Checkpoints: the two latest and the best of a run, side by side. The only file that imports orbax."""
 
+import errno
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,8 +46,12 @@ class Checkpoints:
         )
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Keeps the latest and the best: orbax's own policies lose the best where steps are saved without metrics."""
-        return [item is checkpoints[-1] or item.step == self._best_step for item in checkpoints]
+        """Keeps the two latest, lest one damaged file be the end of a run, and the best.
+
+        orbax's own policies lose the best where steps are saved without metrics.
+        """
+        latest = [item.step for item in checkpoints[-2:]]
+        return [item.step in latest or item.step == self._best_step for item in checkpoints]
 
     @property
     def latest_step(self) -> int | None:
@@ -54,7 +59,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
-        """Writes `step` in the background; older ones but `best_step` are deleted when it is whole.
+        """Writes `step` in the background; when it is whole, all but the one before it and `best_step` are deleted.
 
         The arrays are copied before this returns, so that the next step may be given the state's buffers.
         """
@@ -99,13 +104,13 @@ class Checkpoints:
             try:
                 record = self.restore_record(step)
             except Exception as error:  # whatever reading a damaged file comes to
-                passed_over[step] = _first_line(error)
+                passed_over[step] = damage(error)
                 continue
             check(record)
             try:
                 state = self.restore_state(step, like)
             except Exception as error:
-                passed_over[step] = _first_line(error)
+                passed_over[step] = damage(error)
                 continue
             for damaged in passed_over:
                 self.set_aside(damaged)
@@ -135,7 +140,7 @@ class Checkpoints:
         return state
 
     def set_aside(self, step: int) -> Path:
-        """Moves the checkpoint of `step` to damaged/ beside the directory, and returns where it is then."""
+        """Moves the checkpoint of `step`, if it is there, to damaged/ beside the directory, and returns its place."""
         place = self._directory.parent / DAMAGED
         place.mkdir(exist_ok=True)
         target = place / str(step)
@@ -143,7 +148,8 @@ class Checkpoints:
             if not target.exists():
                 break
             target = place / f"{step}-{number}"
-        (self._directory / str(step)).rename(target)
+        if (self._directory / str(step)).exists():
+            (self._directory / str(step)).rename(target)
         self._manager.reload()
         return target
 
@@ -168,6 +174,16 @@ class Checkpoints:
         except StorageError:
             if error is None:
                 raise
+
+
+def damage(error: Exception) -> str:
+    """Returns what reading a checkpoint failed of, if that is the checkpoint's fault; raises the error if it is not."""
+    elsewhere = (errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        raise error
+    if isinstance(error, OSError) and error.errno in elsewhere:
+        raise error
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

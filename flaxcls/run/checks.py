@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxcls.config import AugmentConfig, Config
+from flaxcls.config import AugmentConfig, Config, OptimConfig
 from flaxcls.data import Dataset
 from flaxcls.errors import InputError
 from flaxcls.state import TrainState
@@ -29,30 +29,38 @@ def check_data(config: Config, dataset: Dataset, devices: int) -> None:
     _check_augmentation(config.augment, dataset)
 
 
+def check_schedule(config: OptimConfig, *, total_steps: int, warmup_steps: int) -> None:
+    """Raises InputError where there are fewer steps than the schedule has parts."""
+    left = total_steps - warmup_steps
+    if config.schedule == "cosine_restarts" and config.cycles > left:
+        raise InputError(
+            f"optim.cycles is {config.cycles}, but there are {left} steps after the warm-up: choose fewer cycles, or a "
+            "longer run."
+        )
+
+
 def _check_augmentation(augment: AugmentConfig, dataset: Dataset) -> None:
     height, width, channels = dataset.image_shape
     side = min(height, width)
     for name in ("crop_padding", "eval_shift"):
         pixels = getattr(augment, name)
-        if augment.crop_fill == "reflect" and pixels >= side:
-            raise InputError(
-                f"augment.{name} is {pixels}, but an image of {side} pixels can be mirrored at its border by "
-                f"{side - 1} at most: give less, or choose augment.crop_fill zero."
-            )
-    for name in ("cutout", "eval_shift"):
-        pixels = getattr(augment, name)
         if pixels >= side:
             raise InputError(
-                f"augment.{name} is {pixels}, but the images of {dataset.name} have {height}x{width} pixels: "
-                f"nothing would be left of them; give less than {side}."
+                f"augment.{name} is {pixels}, but the images of {dataset.name} have {height}x{width} pixels, and moved "
+                f"by as much nothing is left of them: give less than {side}."
             )
+    if augment.cutout > side:
+        raise InputError(
+            f"augment.cutout is {augment.cutout}, but the images of {dataset.name} have {height}x{width} pixels: give "
+            f"no more than {side}."
+        )
     colours = [name for name in ("saturation", "hue") if getattr(augment, name)]
     if colours and channels == 1:
         raise InputError(
             f"augment.{colours[0]} is {getattr(augment, colours[0])}, but the images of {dataset.name} are grey: "
             "leave it out."
         )
-    colours += [name for name in ("contrast",) if getattr(augment, name)]
+    colours += [name for name in ("brightness", "contrast") if getattr(augment, name)]
     colours += ["policy"] if augment.policy != "none" else []
     if colours and channels not in (1, 3):
         raise InputError(

@@ -33,16 +33,18 @@ def dry_run(
     workdir: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_changes: bool = False,
     console: Console | None = None,
 ) -> None:
     """Shows what `fit` with the same arguments would do. The training step is compiled, for its memory, and not run.
 
     Raises:
-      InputError: where `fit` would refuse to start.
+      InputError: where `fit` would refuse configuration, data, model or directory; checkpoints are not looked at.
     """
     console = console or Console()
     validate(config)
-    check_workdir(None if workdir is None else Path(workdir), config, resume=resume, overwrite=overwrite)
+    workdir = None if workdir is None else Path(workdir)
+    check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     setup = make_setup(config, dataset or load_dataset(config.data), model, tx)
     console.print(table(setup.model, setup.dataset.image_shape))
     _show_plan(setup, console)
@@ -83,7 +85,8 @@ def _drawn_schedule(setup: Setup, width: int) -> str:
 def _batch_table(setup: Setup) -> Table:
     """Returns statistics of the first batch, as it comes and as the model sees it in training."""
     raw = setup.batch(0)
-    seen: Batch = jax.jit(setup.transform)(jax.random.key(setup.config.seed), raw)
+    key, _ = jax.random.split(jax.random.fold_in(jax.random.key(setup.config.seed), 0))  # as train_step draws it
+    seen: Batch = jax.jit(setup.transform)(key, raw)
     made = Table(title="images of the first batch", title_justify="left")
     for header in ("", "type", "min", "mean", "deviation", "max"):
         made.add_column(header, justify="left" if header in ("", "type") else "right")

@@ -1,5 +1,6 @@
 """What the user sees while training: progress, metrics.jsonl and TensorBoard event files."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -11,7 +12,9 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from flaxcls.run.workdir import METRICS, TENSORBOARD, write_whole
 
@@ -30,7 +33,9 @@ class Logs:
         kept = _truncate(path, start, evaluated)
         self._file = path.open("a")
         shutil.rmtree(workdir / TENSORBOARD, ignore_errors=True)
-        self._tensorboard = SummaryWriter(str(workdir / TENSORBOARD))
+        (workdir / TENSORBOARD).mkdir()
+        # not its SummaryWriter, whose thread would swallow what a full disk says, and then wait for ever
+        self._tensorboard = EventsWriter(str(workdir / TENSORBOARD / "events"))
         for values in kept:
             self._add_scalars(values)
         self._began, self._start, self._total_steps = time.perf_counter(), start, total_steps
@@ -69,7 +74,9 @@ class Logs:
     def _add_scalars(self, line: Mapping[str, Any]) -> None:
         for name, value in line.items():
             if name not in ("step", "epoch", "split"):
-                self._tensorboard.add_scalar(f"{line['split']}/{name}", value, line["step"])
+                summary = scalar(f"{line['split']}/{name}", value)
+                self._tensorboard.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
+        self._tensorboard.flush()
 
     def say(self, line: str) -> None:
         """Prints a line, above the progress bar where there is one."""
@@ -86,8 +93,8 @@ class Logs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        self._file.close()
-        self._tensorboard.close()
+        with contextlib.closing(self._tensorboard), self._file:
+            pass
 
 
 class _Metrics(ProgressColumn):

@@ -16,11 +16,11 @@ from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.early_stopping import EarlyStopping, update
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
 from flaxcls.models.summary import count
-from flaxcls.run.checkpoint import Checkpoints, Restored
+from flaxcls.run.checkpoint import Checkpoints, Restored, damage
 from flaxcls.run.evaluation import evaluate
 from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.logs import Logs
-from flaxcls.run.messages import evaluation_line, introduce, kept, resumable
+from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept
 from flaxcls.run.meter import Meter
 from flaxcls.run.preemption import StopRequest
 from flaxcls.run.record import check_record, make_record
@@ -81,36 +81,48 @@ def fit(
         open_workdir(
             workdir, config, name=name, resume=resume, overwrite=overwrite, allow_changes=allow_changes
         ) as workdir,
-        Checkpoints(workdir / CHECKPOINTS) as checkpoints,
     ):
-        restored = (
-            checkpoints.restore_newest(setup.abstract_state, lambda record: check_record(record, setup))
-            if resume
-            else None
-        )
-        start = restored.step if restored else 0
-        if stop_after is not None and stop_after <= start:
-            raise InputError(f"stop_after is {stop_after}, but this run stands at step {start}: name a later step.")
-        changes = note_changes(workdir, config, start)
-        evaluated = restored is None or restored.record["evaluated"]
         try:
-            with Logs(
-                workdir, console=console, total_steps=setup.plan.total_steps, start=start, evaluated=evaluated
-            ) as logs:
-                introduce(setup, logs, workdir, restored, changes)
-                try:
-                    trained = _train(setup, checkpoints, logs, restored, request, stop_after=stop_after)
-                    result = _finish(setup, checkpoints, trained, request, workdir, began)
-                except DivergenceError as error:
-                    checkpoints.wait()
-                    raise DivergenceError(f"{error} {kept(checkpoints, workdir)}") from error
-                except (Interrupted, KeyboardInterrupt, SystemExit):
-                    logs.say(f"stopped; --workdir {workdir} --resume goes on from the latest checkpoint")
-                    raise
+            with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+                result = _run(
+                    setup, checkpoints, request, workdir, console, began, resume=resume, stop_after=stop_after
+                )
             write_whole(workdir / RESULT, result.to_json())
         except (StorageError, OSError) as error:
-            raise StorageError(f"{error} {resumable(checkpoints, workdir)}") from error
+            raise StorageError(f"{error} {RESUMABLE.format(workdir=workdir)}") from error
         return result
+
+
+def _run(
+    setup: Setup,
+    checkpoints: Checkpoints,
+    request: StopRequest,
+    workdir: Path,
+    console: Console,
+    began: float,
+    *,
+    resume: bool,
+    stop_after: int | None,
+) -> FitResult:
+    restored = None
+    if resume:
+        restored = checkpoints.restore_newest(setup.abstract_state, lambda record: check_record(record, setup))
+    start = restored.step if restored else 0
+    if stop_after is not None and stop_after <= start:
+        raise InputError(f"stop_after is {stop_after}, but this run stands at step {start}: name a later step.")
+    changes = note_changes(workdir, setup.config, start)
+    evaluated = restored is None or restored.record["evaluated"]
+    with Logs(workdir, console=console, total_steps=setup.plan.total_steps, start=start, evaluated=evaluated) as logs:
+        introduce(setup, logs, workdir, restored, changes)
+        try:
+            trained = _train(setup, checkpoints, logs, restored, request, stop_after=stop_after)
+            return _finish(setup, checkpoints, trained, request, workdir, began)
+        except DivergenceError as error:
+            checkpoints.wait()
+            raise DivergenceError(f"{error} {kept(checkpoints, workdir)}") from error
+        except (Interrupted, KeyboardInterrupt, SystemExit):
+            logs.say(f"stopped; --workdir {workdir} --resume goes on from the latest checkpoint")
+            raise
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,7 @@ def _train(
     config, plan = setup.config, setup.plan
     key = random.key(config.seed)
     start, state, record = (restored.step, restored.state, restored.record) if restored else (0, setup.create(key), {})
-    stop = _early_stopping(setup, record)
+    stop = _early_stopping(setup, record, start)
     if restored and stop.best_step not in (None, start):
         stop = _without_a_damaged_best(setup, checkpoints, logs, stop)
     meter = Meter(
@@ -171,7 +183,7 @@ def _train(
     while step < plan.total_steps and not stop.stopped:
         step += 1
         checkpoints.check()
-        extra = setup.log(state.params, step - 1) if plan.logs(step) else {}
+        extra = setup.log(state, step - 1) if plan.logs(step) else {}
         state, metrics = setup.train(state, setup.batch(step - 1), key)
         if plan.logs(step - 1):  # now that the next step is under way
             meter.read(step - 1)
@@ -231,8 +243,8 @@ def _evaluate(setup: Setup, state: TrainState, split: Split, request: StopReques
     )
 
 
-def _early_stopping(setup: Setup, record: dict[str, Any]) -> EarlyStopping:
-    """Returns the controller of a new run, or that of the record with today's patience."""
+def _early_stopping(setup: Setup, record: dict[str, Any], start: int) -> EarlyStopping:
+    """Returns the controller of a new run, or that of the record of step `start` with today's patience and period."""
     stop = setup.config.stop
     new = EarlyStopping(
         patience=stop.patience,
@@ -245,7 +257,10 @@ def _early_stopping(setup: Setup, record: dict[str, Any]) -> EarlyStopping:
     old = EarlyStopping(**record["early_stopping"])
     if old.mode != new.mode:  # what was best by the one metric says nothing of the other
         return replace(new, seen=old.seen)
-    return replace(old, patience=new.patience, min_delta=new.min_delta)
+    seen, every = old.seen, setup.config.loop.eval_every
+    if every != record["config"]["loop"]["eval_every"]:  # as many as there would have been with today's period
+        seen = setup.plan.epochs_done(start) // every - (0 if record["evaluated"] else 1)
+    return replace(old, patience=new.patience, min_delta=new.min_delta, skip=new.skip, seen=max(seen, 0))
 
 
 def _without_a_damaged_best(setup: Setup, checkpoints: Checkpoints, logs: Logs, stop: EarlyStopping) -> EarlyStopping:
@@ -255,7 +270,8 @@ def _without_a_damaged_best(setup: Setup, checkpoints: Checkpoints, logs: Logs, 
     try:
         checkpoints.restore_state(step, setup.abstract_state)
     except Exception as error:
+        problem = damage(error)
         place = checkpoints.set_aside(step)
-        logs.say(f"the best checkpoint, step {step}, is damaged ({error}); it is now {place}, and later ones compete")
+        logs.say(f"the best checkpoint, step {step}, is damaged ({problem}); it is now {place}, and later ones compete")
         return replace(stop, best=None, best_step=None)
     return stop

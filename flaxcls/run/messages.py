@@ -10,6 +10,8 @@ from flaxcls.run.result import device
 from flaxcls.run.setup import Setup
 from flaxcls.run.workdir import CHECKPOINTS
 
+RESUMABLE = "Once that is mended, --workdir {workdir} --resume goes on from the newest whole checkpoint."
+
 
 def introduce(setup: Setup, logs: Logs, workdir: Path, restored: Restored | None, changes: list[str]) -> None:
     """Says what is trained on what, from where on, and what has changed since."""
@@ -43,10 +45,3 @@ def kept(checkpoints: Checkpoints, workdir: Path) -> str:
         f"The checkpoint of step {checkpoints.latest_step} in {workdir / CHECKPOINTS} is kept. "
         "Start again with a lower optim.learning_rate, or with optim.clip_norm."
     )
-
-
-def resumable(checkpoints: Checkpoints, workdir: Path) -> str:
-    """Returns what is left after a failure to write, and what to do."""
-    if checkpoints.latest_step is None:
-        return "No checkpoint had been written."
-    return f"Make room, then --workdir {workdir} --resume goes on from the newest whole checkpoint."

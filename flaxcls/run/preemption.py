@@ -12,7 +12,7 @@ class StopRequest:
     """While open, notes the first SIGTERM or SIGINT instead of dying of it; to be closed.
 
     The second one ends the process at once, as the system does it, even within a compilation. Outside of the main
-    thread, which alone may handle signals, nothing is noted.
+    thread, which alone may handle signals, nothing is noted, nor is a signal that is ignored or another's.
 
     signal: the one that came, or None.
     """
@@ -23,7 +23,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            ours = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+            self._before = {number: signal.signal(number, self._note) for number in ours}
         return self
 
     def __exit__(
@@ -34,7 +35,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        for each in SIGNALS:
+        for each in self._before:
             signal.signal(each, signal.SIG_DFL)
 
     def exception(self) -> BaseException:

@@ -31,11 +31,16 @@ def make_record(setup: Setup, stop: EarlyStopping, meter: Meter, *, evaluated: b
 def check_record(record: dict[str, Any], setup: Setup) -> None:
     """Raises InputError where a checkpoint is of other data, another model or another optimizer than this run."""
     for name, ours in _identity(setup).items():
-        if record.get(name) != ours:
-            raise InputError(
-                f"the run was started with {name} {_short(record.get(name))}, but is resumed with {_short(ours)}: give "
-                "it the data, model and optimizer that it was started with, or start a new run in another workdir."
-            )
+        theirs = record.get(name)
+        if theirs == ours:
+            continue
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            differing = next(key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key))
+            name, theirs, ours = f"{name} {differing}:", theirs.get(differing, "none"), ours.get(differing, "none")
+        raise InputError(
+            f"the run was started with {name} {_short(theirs)}, but is resumed with {_short(ours)}: give "
+            "it the data, model and optimizer that it was started with, or start a new run in another workdir."
+        )
 
 
 def _identity(setup: Setup) -> dict[str, Any]:

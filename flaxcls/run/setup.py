@@ -21,12 +21,12 @@ from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
 from flaxcls.optim import make_optimizer, make_schedule
 from flaxcls.regularizers import l1, l2
-from flaxcls.run.checks import check_data, check_model
+from flaxcls.run.checks import check_data, check_model, check_schedule
 from flaxcls.run.plan import Plan
 from flaxcls.sharding import batch_sharding, make_mesh, replicated
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import eval_step, train_step
-from flaxcls.types import LossFn, Params, Regularizer, Transform
+from flaxcls.types import LossFn, Regularizer, Transform
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Setup:
     evaluate: (state, batch) -> sums.
     finite: state -> bool[], whether every number in what is evaluated and trained is finite.
     transform: (key or None, batch) -> batch, what happens to images before the model.
-    log: (params before the step, step from 0) -> values that are logged beside the step's metrics.
+    log: (state before the step, step from 0) -> values that are logged beside the step's metrics.
     mean, std: f64[c] of the training images.
     """
 
@@ -56,7 +56,7 @@ class Setup:
     evaluate: Callable[[TrainState, Any], MetricSums]
     finite: Callable[[TrainState], jax.Array]
     transform: Transform
-    log: Callable[[Params, int], dict[str, jax.Array]]
+    log: Callable[[TrainState, int], dict[str, jax.Array]]
 
     def batch(self, step: int) -> Any:
         """Returns batch `step`, from 0, of the endless stream, on the devices."""
@@ -82,6 +82,7 @@ def make_setup(
     mesh = make_mesh()
     check_data(config, dataset, mesh.size)
     plan = Plan.make(config, len(dataset.train.labels))
+    check_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     model = model or build_model(config.model, len(dataset.class_names))
     schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     mean, std = channel_statistics(dataset.train.images)
@@ -119,7 +120,7 @@ def make_setup(
         evaluate=jax.jit(partial(eval_step, model=evaluated, loss_fn=_loss(config.loss), transform=transform)),
         finite=jax.jit(_all_finite),
         transform=transform,
-        log=_logged(config, schedule) if ours else lambda params, step: {},
+        log=_logged(config, schedule) if ours else lambda state, step: {},
     )
 
 
@@ -170,17 +171,24 @@ def _all_finite(state: TrainState) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
 
 
-def _logged(config: Config, schedule: optax.Schedule) -> Callable[[Params, int], dict[str, jax.Array]]:
-    """Returns what is logged of our own optimizer: its learning rate and how far decoupled decay moves the weights."""
+def _logged(config: Config, schedule: optax.Schedule) -> Callable[[TrainState, int], dict[str, jax.Array]]:
+    """Returns what is logged of our own optimizer: its learning rate and how far decoupled decay moves the weights.
+
+    The rate is that of the schedule, times the factor that plateaus have come to before the step. lamb's decay is left
+    out, for its trust ratio scales it too.
+    """
 
     @jax.jit
-    def values(params: Params, step: jax.Array) -> dict[str, jax.Array]:
+    def values(state: TrainState, step: jax.Array) -> dict[str, jax.Array]:
         learning_rate = jnp.asarray(schedule(step), jnp.float32)
+        if config.optim.plateau_patience is not None:
+            learning_rate *= state.opt_state[-1].scale  # make_optimizer puts it last
         logged = {"learning_rate": learning_rate}
-        if config.optim.weight_decay > 0:
-            moved = [rate * decay for rate, decay in factors(config.optim, params)]
-            squares = [jnp.sum(jnp.square(f * p)) for f, p in zip(moved, jax.tree.leaves(params), strict=True) if f]
+        if config.optim.weight_decay > 0 and config.optim.name != "lamb":
+            moved = [rate * decay for rate, decay in factors(config.optim, state.params)]
+            weights = jax.tree.leaves(state.params)
+            squares = [jnp.sum(jnp.square(f * p)) for f, p in zip(moved, weights, strict=True) if f]
             logged["decay_norm"] = learning_rate * config.optim.weight_decay * jnp.sqrt(sum(squares))
         return logged
 
-    return lambda params, step: values(params, jnp.int32(step))
+    return lambda state, step: values(state, jnp.int32(step))

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flaxcls.config import Config, differences, from_json, to_json
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, StorageError
 from flaxcls.run.lock import LOCK, OWNER, locked
 
 CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD = (
@@ -94,7 +94,8 @@ def open_workdir(
 ) -> Iterator[Path]:
     """Makes the run directory, with config.json in it, and holds it for this process; None makes one below runs/.
 
-    Raises InputError if it cannot be written, another process has it, or `check_workdir` finds something.
+    Raises InputError if it may not be written, another process has it, or `check_workdir` finds something, and
+    StorageError if the disk is full.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -106,14 +107,15 @@ def open_workdir(
             if resume:
                 (workdir / METRICS).open("a").close()
             else:
+                write_whole(workdir / CONFIG, to_json(config))  # first, so that it is a run's at any moment
                 for path in _contents(workdir):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-                (workdir / CONFIG).write_text(to_json(config))
+                    if path.name != CONFIG:
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         except OSError as error:
-            raise InputError(
-                f"the run directory {workdir or 'below runs'} cannot be written: {error.strerror}. "
-                "Name another with --workdir."
-            ) from error
+            problem = f"the run directory {workdir or 'below runs'} cannot be written: {error.strerror or error}."
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise StorageError(f"{problem} Make room, or name another with --workdir.") from error
+            raise InputError(f"{problem} Name another with --workdir.") from error
         yield workdir
 
 

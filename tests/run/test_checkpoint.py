@@ -35,18 +35,18 @@ def test_everything_comes_back_bit_by_bit(tmp_path):
     assert jax.tree.structure(restored) == jax.tree.structure(state)
 
 
-def test_the_latest_and_the_best_are_kept_over_a_restart(tmp_path):
+def test_the_two_latest_and_the_best_are_kept_over_a_restart(tmp_path):
     state = make_state()
     with Checkpoints(tmp_path) as checkpoints:
         for step, best in ((10, 10), (20, 20), (30, 20), (35, 20)):
             checkpoints.save(step, state, {}, best_step=best)
-    assert steps(tmp_path) == [20, 35]
+    assert steps(tmp_path) == [20, 30, 35]
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(40, state, {}, best_step=20)
-    assert steps(tmp_path) == [20, 40]
+    assert steps(tmp_path) == [20, 35, 40]
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(50, state, {}, best_step=50)
-    assert steps(tmp_path) == [50]
+    assert steps(tmp_path) == [40, 50]
 
 
 def test_saving_in_the_background_and_donating_the_buffers_do_not_mix_up(tmp_path):
@@ -72,7 +72,7 @@ def test_a_step_half_written_is_swept_away(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step == 1
         checkpoints.save(2, make_state(), {}, best_step=None)
-    assert steps(tmp_path) == [2]
+    assert steps(tmp_path) == [1, 2]
     assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
 
 

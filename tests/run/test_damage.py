@@ -92,6 +92,16 @@ def test_the_newest_intact_one_is_used_and_the_damaged_one_set_aside(run, stoppe
     assert steps(tmp_path / "run" / "damaged") == ["8"]
 
 
+def test_there_is_one_before_it_even_where_the_latest_is_the_best(run, stopped, tmp_path):
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(Interrupted):
+        run(stop_after=7)
+    flip_a_bit(tmp_path / "run" / "checkpoints" / "7")
+    result, text = run(resume=True)
+    assert "continuing after step 4" in text
+    assert result.fingerprint == stopped
+
+
 @pytest.mark.parametrize("damage", [flip_a_bit, empty])
 def test_a_damaged_best_is_said_and_set_aside_and_the_run_goes_on(run, stopped, tmp_path, damage):
     damage(tmp_path / "run" / "checkpoints" / "7")

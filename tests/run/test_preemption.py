@@ -164,7 +164,14 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
 
 @pytest.mark.parametrize(
     ("part", "name", "value"),
-    [("loop", "log_every", 3), ("loop", "eval_every", 2), ("loop", "save_every", 5), ("stop", "min_delta", 0.5)],
+    [
+        ("loop", "log_every", 3),
+        ("loop", "eval_every", 2),
+        ("loop", "eval_batch_size", 4),
+        ("loop", "save_every", 5),
+        ("stop", "min_delta", 0.5),
+        ("stop", "patience", 9),
+    ],
 )
 def test_what_alters_no_number_may_change_when_resuming(
     run, whole, small_config, stripes, quiet, tmp_path, part, name, value
@@ -177,6 +184,24 @@ def test_what_alters_no_number_may_change_when_resuming(
     (line,) = (tmp_path / "run" / "changes.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 5
     assert json.loads(line)["changes"][0].startswith(f"{part}.{name}: ")
-    last = [line for line in metrics(tmp_path / "run") if line["split"] == "train"][-1]
-    expected = [line for line in whole["metrics"] if line["split"] == "train"][-1]
-    assert last["grad_norm"] == expected["grad_norm"] or name == "log_every"
+    assert record(result)["sha256"] == whole["record"]["sha256"]  # the state of the last step
+
+
+def test_another_period_of_evaluation_counts_as_if_it_had_always_been(small_config, stripes, quiet, tmp_path):
+    config = replace(small_config, stop=replace(small_config.stop, skip=0.5))
+    rarer = replace(config, loop=replace(config.loop, eval_every=2))
+    whole = fit(rarer, dataset=stripes, workdir=tmp_path / "whole", console=quiet)
+    with pytest.raises(flaxcls.errors.Interrupted):
+        fit(config, dataset=stripes, workdir=tmp_path / "run", console=quiet, stop_after=5)
+    result = fit(rarer, dataset=stripes, workdir=tmp_path / "run", console=quiet, resume=True)
+    assert (result.best_step, result.fingerprint) == (whole.best_step, whole.fingerprint) == (11, whole.fingerprint)
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert request.signal is None
+    finally:
+        signal.signal(signal.SIGINT, before)

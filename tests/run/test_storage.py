@@ -47,7 +47,7 @@ def test_a_full_disk_stops_the_run_and_the_last_whole_checkpoint_restores(
         return batch(self, index)
 
     monkeypatch.setattr(Setup, "batch", batch_of_a_full_disk)
-    with pytest.raises(StorageError, match=r"Make room, then --workdir .*run --resume goes on from"):
+    with pytest.raises(StorageError, match=r"Once that is mended, --workdir .*run --resume goes on from"):
         fit(small_config, dataset=stripes, workdir=small_disk / "run", console=quiet)
     assert asked[-1] <= 7
     monkeypatch.undo()
