@@ -1,4 +1,7 @@
-"""Each operation of a policy is what its name says: the function of that name, alone."""
+"""Each operation of a policy is what its name says: the function of that name, alone; strengths are torchvision's."""
+
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -112,3 +115,41 @@ def test_gray_images_and_wrong_magnitudes():
     )
     with pytest.raises(ValueError, match=r"magnitude is 31, but must be in 0\.\.30"):
         augment.rand_augment(jax.random.key(0), images, magnitude=31)
+
+
+TORCHVISION = json.loads((Path(__file__).parent / "torchvision_magnitudes.json").read_text())
+THEIR_NAMES = {
+    "Identity": "identity", "ShearX": "shear_x", "ShearY": "shear_y", "TranslateX": "translate_x",
+    "TranslateY": "translate_y", "Rotate": "rotate", "Brightness": "brightness", "Color": "saturation",
+    "Contrast": "contrast", "Sharpness": "sharpness", "Posterize": "posterize", "Solarize": "solarize",
+    "AutoContrast": "autocontrast", "Equalize": "equalize",
+}  # fmt: skip
+
+
+def drawn(policy, monkeypatch, **options):
+    """Returns operation -> the strengths that a policy gives it, those of blends as distance from 1, without signs."""
+    calls = []
+    monkeypatch.setattr(policies, "apply_ops", lambda images, *call, **_: calls.append(call) or images)
+    policy(jax.random.key(0), jnp.zeros((14_000, 40, 32, 1), jnp.uint8), **options)
+    (ops, strengths), *_ = ((np.asarray(ops), np.asarray(strengths)) for ops, strengths in calls)
+    found = {name: strengths[ops == place] for place, name in enumerate(augment.OPS)}
+    for name in policies._BLENDS:
+        found[name] = found[name] - 1
+    found["posterize"] = found["posterize"].round()
+    return {name: np.abs(values) for name, values in found.items()}
+
+
+@pytest.mark.parametrize(("place", "level"), [(0, 0), (1, 9), (2, 30)])
+def test_rand_augments_strengths_are_torchvisions(monkeypatch, place, level):
+    found = drawn(augment.rand_augment, monkeypatch, layers=1, magnitude=level)
+    for theirs, ours in THEIR_NAMES.items():
+        expected = np.full_like(found[ours], TORCHVISION["rand_augment"][theirs][place])
+        np.testing.assert_allclose(found[ours], expected, rtol=1e-5, atol=1e-5, err_msg=ours)
+
+
+def test_trivial_augments_strengths_reach_as_far_as_torchvisions(monkeypatch):
+    found = drawn(augment.trivial_augment, monkeypatch)
+    for theirs, ours in THEIR_NAMES.items():
+        none, _, full = TORCHVISION["trivial_augment"][theirs]
+        reached = sorted([found[ours].min(), found[ours].max()])
+        np.testing.assert_allclose(reached, sorted([none, full]), rtol=1e-5, atol=1e-5, err_msg=ours)
