@@ -8,24 +8,63 @@ import jax
 import pytest
 
 from flaxcls.cli import load_experiment
+from flaxcls.config import Config
 from flaxcls.data import load_dataset
 from flaxcls.models import build_model
 from flaxcls.models.summary import count
 from flaxcls.run import fit
 from flaxcls.validation import validate
 
-EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
+FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
+EXPERIMENTS = [path for path in FILES if "\nCONFIG = " in path.read_text()]
 needs_cifar10 = pytest.mark.skipif("FLAXCLS_TFDS_DIR" not in os.environ, reason="FLAXCLS_TFDS_DIR names no data")
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_its_docstring_gives_command_hardware_time_and_accuracy(path):
     text = path.read_text().split('"""')[1]
     for heading in ("Command:", "Hardware:", "Time:", "Accuracy:"):
         assert heading in text
     assert "to be measured" not in text
-    assert f"python -m flaxcls.train experiments/{path.name}" in text
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_its_configuration_is_valid_and_its_command_names_it(path):
+    assert f"python -m flaxcls.train experiments/{path.name}" in path.read_text()
     validate(load_experiment(path))
+
+
+def test_the_ablation_chooses_on_validation_and_runs_nothing_twice(tmp_path, monkeypatch):
+    from experiments import ablation
+
+    small = {"model": {"widths": (4,), "dense": (8,)}, "loop": {"epochs": 1}, "stop": {"skip": 0.0}}
+    plain = ablation.change(**small)(Config())
+    rows = {
+        "none": {"": lambda config: config},
+        "more data": {"": ablation.change(loop={"epochs": 2})},
+        "rate": {f"{rate:g}": ablation.change(optim={"learning_rate": rate}) for rate in (1e-6, 2e-2)},
+    }
+    table = ablation.study(plain, rows, tmp_path, seeds=2)
+    assert [row["row"] for row in table] == ["none", "more data", "rate", "together"]
+    none, more, rate, together = table
+    assert rate["candidate"] == "0.02"
+    assert rate["candidates"]["0.02"] > rate["candidates"]["1e-06"]
+    assert together["candidate"] == "rate"  # more data is not combined
+    assert [run["test"] for run in together["runs"]] == [run["test"] for run in rate["runs"]]
+    assert (none["runs"][0]["steps"], more["runs"][0]["steps"]) == (21, 41)  # of 64: one epoch, and two
+    assert {path.name for path in (tmp_path / "rate-0.02").iterdir()} == {"seed-0", "seed-1"}
+    assert {path.name for path in (tmp_path / "rate-1e-06").iterdir()} == {"seed-0"}
+    monkeypatch.setattr(ablation, "fit", None)  # all is there
+    assert ablation.study(plain, rows, tmp_path, seeds=2) == table
+    assert "| rate | 0.02 |" in ablation.line(rate, none)
+
+
+def test_every_candidate_of_the_ablation_is_valid_and_its_network_the_tutorials():
+    from experiments import ablation
+
+    for candidates in ablation.ROWS.values():
+        for apply in candidates.values():
+            validate(apply(ablation.PLAIN))
 
 
 @pytest.mark.parametrize("name", ["cifar10_cnn", "cifar10_cnn_regularised"])

@@ -1,6 +1,7 @@
 """A full disk, made of a small tmpfs: noticed at the next dispatch, and nothing that was whole is lost."""
 
 import contextlib
+import gc
 import subprocess
 import time
 
@@ -31,6 +32,8 @@ def fill(place):
             file.write(bytes(1024))
 
 
+# of the event loop that orbax leaves behind on Python 3.11 where a save has failed
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_stops_the_run_and_the_last_whole_checkpoint_restores(
     small_disk, small_config, stripes, quiet, tmp_path, monkeypatch
 ):
@@ -56,3 +59,4 @@ def test_a_full_disk_stops_the_run_and_the_last_whole_checkpoint_restores(
         assert checkpoints.latest_step == 4
     result = fit(small_config, dataset=stripes, workdir=small_disk / "run", console=quiet, resume=True)
     assert result.fingerprint == expected
+    gc.collect()  # while the filter holds
