@@ -202,6 +202,14 @@ class LoopConfig:
     """Steps from one checkpoint to the next; there is one after each evaluation in any case."""
     log_every: int = 50
     """Steps from one line of metrics to the next."""
+    steps_per_dispatch: int = 1
+    """Steps that are compiled into one program; logging, evaluation and saving wait for the end of it."""
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    """Where loss, gradient or parameters are not finite: end the run, drop the update, or go back to a checkpoint."""
+    nan_limit: int = 3
+    """With skip, the most updates in a row that are dropped; with rollback, the most returns of a run."""
+    deterministic: bool = True
+    """On a GPU, keep to operations that give the same bits each time, which exact resuming needs; slower ones."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +248,10 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """Reads what `to_json` wrote. Raises InputError for broken JSON and for an unknown or missing field."""
+    """Reads what `to_json` wrote; a field that the version which wrote it did not have yet gets its default.
+
+    Raises InputError for broken JSON and for an unknown field.
+    """
     try:
         config: Config = _build(Config, json.loads(text), "")
     except json.JSONDecodeError as error:
@@ -258,7 +269,7 @@ def _build(cls: Any, values: Any, prefix: str) -> Any:
     arguments = {}
     for name, hint in hints.items():
         if name not in values:
-            raise InputError(f"the configuration has no {prefix + name}: it is of another version or was cut short.")
+            continue
         value = values[name]
         if dataclasses.is_dataclass(hint):
             arguments[name] = _build(hint, value, f"{prefix}{name}.")

@@ -66,6 +66,12 @@ def _kernels_as_matrices(params: Params) -> Any:
     return jax.tree.map(numbers, weight_mask(params), params)
 
 
+def updates_done(opt_state: optax.OptState) -> jax.Array:
+    """Returns i32[], where `make_optimizer`'s schedule stands; dropped updates did not move it."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
+    return next(node.count for node in leaves if isinstance(node, optax.ScaleByScheduleState))
+
+
 # what decays: a function of the parameters, or None for all of them
 _Mask: TypeAlias = Callable[[Params], Any] | None
 

@@ -18,3 +18,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The layout of a batch: split along its first axis."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def batches_sharding(mesh: Mesh) -> NamedSharding:
+    """The layout of several batches [k b ...]: each split along its own first axis."""
+    return NamedSharding(mesh, PartitionSpec(None, "data"))

@@ -192,6 +192,8 @@ def _value_problems(config: Config) -> list[str]:
     check(loop.eval_every > 0, "loop.eval_every", "must be 1 or more")
     check(loop.save_every is None or loop.save_every > 0, "loop.save_every", "must be 1 or more, or None")
     check(loop.log_every > 0, "loop.log_every", "must be 1 or more")
+    check(loop.steps_per_dispatch > 0, "loop.steps_per_dispatch", "must be 1 or more")
+    check(loop.nan_limit > 0, "loop.nan_limit", "must be 1 or more")
     check(stop.patience is None or stop.patience > 0, "stop.patience", "must be 1 or more, or None")
     check(stop.min_delta >= 0, "stop.min_delta", "must be 0 or more")
     check(0 <= stop.skip < 1, "stop.skip", "must be in [0, 1)")

@@ -46,7 +46,6 @@ def test_the_names_it_knows_are_those_there_are():
             to_json(Config()).replace('"widths"', '"width"'),
             r"unknown field 'model\.width'. Did you mean 'model\.widths'",
         ),
-        (json.dumps({"seed": 0}), "the configuration has no data"),
         ("null", "the configuration is None, but must be an object"),
         (json.dumps({"seed": 0, "data": [1]}), r"the configuration at data is \[1\], but must be an object"),
     ],
@@ -54,6 +53,12 @@ def test_the_names_it_knows_are_those_there_are():
 def test_a_file_that_is_no_configuration(text, message):
     with pytest.raises(InputError, match=message):
         from_json(text)
+
+
+def test_a_field_that_an_older_version_did_not_have_gets_its_default():
+    values = json.loads(to_json(Config(seed=3)))
+    del values["loop"]["steps_per_dispatch"], values["stop"]
+    assert from_json(json.dumps(values)) == Config(seed=3)
 
 
 def test_differences_are_named():

@@ -36,8 +36,10 @@ class Checkpoints:
     the arrays. What cannot be written raises StorageError, at the next call of any method.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, planned: Callable[[int], bool] = lambda step: True) -> None:
+        """Opens `directory`. planned: whether a step is saved in any case, and not for a signal that came just then."""
         self._directory = directory.absolute()
+        self._planned = planned
         self._best_step: int | None = None
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -46,12 +48,13 @@ class Checkpoints:
         )
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Keeps the two latest, lest one damaged file be the end of a run, and the best.
+        """Keeps the two latest, lest one damaged file be the end of a run, the latest planned one, and the best.
 
         orbax's own policies lose the best where steps are saved without metrics.
         """
-        latest = [item.step for item in checkpoints[-2:]]
-        return [item.step in latest or item.step == self._best_step for item in checkpoints]
+        steps = [item.step for item in checkpoints]
+        kept = {*steps[-2:], *[step for step in steps if self._planned(step)][-1:], self._best_step}
+        return [step in kept for step in steps]
 
     @property
     def latest_step(self) -> int | None:
@@ -94,7 +97,7 @@ class Checkpoints:
 
         Args:
           like: shapes, types and shardings of the state.
-          check: raises where a record is of another run than this one.
+          check: raises InputError where a record is of another run, and any other error where it is damaged.
 
         Raises:
           InputError: if there are checkpoints, but all are damaged; nothing is moved then.
@@ -103,10 +106,12 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 record = self.restore_record(step)
+                check(record)
+            except InputError:
+                raise
             except Exception as error:  # whatever reading a damaged file comes to
                 passed_over[step] = damage(error)
                 continue
-            check(record)
             try:
                 state = self.restore_state(step, like)
             except Exception as error:
@@ -122,6 +127,14 @@ class Checkpoints:
                 "Restore them from a copy, or start the run anew with --overwrite."
             )
         return None
+
+    def roll_back(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
+        """Deletes what is newer than the latest planned checkpoint, and restores that as `restore_newest` does."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            if self._planned(step):
+                break
+            self._manager.delete(step)
+        return self.restore_newest(like, check)
 
     def restore_record(self, step: int) -> dict[str, Any]:
         """Returns the JSON record of the checkpoint at `step`."""

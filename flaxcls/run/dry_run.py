@@ -84,7 +84,7 @@ def _drawn_schedule(setup: Setup, width: int) -> str:
 
 def _batch_table(setup: Setup) -> Table:
     """Returns statistics of the first batch, as it comes and as the model sees it in training."""
-    raw = setup.batch(0)
+    raw = jax.tree.map(lambda array: array[0], setup.batches(0, 1))
     key, _ = jax.random.split(jax.random.fold_in(jax.random.key(setup.config.seed), 0))  # as train_step draws it
     seen: Batch = jax.jit(setup.transform)(key, raw)
     made = Table(title="images of the first batch", title_justify="left")
@@ -108,17 +108,19 @@ def _batch_table(setup: Setup) -> Table:
 def _cost_table(setup: Setup) -> Table:
     """Returns memory and work of the compiled training step on each device, as XLA counts them where it does."""
     state = setup.abstract_state
-    compiled = setup.train.lower(state, setup.batch(0), jax.random.key(0)).compile()
+    steps = setup.plan.dispatch_end(0)
+    compiled = setup.train.lower(state, setup.batches(0, steps), jax.random.key(0)).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     peak = work = "not known on this kind of device"
     if memory is not None:
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         peak = f"{_megabytes(held + memory.temp_size_in_bytes)}, the state, batch and key included"
     if cost is not None:
-        loop = setup.config.optim.accumulate > 1 and jax.default_backend() != "cpu"
-        work = f"{cost['flops'] / 1e6:,.1f} MFLOPs{', a loop over the parts counted once' if loop else ''}"
+        loop = max(setup.config.optim.accumulate, steps) > 1 and jax.default_backend() != "cpu"
+        work = f"{cost['flops'] / 1e6:,.1f} MFLOPs{', a loop counted once' if loop else ''}"
     per_image = sum(layer.flops for layer in layers(setup.model, setup.dataset.image_shape))
-    made = Table(title="a training step, on each device", title_justify="left", show_header=False)
+    what = "a training step" if steps == 1 else f"a dispatch of {steps} training steps"
+    made = Table(title=f"{what}, on each device", title_justify="left", show_header=False)
     for name, value in (
         ("parameters", _megabytes(_bytes(state.params))),
         ("optimizer state", _megabytes(_bytes(state.opt_state))),

@@ -16,20 +16,20 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
+from flaxcls.run.checkpoint import Restored
 from flaxcls.run.workdir import METRICS, TENSORBOARD, write_whole
 
 
 class Logs:
     """Writes each line of metrics to metrics.jsonl and TensorBoard, and shows progress; to be closed.
 
-    What was written after `start` (by a run that went on longer than its last checkpoint) is cut off first, and the
-    event files, which hold the same values, are written anew.
-
-    evaluated: whether the evaluation due after `start` has been done; if not, its line is cut off too.
+    What was written after the step of `restored` (by a run that went on longer than its last checkpoint) is cut off
+    first, and the event files, which hold the same values, are written anew.
     """
 
-    def __init__(self, workdir: Path, *, console: Console, total_steps: int, start: int, evaluated: bool) -> None:
+    def __init__(self, workdir: Path, *, console: Console, total_steps: int, restored: Restored | None) -> None:
         path = workdir / METRICS
+        start, evaluated = (restored.step, restored.record["evaluated"]) if restored else (0, True)
         kept = _truncate(path, start, evaluated)
         self._file = path.open("a")
         shutil.rmtree(workdir / TENSORBOARD, ignore_errors=True)
@@ -109,7 +109,10 @@ def _shown(values: Mapping[str, float]) -> str:
 
 
 def _truncate(path: Path, step: int, evaluated: bool) -> list[dict[str, Any]]:
-    """Keeps the lines of `path` up to `step`, and returns them; a line cut short by a crash goes too."""
+    """Keeps the lines of `path` up to `step`, and returns them; a line cut short by a crash goes too.
+
+    So does the line of the evaluation after `step`, if that has to be done once more.
+    """
     kept, lines = [], []
     for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
         line = json.loads(text) if text.endswith("\n") else None

@@ -2,9 +2,9 @@
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optax
 from flax import linen as nn
@@ -16,14 +16,15 @@ from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.early_stopping import EarlyStopping, update
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
 from flaxcls.models.summary import count
-from flaxcls.run.checkpoint import Checkpoints, Restored, damage
+from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.evaluation import evaluate
 from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.logs import Logs
-from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept
+from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept, rolled_back
 from flaxcls.run.meter import Meter
 from flaxcls.run.preemption import StopRequest
 from flaxcls.run.record import check_record, make_record
+from flaxcls.run.restart import early_stopping, without_a_damaged_best
 from flaxcls.run.result import FitResult, device, versions
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import CHECKPOINTS, RESULT, check_workdir, note_changes, open_workdir, write_whole
@@ -56,12 +57,14 @@ def fit(
         change, and patience and min_delta.
       overwrite: replace the run in `workdir`.
       allow_changes: resume even with a configuration that gives other numbers; the run's changes.jsonl keeps them.
-      stop_after: save and stop after this step; `resume` goes on as if nothing had happened.
+      stop_after: save and stop after this step, or where its dispatch ends; `resume` goes on as if nothing had
+        happened.
       console: where progress is shown; `Console(quiet=True)` shows none.
 
     Raises:
       InputError: for a configuration, data or a run directory that will not do; nothing has been written.
-      DivergenceError: if the loss or its gradient is NaN or infinite; the last checkpoint stays.
+      DivergenceError: if the loss, its gradient or the parameters are NaN or infinite, and loop.on_nan does not help;
+        the last checkpoint stays.
       StorageError: if checkpoints or logs cannot be written any more; the last whole checkpoint stays.
       Interrupted: after `stop_after`.
       KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, once the step under way is done and saved.
@@ -83,7 +86,7 @@ def fit(
         ) as workdir,
     ):
         try:
-            with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+            with Checkpoints(workdir / CHECKPOINTS, planned=setup.plan.saves) as checkpoints:
                 result = _run(
                     setup, checkpoints, request, workdir, console, began, resume=resume, stop_after=stop_after
                 )
@@ -104,36 +107,44 @@ def _run(
     resume: bool,
     stop_after: int | None,
 ) -> FitResult:
-    restored = None
-    if resume:
-        restored = checkpoints.restore_newest(setup.abstract_state, lambda record: check_record(record, setup))
+    check = partial(check_record, setup=setup)
+    restored = checkpoints.restore_newest(setup.abstract_state, check) if resume else None
     start = restored.step if restored else 0
     if stop_after is not None and stop_after <= start:
         raise InputError(f"stop_after is {stop_after}, but this run stands at step {start}: name a later step.")
     changes = note_changes(workdir, setup.config, start)
-    evaluated = restored is None or restored.record["evaluated"]
-    with Logs(workdir, console=console, total_steps=setup.plan.total_steps, start=start, evaluated=evaluated) as logs:
-        introduce(setup, logs, workdir, restored, changes)
-        try:
-            trained = _train(setup, checkpoints, logs, restored, request, stop_after=stop_after)
-            return _finish(setup, checkpoints, trained, request, workdir, began)
-        except DivergenceError as error:
-            checkpoints.wait()
-            raise DivergenceError(f"{error} {kept(checkpoints, workdir)}") from error
-        except (Interrupted, KeyboardInterrupt, SystemExit):
-            logs.say(f"stopped; --workdir {workdir} --resume goes on from the latest checkpoint")
-            raise
+    rollbacks = restored.record.get("rollbacks", 0) if restored else 0
+    diverged: DivergenceError | None = None
+    while True:
+        with Logs(workdir, console=console, total_steps=setup.plan.total_steps, restored=restored) as logs:
+            if diverged is None:
+                introduce(setup, logs, workdir, restored, changes)
+            else:
+                logs.say(rolled_back(setup, diverged, restored, rollbacks))
+            try:
+                trained = _train(setup, checkpoints, logs, restored, request, rollbacks, stop_after=stop_after)
+                return _finish(setup, checkpoints, trained, request, workdir, began)
+            except DivergenceError as error:
+                checkpoints.wait()
+                if setup.config.loop.on_nan != "rollback" or rollbacks == setup.config.loop.nan_limit:
+                    raise DivergenceError(f"{error} {kept(setup, checkpoints, workdir, rollbacks)}") from error
+                diverged = error
+            except (Interrupted, KeyboardInterrupt, SystemExit):
+                logs.say(f"stopped; --workdir {workdir} --resume goes on from the latest checkpoint")
+                raise
+        restored = checkpoints.roll_back(setup.abstract_state, check)
+        rollbacks += 1
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """Where training ended. seconds and images are those of its steps alone, compilation left out."""
+    """Where training ended, and what was counted on the way."""
 
     state: TrainState
     step: int
     stop: EarlyStopping
-    seconds: float
-    images: int
+    meter: Meter
+    rollbacks: int
 
 
 def _train(
@@ -142,15 +153,17 @@ def _train(
     logs: Logs,
     restored: Restored | None,
     request: StopRequest,
+    rollbacks: int,
     *,
     stop_after: int | None,
 ) -> _Trained:
     config, plan = setup.config, setup.plan
     key = random.key(config.seed)
+    key = random.fold_in(key, rollbacks) if rollbacks else key
     start, state, record = (restored.step, restored.state, restored.record) if restored else (0, setup.create(key), {})
-    stop = _early_stopping(setup, record, start)
+    stop = early_stopping(setup, record, start)
     if restored and stop.best_step not in (None, start):
-        stop = _without_a_damaged_best(setup, checkpoints, logs, stop)
+        stop = without_a_damaged_best(setup, checkpoints, logs, stop)
     meter = Meter(
         batch_size=config.loop.batch_size,
         logs=plan.logs,
@@ -158,6 +171,8 @@ def _train(
         write=lambda step, values, speed: logs.write(
             "train", step, plan.epochs_done(step), {**values, "images_per_second": speed}
         ),
+        say=logs.say,
+        skip_limit=config.loop.nan_limit if config.loop.on_nan == "skip" else 0,
     )
 
     def evaluated(step: int) -> bool:
@@ -178,31 +193,32 @@ def _train(
     if restored and not record["evaluated"]:
         if not evaluated(start):
             raise request.exception()
-        checkpoints.replace_record(start, make_record(setup, stop, meter, evaluated=True))
+        checkpoints.replace_record(start, make_record(setup, stop, meter, evaluated=True, rollbacks=rollbacks))
     step = start
     while step < plan.total_steps and not stop.stopped:
-        step += 1
         checkpoints.check()
-        extra = setup.log(state, step - 1) if plan.logs(step) else {}
-        state, metrics = setup.train(state, setup.batch(step - 1), key)
-        if plan.logs(step - 1):  # now that the next step is under way
-            meter.read(step - 1)
+        before, step = step, plan.dispatch_end(step)
+        state, (metrics, extra) = setup.train(state, setup.batches(before, step, rollbacks=rollbacks), key)
+        if plan.logs(before):  # now that the next step is under way
+            meter.read(before)
         meter.add(step, metrics, extra)
-        if step == start + 1:
+        if before == start:
             meter.skip_time()  # the first call compiled
         logs.advance(step, plan.epochs_done(step))
-        if not (plan.saves(step) or step == stop_after or request.signal):
+        asked = stop_after is not None and step >= stop_after
+        if not (plan.saves(step) or asked or request.signal):
             continue
         meter.read(step)
         if not setup.finite(state):
             raise DivergenceError(f"the parameters are not finite after step {step}.")
         done = evaluated(step) if plan.evaluates(step) else True
-        checkpoints.save(step, state, make_record(setup, stop, meter, evaluated=done), best_step=stop.best_step)
+        record = make_record(setup, stop, meter, evaluated=done, rollbacks=rollbacks)
+        checkpoints.save(step, state, record, best_step=stop.best_step)
         meter.skip_time()
-        if request.signal or step == stop_after:
+        if request.signal or asked:
             checkpoints.wait()
             raise request.exception() if request.signal else Interrupted(f"stopped after step {step}, as asked")
-    return _Trained(state, step, stop, meter.seconds, meter.images)
+    return _Trained(state, step, stop, meter, rollbacks)
 
 
 def _finish(
@@ -222,7 +238,9 @@ def _finish(
         best_step=best_step,
         steps=trained.step,
         seconds=time.perf_counter() - began,
-        images_per_second=trained.images / max(trained.seconds, 1e-9),
+        images_per_second=trained.meter.images / max(trained.meter.seconds, 1e-9),
+        skipped_updates=trained.meter.skipped,
+        rollbacks=trained.rollbacks,
         parameters=count(best.params),
         versions=versions(),
         device=device(),
@@ -241,37 +259,3 @@ def _evaluate(setup: Setup, state: TrainState, split: Split, request: StopReques
         sharding=setup.batch_sharding,
         stopping=lambda: request.signal is not None,
     )
-
-
-def _early_stopping(setup: Setup, record: dict[str, Any], start: int) -> EarlyStopping:
-    """Returns the controller of a new run, or that of the record of step `start` with today's patience and period."""
-    stop = setup.config.stop
-    new = EarlyStopping(
-        patience=stop.patience,
-        mode="min" if stop.metric == "loss" else "max",
-        min_delta=stop.min_delta,
-        skip=setup.plan.skipped_evaluations,
-    )
-    if not record:
-        return new
-    old = EarlyStopping(**record["early_stopping"])
-    if old.mode != new.mode:  # what was best by the one metric says nothing of the other
-        return replace(new, seen=old.seen)
-    seen, every = old.seen, setup.config.loop.eval_every
-    if every != record["config"]["loop"]["eval_every"]:  # as many as there would have been with today's period
-        seen = setup.plan.epochs_done(start) // every - (0 if record["evaluated"] else 1)
-    return replace(old, patience=new.patience, min_delta=new.min_delta, skip=new.skip, seen=max(seen, 0))
-
-
-def _without_a_damaged_best(setup: Setup, checkpoints: Checkpoints, logs: Logs, stop: EarlyStopping) -> EarlyStopping:
-    """Returns `stop`, with its best forgotten where the checkpoint of it cannot be read: it is set aside."""
-    step = stop.best_step
-    assert step is not None
-    try:
-        checkpoints.restore_state(step, setup.abstract_state)
-    except Exception as error:
-        problem = damage(error)
-        place = checkpoints.set_aside(step)
-        logs.say(f"the best checkpoint, step {step}, is damaged ({problem}); it is now {place}, and later ones compete")
-        return replace(stop, best=None, best_step=None)
-    return stop

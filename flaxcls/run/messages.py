@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flaxcls.early_stopping import EarlyStopping
+from flaxcls.errors import DivergenceError
 from flaxcls.models.summary import table
 from flaxcls.run.checkpoint import DAMAGED, Checkpoints, Restored
 from flaxcls.run.logs import Logs
@@ -37,11 +38,19 @@ def evaluation_line(setup: Setup, step: int, values: dict[str, float], stop: Ear
     )
 
 
-def kept(checkpoints: Checkpoints, workdir: Path) -> str:
+def kept(setup: Setup, checkpoints: Checkpoints, workdir: Path, rollbacks: int) -> str:
     """Returns what is left after a divergence, and what to do."""
+    tried = f"That is after {rollbacks} rollbacks, as many as loop.nan_limit allows. " if rollbacks else ""
     if checkpoints.latest_step is None:
-        return "No checkpoint had been written. Lower optim.learning_rate, or set optim.clip_norm."
+        return f"{tried}No checkpoint had been written. Lower optim.learning_rate, or set optim.clip_norm."
+    again = "" if setup.config.loop.on_nan != "stop" else ", or go on from it with --resume --loop.on-nan rollback"
     return (
-        f"The checkpoint of step {checkpoints.latest_step} in {workdir / CHECKPOINTS} is kept. "
-        "Start again with a lower optim.learning_rate, or with optim.clip_norm."
+        f"{tried}The checkpoint of step {checkpoints.latest_step} in {workdir / CHECKPOINTS} is kept. "
+        f"Start again with a lower optim.learning_rate or with optim.clip_norm{again}."
     )
+
+
+def rolled_back(setup: Setup, diverged: DivergenceError, restored: Restored | None, rollbacks: int) -> str:
+    """Returns the line that tells of a rollback."""
+    place = f"step {restored.step}" if restored else "the beginning"
+    return f"{diverged} Back to {place}, with another data order: rollback {rollbacks} of {setup.config.loop.nan_limit}"

@@ -1,5 +1,6 @@
 """The one place where epochs become steps. What happens after a step depends on its number alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flaxcls.config import Config
@@ -18,6 +19,7 @@ class Plan:
     skipped_evaluations: int
     save_steps: int | None
     log_steps: int
+    dispatch_steps: int = 1
 
     @classmethod
     def make(cls, config: Config, examples: int) -> "Plan":
@@ -34,21 +36,31 @@ class Plan:
             skipped_evaluations=int(config.stop.skip * evaluations),
             save_steps=loop.save_every,
             log_steps=loop.log_every,
+            dispatch_steps=loop.steps_per_dispatch,
         )
+
+    def dispatch_end(self, step: int) -> int:
+        """The last step of the dispatch that goes on after `step`: their ends are where anything else can happen."""
+        return min((step // self.dispatch_steps + 1) * self.dispatch_steps, self.total_steps)
 
     def epochs_done(self, step: int) -> int:
         """How often every example has been seen after `step`."""
         return step * self.batch_size // self.examples
 
     def logs(self, step: int) -> bool:
-        """Whether the metrics since the last such step are written after `step`."""
-        return step % self.log_steps == 0 or step == self.total_steps
+        """Whether the metrics since the last such step are written after `step`, the end of a dispatch."""
+        return self._passes(step, lambda s: s // self.log_steps)
 
     def evaluates(self, step: int) -> bool:
-        """Whether the validation split is evaluated after `step`: at the end of every `eval_epochs` epochs."""
-        before, after = (self.epochs_done(s) // self.eval_epochs for s in (step - 1, step))
-        return after > before or step == self.total_steps
+        """Whether the validation split is evaluated after `step`: when every `eval_epochs` epochs are over."""
+        return self._passes(step, lambda s: self.epochs_done(s) // self.eval_epochs)
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is written after `step`."""
-        return self.evaluates(step) or (self.save_steps is not None and step % self.save_steps == 0)
+        steps = self.save_steps
+        return self.evaluates(step) or (steps is not None and self._passes(step, lambda s: s // steps))
+
+    def _passes(self, step: int, count: Callable[[int], int]) -> bool:
+        """Whether `count` rises within the dispatch that ends with `step`, or that is the last."""
+        before = (step - 1) // self.dispatch_steps * self.dispatch_steps
+        return count(step) > count(before) or step == self.total_steps

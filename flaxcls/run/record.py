@@ -6,30 +6,47 @@ from typing import Any
 import jax
 
 from flaxcls.early_stopping import EarlyStopping
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, StorageError
 from flaxcls.run.meter import Meter
 from flaxcls.run.setup import Setup
 
 FORMAT = 1
 
 
-def make_record(setup: Setup, stop: EarlyStopping, meter: Meter, *, evaluated: bool) -> dict[str, Any]:
+def make_record(setup: Setup, stop: EarlyStopping, meter: Meter, *, evaluated: bool, rollbacks: int) -> dict[str, Any]:
     """Returns what a checkpoint holds beside the state.
 
     evaluated: whether the evaluation that is due after its step, if one is, has been done.
+    rollbacks: how often the run has gone back to a checkpoint, which decides the data order.
     """
     return {
         "format": FORMAT,
         "config": dataclasses.asdict(setup.config),
         "early_stopping": dataclasses.asdict(stop),
         "evaluated": evaluated,
+        "rollbacks": rollbacks,
         "meter": meter.as_record(),
         **_identity(setup),
     }
 
 
 def check_record(record: dict[str, Any], setup: Setup) -> None:
-    """Raises InputError where a checkpoint is of other data, another model or another optimizer than this run."""
+    """Looks whether a run with `setup` can go on from a checkpoint with this record.
+
+    Raises:
+      StorageError: where the record lacks what every record holds.
+      InputError: where it is of other data, another model or another optimizer, or of a later version of flaxcls.
+    """
+    if not isinstance(record.get("format"), int):
+        raise StorageError("the record names no format.")
+    if record["format"] > FORMAT:
+        raise InputError(
+            f"the checkpoint has the format {record['format']}, and this version of flaxcls reads up to {FORMAT}: "
+            "install the version that wrote it, or a later one."
+        )
+    missing = [name for name in ("config", "early_stopping", "evaluated", "meter", "sha256") if name not in record]
+    if missing:
+        raise StorageError(f"the record has no {missing[0]}.")
     for name, ours in _identity(setup).items():
         theirs = record.get(name)
         if theirs == ours:

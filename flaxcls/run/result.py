@@ -24,6 +24,7 @@ class FitResult:
     best_step: the step they are of; steps: how many were trained.
     seconds: from the call of `fit` to its end, those of earlier sessions of a resumed run not included.
     images_per_second: of the training steps of all sessions, without compilation, evaluation and saving.
+    skipped_updates, rollbacks: how often loop.on_nan dropped an update or went back to a checkpoint.
     fingerprint: SHA-256 over the tested parameters and model state.
     """
 
@@ -33,6 +34,8 @@ class FitResult:
     steps: int
     seconds: float
     images_per_second: float
+    skipped_updates: int
+    rollbacks: int
     parameters: int
     versions: dict[str, str]
     device: str
@@ -61,6 +64,8 @@ class FitResult:
             ("fingerprint", self.fingerprint[:16]),
         ):
             made.add_row(*row)
+        if self.skipped_updates or self.rollbacks:
+            made.add_row("NaN or infinity", f"{self.skipped_updates} updates dropped, {self.rollbacks} rollbacks")
         return made
 
 

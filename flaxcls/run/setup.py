@@ -19,13 +19,13 @@ from flaxcls.groups import factors
 from flaxcls.losses import LOSSES, class_weighted, focal
 from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
-from flaxcls.optim import make_optimizer, make_schedule
+from flaxcls.optim import make_optimizer, make_schedule, updates_done
 from flaxcls.regularizers import l1, l2
 from flaxcls.run.checks import check_data, check_model, check_schedule
 from flaxcls.run.plan import Plan
-from flaxcls.sharding import batch_sharding, make_mesh, replicated
+from flaxcls.sharding import batch_sharding, batches_sharding, make_mesh, replicated
 from flaxcls.state import TrainState, create_state
-from flaxcls.step import eval_step, train_step
+from flaxcls.step import all_finite, drop_not_finite, eval_step, train_step, train_steps
 from flaxcls.types import LossFn, Regularizer, Transform
 
 
@@ -35,11 +35,11 @@ class Setup:
 
     abstract_state: shapes, types and layout of the state, which is what a checkpoint is restored into.
     create: key -> the state before the first step.
-    train: (state, batch, key) -> (state, metrics); it takes the state's buffers over.
+    train: (state, batches, key) -> (state, (metrics f32[k], extra f32[k])), a dispatch of k steps that takes the
+      state's buffers over; extra is what is logged of a step alone: learning rate and decay.
     evaluate: (state, batch) -> sums.
     finite: state -> bool[], whether every number in what is evaluated and trained is finite.
     transform: (key or None, batch) -> batch, what happens to images before the model.
-    log: (state before the step, step from 0) -> values that are logged beside the step's metrics.
     mean, std: f64[c] of the training images.
     """
 
@@ -51,19 +51,31 @@ class Setup:
     std: np.ndarray
     abstract_state: TrainState
     batch_sharding: Sharding
+    batches_sharding: Sharding
     create: Callable[[jax.Array], TrainState]
     train: jax.stages.Wrapped
     evaluate: Callable[[TrainState, Any], MetricSums]
     finite: Callable[[TrainState], jax.Array]
     transform: Transform
-    log: Callable[[TrainState, int], dict[str, jax.Array]]
 
-    def batch(self, step: int) -> Any:
-        """Returns batch `step`, from 0, of the endless stream, on the devices."""
-        split = self.dataset.train
-        size = self.config.loop.batch_size
-        chosen = split.take(batch_indices(self.config.seed, step, count=len(split.labels), batch_size=size))
-        return jax.device_put({"image": chosen.images, "label": chosen.labels}, self.batch_sharding)
+    def batches(self, start: int, end: int, *, rollbacks: int = 0) -> Any:
+        """Returns batches `start` up to `end`, from 0, of the endless stream, on the devices: arrays [k b ...].
+
+        After each rollback it is another stream. A process reads the examples of its own devices alone.
+        """
+        split, size = self.dataset.train, self.config.loop.batch_size
+        seed = self.config.seed + rollbacks * 2**32
+        chosen = np.stack(
+            [batch_indices(seed, step, count=len(split.labels), batch_size=size) for step in range(start, end)]
+        )
+
+        def on_devices(examples: np.ndarray) -> jax.Array:
+            def part(index: Any) -> np.ndarray:
+                return examples[chosen[index[:2]]]
+
+            return jax.make_array_from_callback((*chosen.shape, *examples.shape[1:]), self.batches_sharding, part)
+
+        return {"image": on_devices(split.images), "label": on_devices(split.labels)}
 
     def eval_batch_size(self, examples: int) -> int:
         """Returns a batch size for so many examples that the devices share evenly and that is no larger than needed."""
@@ -96,7 +108,7 @@ def make_setup(
     check_model(config, model, shapes, dataset)
     evaluated = _with_views(config.augment, model)
     layout = replicated(mesh)
-    train = partial(
+    step: Callable[..., Any] = partial(
         train_step,
         model=model,
         tx=tx,
@@ -106,6 +118,10 @@ def make_setup(
         accumulate=config.optim.accumulate,
         ema_decay=config.optim.ema_decay,
     )
+    if config.loop.on_nan == "skip":
+        step = drop_not_finite(step)
+    logged = _logged(config, schedule) if ours else lambda state: {}
+    options = _compiler_options(config.loop.deterministic)
     return Setup(
         config=config,
         dataset=dataset,
@@ -115,13 +131,34 @@ def make_setup(
         std=std,
         abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), shapes),
         batch_sharding=batch_sharding(mesh),
+        batches_sharding=batches_sharding(mesh),
         create=jax.jit(create, out_shardings=layout),
-        train=jax.jit(train, donate_argnums=0, out_shardings=layout),
-        evaluate=jax.jit(partial(eval_step, model=evaluated, loss_fn=_loss(config.loss), transform=transform)),
-        finite=jax.jit(_all_finite),
+        train=jax.jit(
+            partial(train_steps, step=_with_extra(step, logged)),
+            donate_argnums=0,
+            out_shardings=layout,
+            compiler_options=options,
+        ),
+        evaluate=jax.jit(
+            partial(eval_step, model=evaluated, loss_fn=_loss(config.loss), transform=transform),
+            compiler_options=options,
+        ),
+        finite=jax.jit(lambda state: all_finite((state.params, state.eval_variables))),
         transform=transform,
-        log=_logged(config, schedule) if ours else lambda state, step: {},
     )
+
+
+def _compiler_options(deterministic: bool) -> dict[str, bool] | None:
+    """Returns what makes XLA give the same bits in each process; on CPU it does so by itself."""
+    return {"xla_gpu_deterministic_ops": True} if deterministic and jax.default_backend() == "gpu" else None
+
+
+def _with_extra(step: Callable[..., Any], logged: Callable[[TrainState], Any]) -> Callable[..., Any]:
+    def with_extra(state: TrainState, batch: Any, key: jax.Array) -> Any:
+        new, metrics = step(state, batch, key)
+        return new, (metrics, logged(state))
+
+    return with_extra
 
 
 def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
@@ -165,22 +202,15 @@ def _regularizer(config: LossConfig) -> Regularizer | None:
     return lambda params: config.l1 * l1(params) + config.l2 * l2(params)
 
 
-def _all_finite(state: TrainState) -> jax.Array:
-    leaves = jax.tree.leaves((state.params, state.eval_variables))
-    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
-
-
-def _logged(config: Config, schedule: optax.Schedule) -> Callable[[TrainState, int], dict[str, jax.Array]]:
+def _logged(config: Config, schedule: optax.Schedule) -> Callable[[TrainState], dict[str, jax.Array]]:
     """Returns what is logged of our own optimizer: its learning rate and how far decoupled decay moves the weights.
 
     The rate is that of the schedule, times the factor that plateaus have come to before the step. lamb's decay is left
     out, for its trust ratio scales it too.
     """
 
-    @jax.jit
-    def values(state: TrainState, step: jax.Array) -> dict[str, jax.Array]:
-        learning_rate = jnp.asarray(schedule(step), jnp.float32)
+    def values(state: TrainState) -> dict[str, jax.Array]:
+        learning_rate = jnp.asarray(schedule(updates_done(state.opt_state)), jnp.float32)
         if config.optim.plateau_patience is not None:
             learning_rate *= state.opt_state[-1].scale  # make_optimizer puts it last
         logged = {"learning_rate": learning_rate}
@@ -191,4 +221,4 @@ def _logged(config: Config, schedule: optax.Schedule) -> Callable[[TrainState, i
             logged["decay_norm"] = learning_rate * config.optim.weight_decay * jnp.sqrt(sum(squares))
         return logged
 
-    return lambda state, step: values(state, jnp.int32(step))
+    return values

@@ -36,7 +36,7 @@ def read_config(workdir: Path) -> Config:
     return from_json(path.read_text())
 
 
-# What may change when a run is resumed, as it alters none of the numbers that training was to give.
+# Fields, or changes of them, that are taken when a run is resumed: they alter no number that training was to give.
 FREE = frozenset(
     {
         "data.dir",
@@ -44,6 +44,9 @@ FREE = frozenset(
         "loop.eval_every",
         "loop.save_every",
         "loop.log_every",
+        "loop.on_nan: 'stop' -> 'rollback'",  # but skip is another program, whose bits are others
+        "loop.on_nan: 'rollback' -> 'stop'",
+        "loop.nan_limit",
         "stop.patience",
         "stop.min_delta",
     }
@@ -61,7 +64,8 @@ def check_workdir(
     if workdir is None:
         return
     if resume:
-        changed = [line for line in differences(read_config(workdir), config) if line.split(":")[0] not in FREE]
+        changes = differences(read_config(workdir), config)
+        changed = [line for line in changes if not {line, line.split(":")[0]} & FREE]
         if changed and not allow_changes:
             raise InputError(
                 f"the run in {workdir} was started with another configuration:\n  "

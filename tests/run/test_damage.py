@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import shutil
 from dataclasses import replace
 
@@ -37,6 +38,13 @@ def lose_the_record(step):
     shutil.rmtree(step / "record")
 
 
+def lose_a_part_of_the_record(step):
+    path = step / "record" / "metadata"
+    record = json.loads(path.read_text())
+    del record["early_stopping"]
+    path.write_text(json.dumps(record))
+
+
 def spoil_the_record(step):
     for path in (step / "record").rglob("*"):
         path.write_text("{")
@@ -47,7 +55,7 @@ def empty(step):
     step.mkdir()
 
 
-DAMAGES = [truncate, flip_a_bit, lose_metadata, lose_the_record, spoil_the_record, empty]
+DAMAGES = [truncate, flip_a_bit, lose_metadata, lose_the_record, lose_a_part_of_the_record, spoil_the_record, empty]
 
 
 @pytest.fixture

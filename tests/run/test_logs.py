@@ -4,7 +4,12 @@ import json
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
+from flaxcls.run.checkpoint import Restored
 from flaxcls.run.logs import Logs
+
+
+def restored(step, *, evaluated=True):
+    return Restored(step, state=None, record={"evaluated": evaluated}, passed_over={})
 
 
 def lines(workdir):
@@ -25,7 +30,7 @@ def events(workdir):
 
 
 def test_a_line_goes_to_metrics_jsonl_and_to_tensorboard(tmp_path):
-    with Logs(tmp_path, console=Console(quiet=True), total_steps=10, start=0, evaluated=True) as logs:
+    with Logs(tmp_path, console=Console(quiet=True), total_steps=10, restored=None) as logs:
         logs.write("train", 5, 1, {"loss": 0.5, "accuracy": 0.25, "images_per_second": 10.0})
         logs.write("validation", 5, 1, {"loss": 0.75})
     assert lines(tmp_path) == [
@@ -39,7 +44,7 @@ def test_a_line_goes_to_metrics_jsonl_and_to_tensorboard(tmp_path):
 def test_lines_after_the_checkpoint_and_a_broken_one_are_cut_off(tmp_path):
     whole = [json.dumps({"step": step, "split": "train"}) + "\n" for step in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("".join(whole) + '{"step": 4, "spl')
-    with Logs(tmp_path, console=Console(quiet=True), total_steps=10, start=2, evaluated=True) as logs:
+    with Logs(tmp_path, console=Console(quiet=True), total_steps=10, restored=restored(2)) as logs:
         logs.write("train", 3, 0, {"loss": 1.0, "accuracy": 0.0, "images_per_second": 1.0})
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
     assert lines(tmp_path)[2]["loss"] == 1.0
@@ -47,11 +52,11 @@ def test_lines_after_the_checkpoint_and_a_broken_one_are_cut_off(tmp_path):
 
 def test_a_resumed_runs_event_files_hold_what_metrics_jsonl_holds_once(tmp_path):
     options = {"console": Console(quiet=True), "total_steps": 10}
-    with Logs(tmp_path, **options, start=0, evaluated=True) as logs:
+    with Logs(tmp_path, **options, restored=None) as logs:
         for step in (1, 2, 3):
             logs.write("train", step, 0, {"loss": step, "accuracy": 0.0, "images_per_second": 1.0})
             logs.write("validation", step, 0, {"loss": step})
-    with Logs(tmp_path, **options, start=2, evaluated=False) as logs:
+    with Logs(tmp_path, **options, restored=restored(2, evaluated=False)) as logs:
         logs.write("validation", 2, 0, {"loss": 20})
     expected = [("train", 1), ("validation", 1), ("train", 2), ("validation", 2)]
     assert [(line["split"], line["step"]) for line in lines(tmp_path)] == expected
@@ -61,7 +66,7 @@ def test_a_resumed_runs_event_files_hold_what_metrics_jsonl_holds_once(tmp_path)
 
 def test_where_there_is_no_terminal_there_are_plain_lines(tmp_path):
     console = Console(file=io.StringIO(), width=80)
-    with Logs(tmp_path, console=console, total_steps=2, start=0, evaluated=True) as logs:
+    with Logs(tmp_path, console=console, total_steps=2, restored=None) as logs:
         logs.advance(1, 0)
         logs.write("train", 1, 0, {"loss": 1.0, "accuracy": 0.0, "images_per_second": 1.0})
         logs.say("epoch 1 [/b]")
@@ -74,7 +79,7 @@ def test_where_there_is_no_terminal_there_are_plain_lines(tmp_path):
 
 def test_a_terminal_gets_a_bar_with_epoch_step_loss_accuracy_speed_and_time_left(tmp_path):
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    with Logs(tmp_path, console=console, total_steps=200, start=0, evaluated=True) as logs:
+    with Logs(tmp_path, console=console, total_steps=200, restored=None) as logs:
         logs.advance(7, 3)
         logs.write("train", 7, 3, {"loss": 0.1234, "accuracy": 0.5, "images_per_second": 1234.0})
         logs._progress.refresh()

@@ -47,8 +47,8 @@ def test_a_run_leaves_its_result_config_metrics_and_checkpoints(run, small_confi
     result = run()
     written = json.loads((result.workdir / "result.json").read_text())
     assert set(written) == {
-        "test", "validation", "best_step", "steps", "seconds", "images_per_second", "parameters", "versions", "device",
-        "fingerprint",
+        "test", "validation", "best_step", "steps", "seconds", "images_per_second", "skipped_updates", "rollbacks",
+        "parameters", "versions", "device", "fingerprint",
     }  # fmt: skip
     assert written["steps"] == STEPS
     assert set(written["test"]) == {"accuracy", "loss"}
@@ -164,20 +164,42 @@ def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(run, small_config, 
     class CrashError(Exception):
         pass
 
-    batch = Setup.batch
+    batches = Setup.batches
 
-    def crashing(self, step):
-        if step == 8:
+    def crashing(self, start, end, **options):
+        if start == 8:
             raise CrashError
-        return batch(self, step)
+        return batches(self, start, end, **options)
 
-    monkeypatch.setattr(Setup, "batch", crashing)
+    monkeypatch.setattr(Setup, "batches", crashing)
     with pytest.raises(CrashError):
         run(config, workdir="parts")
     monkeypatch.undo()
     resumed = run(config, workdir="parts", resume=True)
     assert resumed.fingerprint == whole.fingerprint
     assert metrics(resumed.workdir) == metrics(whole.workdir)
+
+
+def test_several_steps_a_dispatch(run, small_config):
+    """Evaluation and saving, due after steps 4, 7, 11 and after 3, 6, 9, wait for the ends of dispatches: 4, 8, 11."""
+    config = replace(small_config, loop=replace(small_config.loop, steps_per_dispatch=4, save_every=3, log_every=4))
+    whole, single = run(config, workdir="whole"), run(workdir="single")
+    lines = metrics(whole.workdir)
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (step, split) for step in (4, 8, 11) for split in ("train", "validation")
+    ]
+    last, expected = (
+        {line["split"]: line["loss"] for line in metrics(result.workdir) if line["step"] == STEPS}
+        for result in (whole, single)
+    )
+    assert last["validation"] == pytest.approx(expected["validation"], rel=1e-3)
+    assert lines[0]["learning_rate"] == metrics(single.workdir)[1]["learning_rate"]  # of step 4
+    for stop_after in (1, 6):
+        with pytest.raises(Interrupted, match=f"stopped after step {4 if stop_after == 1 else 8}"):
+            run(config, workdir="parts", stop_after=stop_after, resume=stop_after > 1)
+    parts = run(config, workdir="parts", resume=True)
+    assert parts.fingerprint == whole.fingerprint
+    assert metrics(parts.workdir) == lines
 
 
 def test_resuming_a_finished_run_trains_nothing_and_gives_its_result_again(run):

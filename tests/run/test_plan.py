@@ -49,3 +49,18 @@ def test_checkpoints_at_evaluations_and_every_so_many_steps():
 def test_lines_of_metrics():
     plan = make(20, epochs=3, batch_size=4, log_every=7)
     assert [step for step in range(1, 16) if plan.logs(step)] == [7, 14, 15]
+
+
+def test_with_several_steps_a_dispatch_all_waits_for_its_end():
+    plan = make(
+        100, epochs=3, batch_size=8, steps_per_dispatch=5, save_every=12, log_every=4
+    )  # 38 steps, 12.5 an epoch
+    ends = [0]
+    while ends[-1] < plan.total_steps:
+        ends.append(plan.dispatch_end(ends[-1]))
+    assert ends == [0, 5, 10, 15, 20, 25, 30, 35, 38]
+    assert [step for step in ends[1:] if plan.evaluates(step)] == [15, 25, 38]
+    assert [step for step in ends[1:] if plan.saves(step)] == [15, 25, 38]
+    assert [step for step in ends[1:] if plan.logs(step)] == [5, 10, 15, 20, 25, 30, 35, 38]
+    often = make(100, epochs=3, batch_size=8, steps_per_dispatch=5, save_every=6)
+    assert [step for step in ends[1:] if often.saves(step)] == [10, 15, 20, 25, 30, 38]

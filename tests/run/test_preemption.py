@@ -52,14 +52,14 @@ def agrees(result, whole):
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 @pytest.mark.parametrize("step", [1, 3, 4, 11])
 def test_a_signal_during_a_step(run, whole, monkeypatch, step, number, error):
-    batch = Setup.batch
+    batches = Setup.batches
 
-    def batch_and_signal(self, index):
-        if index == step - 1:
+    def batches_and_signal(self, start, end, **options):
+        if start == step - 1:
             os.kill(os.getpid(), number)
-        return batch(self, index)
+        return batches(self, start, end, **options)
 
-    monkeypatch.setattr(Setup, "batch", batch_and_signal)
+    monkeypatch.setattr(Setup, "batches", batches_and_signal)
     before = signal.getsignal(number)
     with pytest.raises(error) as raised:
         run()

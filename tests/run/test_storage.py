@@ -38,18 +38,18 @@ def test_a_full_disk_stops_the_run_and_the_last_whole_checkpoint_restores(
     small_disk, small_config, stripes, quiet, tmp_path, monkeypatch
 ):
     expected = fit(small_config, dataset=stripes, workdir=tmp_path / "whole", console=quiet).fingerprint
-    batch, asked = Setup.batch, []
+    batches, asked = Setup.batches, []
 
-    def batch_of_a_full_disk(self, index):
+    def batches_of_a_full_disk(self, index, end, **options):
         asked.append(index)
         if index == 5:  # the save after step 4 has had the time to end well
             time.sleep(2)
             fill(small_disk)
         if index == 7:  # the save after step 7 has been given the time to fail
             time.sleep(2)
-        return batch(self, index)
+        return batches(self, index, end, **options)
 
-    monkeypatch.setattr(Setup, "batch", batch_of_a_full_disk)
+    monkeypatch.setattr(Setup, "batches", batches_of_a_full_disk)
     with pytest.raises(StorageError, match=r"Once that is mended, --workdir .*run --resume goes on from"):
         fit(small_config, dataset=stripes, workdir=small_disk / "run", console=quiet)
     assert asked[-1] <= 7
