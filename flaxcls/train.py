@@ -12,6 +12,7 @@ from flaxcls.cli import NAMES, load_experiment
 from flaxcls.config import Config
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
 from flaxcls.run import dry_run, fit
+from flaxcls.run.memory import bound_malloc_arenas
 from flaxcls.run.workdir import read_config
 
 
@@ -59,9 +60,9 @@ def main(args: list[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
     0 after the run or as far as it was to go, 2 for bad input, 3 for NaN or infinity, 4 where nothing more can be
-    written, 130 after SIGINT. SIGTERM raises
-    SystemExit with 143.
+    written, 130 after SIGINT. SIGTERM raises SystemExit with 143.
     """
+    bound_malloc_arenas()
     console = Console()
     try:
         command = parse(sys.argv[1:] if args is None else args)

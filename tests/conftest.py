@@ -1,10 +1,16 @@
 """Two virtual CPU devices, no silent broadcasting, and small data that the tests share."""
 
+import contextlib
 import os
+import signal
 import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+with contextlib.suppress(AttributeError, KeyError):
+    # a core for each worker of pytest-xdist, before XLA counts them: its threads of one spin in the way of the others
+    _CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_CORES[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(_CORES)]})
 
 import jax
 import numpy as np
@@ -14,6 +20,8 @@ from rich.console import Console
 from flaxcls.config import AugmentConfig, Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.data import Dataset, from_arrays
 
+# A shell ignores it for what it starts in the background, and whatever is started here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Many tests compile the same small programs.
 _CACHE = tempfile.TemporaryDirectory(prefix="flaxcls-tests-")

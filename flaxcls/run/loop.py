@@ -21,6 +21,7 @@ from flaxcls.run.evaluation import evaluate
 from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.logs import Logs
 from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept, rolled_back
+from flaxcls.run.memory import give_back_memory
 from flaxcls.run.meter import Meter
 from flaxcls.run.preemption import StopRequest
 from flaxcls.run.record import check_record, make_record
@@ -194,7 +195,7 @@ def _train(
         if not evaluated(start):
             raise request.exception()
         checkpoints.replace_record(start, make_record(setup, stop, meter, evaluated=True, rollbacks=rollbacks))
-    step = start
+    step, compiling = start, True
     while step < plan.total_steps and not stop.stopped:
         checkpoints.check()
         before, step = step, plan.dispatch_end(step)
@@ -214,6 +215,9 @@ def _train(
         done = evaluated(step) if plan.evaluates(step) else True
         record = make_record(setup, stop, meter, evaluated=done, rollbacks=rollbacks)
         checkpoints.save(step, state, record, best_step=stop.best_step)
+        if compiling:  # all programs there are have been compiled by now
+            give_back_memory()
+            compiling = False
         meter.skip_time()
         if request.signal or asked:
             checkpoints.wait()

@@ -23,6 +23,7 @@ CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD = (
     "checkpoints",
     "tensorboard",
 )
+PARTIAL = ".partial"
 
 
 def read_config(workdir: Path) -> Config:
@@ -135,14 +136,15 @@ def note_changes(workdir: Path, config: Config, step: int) -> list[str]:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes `text` to `path` so that the file is the old or the new one at any moment."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}{PARTIAL}")
     partial.write_text(text)
     partial.replace(path)
 
 
 def _contents(workdir: Path) -> list[Path]:
-    """Returns what is in the directory, if it is there; the lock is not counted."""
-    return [path for path in workdir.iterdir() if path.name not in (LOCK, OWNER)] if workdir.is_dir() else []
+    """Returns what is in the directory, if it is there, less what stays of a start that was cut off at once."""
+    uncounted = (LOCK, OWNER, f"{CONFIG}{PARTIAL}")
+    return [path for path in workdir.iterdir() if path.name not in uncounted] if workdir.is_dir() else []
 
 
 def _fresh(name: str) -> Path:

@@ -1,0 +1,72 @@
+"""The command `python -m experiments.soak`: every fault, many moments, and whether each resumed run is the same.
+
+    python -m experiments.soak --moments 10                   # the table, about 25 minutes on 2 cores
+    python -m experiments.soak --moments 2 --faults sigterm   # a part of it
+
+A lost run's directory stays, and the exit code is 1.
+"""
+
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments.soak import memory
+from experiments.soak.faults import FaultName, Row, soak
+
+
+def command(
+    moments: int = 10,
+    dispatch: tuple[int, ...] = (1, 4),
+    faults: tuple[FaultName, ...] = get_args(FaultName),
+    seed: int = 0,
+    memory_steps: int = 2000,
+    workdir: Path | None = None,
+) -> int:
+    """Kills runs, resumes them, and compares.
+
+    Args:
+      moments: how many of each fault and each number of steps a dispatch.
+      dispatch: steps a dispatch.
+      faults: which of them.
+      seed: decides the moments.
+      memory_steps: steps over which memory, threads and open files are watched afterwards; 0: none.
+      workdir: where the runs go; without it a temporary directory.
+    """
+    console = Console()
+    place = workdir or Path(tempfile.mkdtemp(prefix="soak-"))
+    rows = soak(place, faults=faults, moments=moments, dispatch=dispatch, rng=random.Random(seed), console=console)
+    console.print(table(rows))
+    (place / "soak.json").write_text(json.dumps([row.as_json() for row in rows], indent=2) + "\n")
+    for row in rows:
+        for loss in row.losses:
+            console.print(f"lost: {loss}", highlight=False, soft_wrap=True)
+    grown = False
+    if memory_steps:
+        usage = memory.watch(place / "memory", steps=memory_steps)
+        console.print(memory.table(usage))
+        grown = memory.grows(usage)
+    return int(grown or any(row.losses for row in rows))
+
+
+def table(rows: list[Row]) -> Table:
+    """Returns what is printed at the end."""
+    made = Table(title="a run killed, and resumed", title_justify="left")
+    for header in ("fault", "steps a dispatch", "moments tried", "resumed equal", "lost"):
+        made.add_column(header, justify="left" if header == "fault" else "right")
+    for row in rows:
+        made.add_row(row.fault, str(row.dispatch), str(row.tried), str(row.equal), str(len(row.losses)))
+    total = (sum(row.tried for row in rows), sum(row.equal for row in rows), sum(len(row.losses) for row in rows))
+    made.add_section()
+    made.add_row("all", "", *map(str, total))
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(command, prog="python -m experiments.soak"))

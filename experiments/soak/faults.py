@@ -1,0 +1,269 @@
+"""The faults, each a function that disturbs a run once, and what runs them."""
+
+import json
+import os
+import queue
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import Progress
+
+from experiments.soak import run as run_file
+from experiments.soak.outcome import differing, outcome
+from experiments.soak.trap import COMPILATION, EVALUATION
+from flaxcls.run.workdir import CHECKPOINTS, CONFIG
+
+
+@dataclass
+class Subject:
+    """A run to be disturbed. reference: what the undisturbed one came to, how long it took, and its moments."""
+
+    workdir: Path
+    options: list[str]
+    reference: "Reference"
+    rng: random.Random
+
+    def start(self, trap: dict[str, Any] | None = None) -> subprocess.Popen[str]:
+        """Starts or resumes the run, as a user would; with a trap, by the trapped command."""
+        arguments = ["--workdir", str(self.workdir)]
+        arguments += ["--resume"] if (self.workdir / CONFIG).exists() else self.options
+        command = ["flaxcls.train"] if trap is None else ["experiments.soak.trap", json.dumps(trap)]
+        # a part of the processes compiles anew, as each does on a user's machine; the others take what was compiled
+        anew = (trap or {}).get("point") == COMPILATION or self.rng.random() < 0.2
+        cache = self.workdir.parent / "compiled"
+        return subprocess.Popen(
+            [sys.executable, "-m", *command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={
+                **os.environ,
+                "JAX_COMPILATION_CACHE_DIR": str(cache),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "JAX_ENABLE_COMPILATION_CACHE": str(not anew).lower(),
+            },
+        )
+
+    def kill_after(self, seconds: float) -> bool:
+        """Starts it, and kills it after so many seconds; returns whether it was still running."""
+        process = self.start()
+        try:
+            process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return True
+        return False
+
+    def kill_at(self, point: str, at: int, delay: float = 0.0) -> bool:
+        """Starts it with a trap; returns whether it fell into it."""
+        process = self.start({"point": point, "at": at, "delay": delay})
+        process.communicate()
+        return process.returncode == -signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The undisturbed run. points: how many moments of each kind it had; compilations: seconds of each."""
+
+    outcome: dict[str, Any]
+    seconds: float
+    points: dict[str, int]
+    compilations: list[float]
+
+
+# run -> whether it was disturbed; AssertionError where it did not end as it should have
+Fault = Callable[[Subject], bool]
+
+
+def _at(point: str) -> Fault:
+    return lambda subject: subject.kill_at(point, subject.rng.randint(1, subject.reference.points[point]))
+
+
+def _any_time(subject: Subject) -> bool:
+    return subject.kill_after(subject.rng.uniform(0, subject.reference.seconds))
+
+
+def _compilation(subject: Subject) -> bool:
+    seconds = subject.reference.compilations
+    (index,) = subject.rng.choices(range(len(seconds)), weights=seconds)
+    return subject.kill_at(COMPILATION, index + 1, delay=subject.rng.uniform(0.001, seconds[index]))
+
+
+def _restart(subject: Subject) -> bool:
+    """Killed late, and killed again while it restores, cuts its logs, compiles, or a little later; often twice."""
+    late = subject.kill_at(
+        "save", subject.rng.randint(subject.reference.points["save"] // 4, subject.reference.points["save"])
+    )
+    again = [
+        subject.kill_after(subject.rng.uniform(0, subject.reference.seconds / 2))
+        if subject.rng.random() < 0.5
+        else subject.kill_at("other files", subject.rng.randint(1, 12))
+        for _ in range(subject.rng.randint(1, 2))
+    ]
+    return late and any(again)
+
+
+def _damage(subject: Subject) -> bool:
+    """Killed in the middle of a save, and then a file of the newest whole checkpoint is damaged, wherever it is."""
+    killed = subject.kill_at("save", subject.rng.randint(60, subject.reference.points["save"]))
+    steps = sorted(int(path.name) for path in (subject.workdir / CHECKPOINTS).iterdir() if path.name.isdigit())
+    files = [path for path in (subject.workdir / CHECKPOINTS / str(steps[-1])).rglob("*") if path.is_file()]
+    path = subject.rng.choice(files)
+    data = bytearray(path.read_bytes())
+    kind = subject.rng.choice(["flip", "truncate", "remove"])
+    if kind == "flip" and data:
+        data[subject.rng.randrange(len(data))] ^= 1 << subject.rng.randrange(8)
+        path.write_bytes(data)
+    elif kind == "truncate":
+        path.write_bytes(data[: subject.rng.randrange(max(len(data), 1))])
+    else:
+        path.unlink()
+    return killed and len(steps) > 1
+
+
+def _signal(number: signal.Signals) -> Fault:
+    def send(subject: Subject) -> bool:
+        process = subject.start()
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if "run directory" in line:
+                break
+        timer = threading.Timer(subject.rng.uniform(0, 0.6 * subject.reference.seconds), process.send_signal, [number])
+        timer.start()
+        said += process.communicate()[0]
+        timer.cancel()
+        if process.returncode == 0:
+            return False
+        assert process.returncode == 128 + number, f"exit code {process.returncode} after {number.name}: {said}"
+        assert "--resume goes on from the latest checkpoint" in said, said
+        assert not list((subject.workdir / CHECKPOINTS).glob("*tmp*")), "the save was not finalised"
+        return True
+
+    return send
+
+
+FaultName = Literal[
+    "any", "compilation", "evaluation", "save", "finalisation", "deletion", "files", "restart", "damage", "sigterm",
+    "sigint",
+]  # fmt: skip
+FAULTS: dict[FaultName, tuple[str, Fault]] = {
+    "any": ("SIGKILL at any time", _any_time),
+    "compilation": ("SIGKILL in a compilation", _compilation),
+    "evaluation": ("SIGKILL in an evaluation", _at(EVALUATION)),
+    "save": ("SIGKILL in a save", _at("save")),
+    "finalisation": ("SIGKILL between a save and its finalisation", _at("finalisation")),
+    "deletion": ("SIGKILL in the deletion of an old checkpoint", _at("deletion of an old checkpoint")),
+    "files": ("SIGKILL before config, logs or result are written", _at("other files")),
+    "restart": ("SIGKILL, and again in the restart", _restart),
+    "damage": ("SIGKILL, and the newest checkpoint damaged", _damage),
+    "sigterm": ("SIGTERM at any time", _signal(signal.SIGTERM)),
+    "sigint": ("SIGINT at any time", _signal(signal.SIGINT)),
+}
+
+
+@dataclass
+class Row:
+    """One line of the table. losses: of each run that did not end as the undisturbed one, its directory and why."""
+
+    fault: str
+    dispatch: int
+    tried: int = 0
+    equal: int = 0
+    losses: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the row as what JSON can hold."""
+        return dict(vars(self))
+
+
+def soak(
+    place: Path,
+    *,
+    faults: Sequence[FaultName],
+    moments: int,
+    dispatch: Sequence[int],
+    rng: random.Random,
+    console: Console,
+    experiment: Path = Path(run_file.__file__),
+) -> list[Row]:
+    """Disturbs `moments` runs by each of the `faults`, for each number of steps a `dispatch`, resumes and compares."""
+    cores: queue.Queue[int] = queue.Queue()
+    for core in sorted(os.sched_getaffinity(0)):
+        cores.put(core)
+    # a core for each run, for XLA's threads of one would spin in the way of the others
+    pin = lambda: os.sched_setaffinity(0, {cores.get()})  # noqa: E731
+    rows = [Row(FAULTS[name][0], steps) for name in faults for steps in dispatch]
+    with Progress(console=console) as progress, ThreadPoolExecutor(cores.qsize(), initializer=pin) as pool:
+        task = progress.add_task("runs", total=len(dispatch) + len(rows) * moments)
+
+        def options(steps: int) -> list[str]:
+            return [str(experiment), "--loop.steps-per-dispatch", str(steps)]
+
+        def prepare(steps: int) -> Reference:
+            reference = _reference(place / f"undisturbed-{steps}", options(steps))
+            progress.advance(task)
+            return reference
+
+        references = dict(zip(dispatch, pool.map(prepare, dispatch), strict=True))
+
+        def attempt(row: Row, name: FaultName, number: int, rng: random.Random) -> None:
+            workdir = place / f"{name}-{row.dispatch}-{number}"
+            subject = Subject(workdir, options(row.dispatch), references[row.dispatch], rng)
+            problem = _disturb_and_compare(subject, FAULTS[name][1])
+            row.tried += 1
+            if problem:
+                row.losses.append(f"{workdir}: {problem}")
+            else:
+                row.equal += 1
+                shutil.rmtree(workdir)
+            progress.advance(task)
+
+        jobs = [
+            pool.submit(attempt, row, name, number, random.Random(rng.random()))
+            for (name, row) in zip([name for name in faults for _ in dispatch], rows, strict=True)
+            for number in range(moments)
+        ]
+        for job in jobs:
+            job.result()
+    return rows
+
+
+def _reference(workdir: Path, options: list[str]) -> Reference:
+    counts = workdir.with_suffix(".json")
+    subject = Subject(workdir, options, None, random.Random(0))  # type: ignore[arg-type]
+    began = time.perf_counter()
+    process = subject.start({"point": "", "at": 0, "counts": str(counts)})
+    said, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the undisturbed run ended with {process.returncode}: {said}")
+    seconds = time.perf_counter() - began
+    return Reference(outcome(workdir), seconds, **json.loads(counts.read_text()))
+
+
+def _disturb_and_compare(subject: Subject, fault: Fault) -> str | None:
+    """Returns what was lost, or None where the resumed run is the undisturbed one, bit by bit."""
+    try:
+        while not fault(subject):  # it had ended before the moment came
+            shutil.rmtree(subject.workdir, ignore_errors=True)
+    except AssertionError as error:
+        return str(error)
+    process = subject.start()
+    said, _ = process.communicate()
+    if process.returncode:
+        return f"the resumed run ended with {process.returncode}: {said}"
+    different = differing(subject.reference.outcome, outcome(subject.workdir))
+    return f"other {' and '.join(different)} than the undisturbed run" if different else None

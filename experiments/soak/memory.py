@@ -1,0 +1,96 @@
+"""Whether a long run's memory, threads or open files grow, as Linux counts them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import psutil
+from rich.table import Table
+
+from experiments.soak import run
+from flaxcls.run.evaluation import evaluate
+from flaxcls.train import main
+
+EVERY = 50  # steps from one evaluation and checkpoint to the next, and from one sample to the next
+SETTLED = 500  # steps after which nothing may grow
+BOUND = 1.0  # MB per 1,000 steps
+POOL = "ts_pool_worker"  # of tensorstore, which fills its pool, of a bounded size, when many are needed at once
+GIVEN_BACK = 5.0  # MB less from one sample to the next
+
+
+def watch(workdir: Path, *, steps: int) -> list[dict[str, Any]]:
+    """Returns samples of a run of so many steps: step, memory in MB, threads, those of tensorstore's, open files."""
+    command = [sys.executable, "-m", "experiments.soak.memory", str(workdir), str(steps)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    samples: list[dict[str, Any]] = json.loads(workdir.with_suffix(".json").read_text())
+    return samples
+
+
+def slope(samples: list[dict[str, Any]]) -> float:
+    """Returns how memory grows once it has settled, in MB per 1,000 steps, by least squares.
+
+    Where much of it is given back to the system at once, which would hide growth, that is left out.
+    """
+    settled = [sample for sample in samples if sample["step"] >= SETTLED]
+    changes = np.diff([sample["memory"] for sample in settled], prepend=settled[0]["memory"])
+    grown = np.cumsum(np.where(changes < -GIVEN_BACK, 0, changes))
+    return float(np.polyfit(np.array([sample["step"] for sample in settled]) / 1000, grown, 1)[0])
+
+
+def grows(samples: list[dict[str, Any]]) -> bool:
+    """Whether, once it has settled, memory grows by more than the bound, or threads or files from half to half.
+
+    Their least number counts, for a sample may fall into a save.
+    """
+    settled = [sample for sample in samples if sample["step"] >= SETTLED]
+    halves = settled[: len(settled) // 2], settled[len(settled) // 2 :]
+    first, second = ({name: min(s[name] for s in half) for name in ("threads", "files")} for half in halves)
+    return slope(samples) > BOUND or any(second[name] > first[name] for name in first)
+
+
+def table(samples: list[dict[str, Any]]) -> Table:
+    """Returns the samples at every 500 steps, and the slope."""
+    made = Table(title=f"a run that evaluates and saves every {EVERY} steps", title_justify="left")
+    for header in ("step", "memory, MB", "threads", "and tensorstore's", "open files"):
+        made.add_column(header, justify="right")
+    for sample in samples:
+        if sample["step"] % 500 == 0:
+            made.add_row(*(f"{sample[name]:g}" for name in ("step", "memory", "threads", "pool", "files")))
+    made.caption = f"memory after step {SETTLED}: {slope(samples):+.2f} MB per 1,000 steps"
+    made.caption_justify = "left"
+    return made
+
+
+def _sample_run(workdir: Path, steps: int) -> int:
+    """Runs the training command, and takes a sample before each evaluation."""
+    options = f"--loop.epochs {steps // EVERY} --loop.batch-size {800 // EVERY} --loop.save-every {EVERY}"
+    arguments = [run.__file__, "--workdir", str(workdir), "--stop.patience", "None", *options.split()]
+    process = psutil.Process()
+    samples: list[dict[str, Any]] = []
+
+    def sampled(*args: Any, **options: Any) -> Any:
+        tasks = Path("/proc/self/task").glob("*/comm")
+        names = [path.read_text().strip() for path in tasks]
+        samples.append(
+            {
+                "step": EVERY * (len(samples) + 1),
+                "memory": round(process.memory_info().rss / 1e6, 2),
+                "threads": len(names) - names.count(POOL),
+                "pool": names.count(POOL),
+                "files": process.num_fds(),
+            }
+        )
+        return evaluate(*args, **options)
+
+    with mock.patch("flaxcls.run.loop.evaluate", sampled):
+        code = main(arguments)
+    workdir.with_suffix(".json").write_text(json.dumps(samples[:-2]))  # the last two are of the test at the end
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(_sample_run(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,51 @@
+"""What a run has come to, without its timings: what must be equal however often it was killed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.proto.event_pb2 import Event
+
+from flaxcls.run.workdir import CHECKPOINTS, METRICS, RESULT, TENSORBOARD
+
+TIMINGS = ("images_per_second", "seconds")
+
+
+def outcome(workdir: Path) -> dict[str, Any]:
+    """Returns result, lines of metrics, events, and of the last and the best checkpoint hash, counters and all else."""
+    result = json.loads((workdir / RESULT).read_text())
+    lines = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
+    return {
+        "result": _timeless(result),
+        "metrics": [_timeless(line) for line in lines],
+        "events": events(workdir / TENSORBOARD),
+        "last": _record(workdir / CHECKPOINTS / str(result["steps"])),
+        "best": _record(workdir / CHECKPOINTS / str(result["best_step"])),
+    }
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Returns the names of the parts in which two outcomes differ."""
+    return [name for name in one if one[name] != other[name]]
+
+
+def events(directory: Path) -> list[tuple[str, int, float]]:
+    """Returns (tag, step, value) of all events; the files frame each by its length, a checksum and another one."""
+    found = []
+    for path in sorted(directory.iterdir()):
+        data = path.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + size])
+            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+            data = data[16 + size :]
+    return [event for event in found if event[0].split("/")[-1] not in TIMINGS]
+
+
+def _record(checkpoint: Path) -> Any:
+    record = json.loads((checkpoint / "record" / "metadata").read_text())
+    return {**record, "meter": _timeless(record["meter"])}
+
+
+def _timeless(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in TIMINGS}

@@ -1,0 +1,99 @@
+"""The training command with a trap in it: at one moment, chosen beforehand, the process kills itself by SIGKILL.
+
+    python -m experiments.soak.trap '{"point": "save", "at": 12, "delay": 0}' [arguments of flaxcls.train]
+
+A point is a kind of moment, and `at` the one of that kind, from 1; the signal comes `delay` seconds after it. With
+`at` 0 nothing is killed, and how many moments of each kind there were is written to the file `counts`.
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+
+from flaxcls.run.evaluation import evaluate
+from flaxcls.train import main
+
+# What Python does to the file system, by the first pattern that the operation and its paths match.
+FILE_POINTS = {
+    "finalisation": r"os\.rename .*checkpoints/\d+\.orbax-checkpoint-tmp .*checkpoints/\d+$",
+    "save": r".*checkpoints/\d+\.orbax-checkpoint-tmp",
+    "deletion of an old checkpoint": r"(shutil\.rmtree|os\.rmdir|os\.remove) .*checkpoints/\d+",
+    "other files": r".*(metrics\.jsonl|config\.json|result\.json|tensorboard|lock|damaged)",
+}
+COMPILATION, EVALUATION = "compilation", "evaluation"
+
+
+class Trap:
+    """Counts the moments of each kind, and ends the process at one of them."""
+
+    def __init__(self, point: str, at: int, delay: float) -> None:
+        self.point, self.at, self.delay = point, at, delay
+        self.counts: dict[str, int] = {}
+        self.compilations: list[float] = []
+
+    def passes(self, point: str) -> None:
+        """Notes that a moment of this kind is about to come."""
+        count = self.counts[point] = self.counts.get(point, 0) + 1
+        if (point, count) == (self.point, self.at):
+            if not self.delay:
+                os.kill(os.getpid(), signal.SIGKILL)
+            threading.Thread(target=self._die, daemon=True).start()
+
+    def _die(self) -> None:
+        time.sleep(self.delay)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(self, workdir: Path) -> None:
+        """Sets the trap in file operations below `workdir`, in compilations, and before each batch of evaluations."""
+        inside = str(workdir)
+
+        def audit(event: str, args: tuple[Any, ...]) -> None:
+            writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+            if not (writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")):
+                return
+            paths = [str(arg) for arg in args[:2] if isinstance(arg, str | os.PathLike)]
+            if paths and inside in paths[0]:
+                what = f"{event} {' '.join(paths)}"
+                point = next((name for name, pattern in FILE_POINTS.items() if re.match(pattern, what)), None)
+                if point:
+                    self.passes(point)
+
+        def compiling(event: str, duration_secs: float, **kwargs: str | int) -> None:
+            if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":  # which XLA's compilation follows
+                self.passes(COMPILATION)
+            elif event == "/jax/core/compile/backend_compile_duration":
+                self.compilations.append(duration_secs)
+
+        def watched_evaluate(eval_step: Any, *args: Any, **options: Any) -> Any:
+            def watched_step(*args: Any) -> Any:
+                self.passes(EVALUATION)
+                return eval_step(*args)
+
+            return evaluate(watched_step, *args, **options)
+
+        mock.patch("flaxcls.run.loop.evaluate", watched_evaluate).start()
+        jax.monitoring.register_event_duration_secs_listener(compiling)
+        sys.addaudithook(audit)
+
+
+def run(spec: dict[str, Any], args: list[str]) -> int:
+    """Runs the training command with these arguments and the trap that `spec` describes; returns its exit code."""
+    trap = Trap(spec["point"], spec["at"], spec.get("delay", 0.0))
+    trap.watch(Path(args[args.index("--workdir") + 1]))
+    code = main(args)
+    if "counts" in spec:
+        Path(spec["counts"]).write_text(json.dumps({"points": trap.counts, "compilations": trap.compilations}))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run(json.loads(sys.argv[1]), sys.argv[2:]))
