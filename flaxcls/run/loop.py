@@ -20,8 +20,8 @@ from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.evaluation import evaluate
 from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.logs import Logs
-from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept, rolled_back
 from flaxcls.run.memory import give_back_memory
+from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept, rolled_back
 from flaxcls.run.meter import Meter
 from flaxcls.run.preemption import StopRequest
 from flaxcls.run.record import check_record, make_record
