@@ -1,8 +1,10 @@
 """How the state and a batch are laid out over the devices."""
 
+from typing import Any
+
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 
 def make_mesh() -> Mesh:
@@ -23,3 +25,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def batches_sharding(mesh: Mesh) -> NamedSharding:
     """The layout of several batches [k b ...]: each split along its own first axis."""
     return NamedSharding(mesh, PartitionSpec(None, "data"))
+
+
+def on_devices(tree: Any, sharding: Sharding | None) -> Any:
+    """Puts NumPy arrays, whole on each process, on the devices; a process sends its own devices' parts alone.
+
+    Without a sharding, arrays go to the default device.
+    """
+    if sharding is None:
+        return jax.device_put(tree)
+
+    def put(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(put, tree)

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 
 from flaxcls.errors import InputError, StorageError
 from flaxcls.run.fingerprint import fingerprint
+from flaxcls.run.processes import is_first, wait_for_all
 from flaxcls.run.workdir import write_whole
 from flaxcls.state import TrainState
 
@@ -29,6 +30,12 @@ class Restored:
     passed_over: dict[int, str]
 
 
+class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # it is not typed
+    def reached_preemption(self, step: int) -> bool:
+        """Leaves it to the training loop to ask, which counts its polls and not steps."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, written in the background; to be closed.
 
@@ -41,7 +48,7 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._planned = planned
         self._best_step: int | None = None
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._directory,
             options=ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True),
             item_names=("state", "record"),
@@ -77,8 +84,10 @@ class Checkpoints:
     def replace_record(self, step: int, record: dict[str, Any]) -> None:
         """Gives the finished checkpoint of `step` another record; it has the old or the new one at any moment."""
         record = {**record, "sha256": self.restore_record(step)["sha256"]}
-        with self._storage_errors():
-            write_whole(self._directory / str(step) / "record" / "metadata", json.dumps(record))  # orbax's own place
+        wait_for_all("the record has been read")
+        if is_first():
+            with self._storage_errors():
+                write_whole(self._directory / str(step) / "record" / "metadata", json.dumps(record))  # orbax's place
 
     def check(self) -> None:
         """Raises StorageError if what is written in the background has failed."""
@@ -154,6 +163,7 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> Path:
         """Moves the checkpoint of `step`, if it is there, to damaged/ beside the directory, and returns its place."""
+        wait_for_all(f"step {step} has been read")
         place = self._directory.parent / DAMAGED
         place.mkdir(exist_ok=True)
         target = place / str(step)
@@ -161,8 +171,9 @@ class Checkpoints:
             if not target.exists():
                 break
             target = place / f"{step}-{number}"
-        if (self._directory / str(step)).exists():
+        if is_first() and (self._directory / str(step)).exists():
             (self._directory / str(step)).rename(target)
+        wait_for_all(f"step {step} has been set aside")
         self._manager.reload()
         return target
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-import jax
 import numpy as np
 from jax.sharding import Sharding
 
 from flaxcls.data.dataset import Split
 from flaxcls.metrics import MetricSums
+from flaxcls.sharding import on_devices
 from flaxcls.state import TrainState
 from flaxcls.types import Batch
 
@@ -36,7 +36,7 @@ def evaluate(
         if stopping():
             return None
         batch = padded(Split(*(part[start : start + batch_size] for part in split)), batch_size)
-        sums = sums.merge(eval_step(state, jax.device_put(batch, sharding)))
+        sums = sums.merge(eval_step(state, on_devices(batch, sharding)))
     return sums.compute()
 
 

@@ -25,19 +25,13 @@ class Logs:
 
     What was written after the step of `restored` (by a run that went on longer than its last checkpoint) is cut off
     first, and the event files, which hold the same values, are written anew.
+
+    workdir: the run directory; without it no file is written.
     """
 
-    def __init__(self, workdir: Path, *, console: Console, total_steps: int, restored: Restored | None) -> None:
-        path = workdir / METRICS
+    def __init__(self, workdir: Path | None, *, console: Console, total_steps: int, restored: Restored | None) -> None:
         start, evaluated = (restored.step, restored.record["evaluated"]) if restored else (0, True)
-        kept = _truncate(path, start, evaluated)
-        self._file = path.open("a")
-        shutil.rmtree(workdir / TENSORBOARD, ignore_errors=True)
-        (workdir / TENSORBOARD).mkdir()
-        # not its SummaryWriter, whose thread would swallow what a full disk says, and then wait for ever
-        self._tensorboard = EventsWriter(str(workdir / TENSORBOARD / "events"))
-        for values in kept:
-            self._add_scalars(values)
+        self._files = None if workdir is None else _Files(workdir, start, evaluated)
         self._began, self._start, self._total_steps = time.perf_counter(), start, total_steps
         self._console = console
         self._progress = Progress(
@@ -60,9 +54,8 @@ class Logs:
     def write(self, split: str, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Writes one line of values, measured on `split` after `step`."""
         line: dict[str, Any] = {"step": step, "epoch": epoch, "split": split, **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        self._add_scalars(line)
+        if self._files is not None:
+            self._files.write(line)
         if split == "train":
             self._progress.update(self._task, shown=values)
             if not self._console.is_terminal:
@@ -70,13 +63,6 @@ class Logs:
                 left = elapsed * (self._total_steps - step) / max(step - self._start, 1)
                 shown = f"epoch {epoch:3d}  step {step:6d}/{self._total_steps}  {_shown(values)}"
                 self.say(f"{shown}  {left / 60:.1f} min left")
-
-    def _add_scalars(self, line: Mapping[str, Any]) -> None:
-        for name, value in line.items():
-            if name not in ("step", "epoch", "split"):
-                summary = scalar(f"{line['split']}/{name}", value)
-                self._tensorboard.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
-        self._tensorboard.flush()
 
     def say(self, line: str) -> None:
         """Prints a line, above the progress bar where there is one."""
@@ -93,7 +79,37 @@ class Logs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        with contextlib.closing(self._tensorboard), self._file:
+        if self._files is not None:
+            self._files.close()
+
+
+class _Files:
+    """metrics.jsonl and the event files, of the lines up to a step and those that are written from there on."""
+
+    def __init__(self, workdir: Path, start: int, evaluated: bool) -> None:
+        kept = _truncate(workdir / METRICS, start, evaluated)
+        self._metrics = (workdir / METRICS).open("a")
+        shutil.rmtree(workdir / TENSORBOARD, ignore_errors=True)
+        (workdir / TENSORBOARD).mkdir()
+        # not its SummaryWriter, whose thread would swallow what a full disk says, and then wait for ever
+        self._tensorboard = EventsWriter(str(workdir / TENSORBOARD / "events"))
+        for line in kept:
+            self._add_scalars(line)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+        self._add_scalars(line)
+
+    def _add_scalars(self, line: Mapping[str, Any]) -> None:
+        for name, value in line.items():
+            if name not in ("step", "epoch", "split"):
+                summary = scalar(f"{line['split']}/{name}", value)
+                self._tensorboard.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        with contextlib.closing(self._tensorboard), self._metrics:
             pass
 
 

@@ -1,5 +1,6 @@
 """`fit`: the one place that knows about time. It dispatches steps, and between them logs, evaluates and saves."""
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from flaxcls.run.memory import give_back_memory
 from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept, rolled_back
 from flaxcls.run.meter import Meter
 from flaxcls.run.preemption import StopRequest
+from flaxcls.run.processes import is_first, share
 from flaxcls.run.record import check_record, make_record
 from flaxcls.run.restart import early_stopping, without_a_damaged_best
 from flaxcls.run.result import FitResult, device, versions
@@ -72,7 +74,7 @@ def fit(
     """
     began = time.perf_counter()
     workdir = None if workdir is None else Path(workdir)
-    console = console or Console()
+    console = (console or Console()) if is_first() else Console(quiet=True)
     validate(config)
     if stop_after is not None and stop_after < 1:
         raise InputError(f"stop_after is {stop_after}, but must be 1 or more: the step to stop after.")
@@ -80,18 +82,20 @@ def fit(
     dataset = dataset or load_dataset(config.data)
     setup = make_setup(config, dataset, model, tx)
     name = f"{dataset.name}-{type(setup.model).__name__.lower()}"
-    with (
-        StopRequest() as request,
-        open_workdir(
-            workdir, config, name=name, resume=resume, overwrite=overwrite, allow_changes=allow_changes
-        ) as workdir,
-    ):
+    with StopRequest() as request, contextlib.ExitStack() as stack:
+        if is_first():
+            opened = open_workdir(
+                workdir, config, name=name, resume=resume, overwrite=overwrite, allow_changes=allow_changes
+            )
+            workdir = stack.enter_context(opened)
+        workdir = share(workdir)
         try:
             with Checkpoints(workdir / CHECKPOINTS, planned=setup.plan.saves) as checkpoints:
                 result = _run(
                     setup, checkpoints, request, workdir, console, began, resume=resume, stop_after=stop_after
                 )
-            write_whole(workdir / RESULT, result.to_json())
+            if is_first():
+                write_whole(workdir / RESULT, result.to_json())
         except (StorageError, OSError) as error:
             raise StorageError(f"{error} {RESUMABLE.format(workdir=workdir)}") from error
         return result
@@ -113,11 +117,12 @@ def _run(
     start = restored.step if restored else 0
     if stop_after is not None and stop_after <= start:
         raise InputError(f"stop_after is {stop_after}, but this run stands at step {start}: name a later step.")
-    changes = note_changes(workdir, setup.config, start)
+    changes = note_changes(workdir, setup.config, start) if is_first() else []
     rollbacks = restored.record.get("rollbacks", 0) if restored else 0
     diverged: DivergenceError | None = None
     while True:
-        with Logs(workdir, console=console, total_steps=setup.plan.total_steps, restored=restored) as logs:
+        place = workdir if is_first() else None
+        with Logs(place, console=console, total_steps=setup.plan.total_steps, restored=restored) as logs:
             if diverged is None:
                 introduce(setup, logs, workdir, restored, changes)
             else:
@@ -207,7 +212,8 @@ def _train(
             meter.skip_time()  # the first call compiled
         logs.advance(step, plan.epochs_done(step))
         asked = stop_after is not None and step >= stop_after
-        if not (plan.saves(step) or asked or request.signal):
+        stopping = request.poll() or asked
+        if not (plan.saves(step) or stopping):
             continue
         meter.read(step)
         if not setup.finite(state):
@@ -219,9 +225,9 @@ def _train(
             give_back_memory()
             compiling = False
         meter.skip_time()
-        if request.signal or asked:
+        if stopping or not done:
             checkpoints.wait()
-            raise request.exception() if request.signal else Interrupted(f"stopped after step {step}, as asked")
+            raise Interrupted(f"stopped after step {step}, as asked") if asked else request.exception()
     return _Trained(state, step, stop, meter, rollbacks)
 
 
@@ -261,5 +267,5 @@ def _evaluate(setup: Setup, state: TrainState, split: Split, request: StopReques
         split,
         batch_size=setup.eval_batch_size(len(split.labels)),
         sharding=setup.batch_sharding,
-        stopping=lambda: request.signal is not None,
+        stopping=request.poll,
     )

@@ -1,9 +1,13 @@
 """SIGTERM and SIGINT, as a request that the training loop reads between two steps."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -14,16 +18,22 @@ class StopRequest:
     The second one ends the process at once, as the system does it, even within a compilation. Outside of the main
     thread, which alone may handle signals, nothing is noted, nor is a signal that is ignored or another's.
 
-    signal: the one that came, or None.
+    Where there are several processes, JAX's own handler of SIGTERM is left alone, for it makes all of them agree on the
+    poll at which they stop, whichever was signalled; SIGINT is passed on to it.
+
+    signal: the one that came to this process, or None.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._together = jax.process_count() > 1
+        self._polls, self._agreed = 0, False
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            ours = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+            wanted = [number for number in SIGNALS if not (self._together and number == signal.SIGTERM)]
+            ours = [number for number in wanted if signal.getsignal(number) not in (signal.SIG_IGN, None)]
             self._before = {number: signal.signal(number, self._note) for number in ours}
         return self
 
@@ -37,6 +47,16 @@ class StopRequest:
         self.signal = signal.Signals(number)
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)
+        if self._together:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def poll(self) -> bool:
+        """Returns whether to stop here. All processes call it equally often, and get the same answer."""
+        if not self._together:
+            return self.signal is not None
+        self._polls += 1
+        self._agreed = self._agreed or multihost_utils.reached_preemption_sync_point(self._polls)
+        return self._agreed
 
     def exception(self) -> BaseException:
         """Returns what the signal would have raised: KeyboardInterrupt, or SystemExit with the code 143."""

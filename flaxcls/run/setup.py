@@ -69,13 +69,13 @@ class Setup:
             [batch_indices(seed, step, count=len(split.labels), batch_size=size) for step in range(start, end)]
         )
 
-        def on_devices(examples: np.ndarray) -> jax.Array:
+        def taken(examples: np.ndarray) -> jax.Array:
             def part(index: Any) -> np.ndarray:
                 return examples[chosen[index[:2]]]
 
             return jax.make_array_from_callback((*chosen.shape, *examples.shape[1:]), self.batches_sharding, part)
 
-        return {"image": on_devices(split.images), "label": on_devices(split.labels)}
+        return {"image": taken(split.images), "label": taken(split.labels)}
 
     def eval_batch_size(self, examples: int) -> int:
         """Returns a batch size for so many examples that the devices share evenly and that is no larger than needed."""
