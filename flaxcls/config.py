@@ -254,7 +254,7 @@ def from_json(text: str) -> Config:
     """
     try:
         config: Config = _build(Config, json.loads(text), "")
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"the configuration is not JSON: {error}.") from error
     return config
 

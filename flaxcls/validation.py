@@ -12,17 +12,18 @@ from flaxcls.errors import InputError, unknown
 
 def validate(config: Config) -> None:
     """Raises InputError that lists everything wrong with `config`."""
-    problems = _type_problems(config) or _value_problems(config)
+    problems = type_problems(config) or _value_problems(config)
     if problems:
         raise InputError("\n".join(problems))
 
 
-def _type_problems(config: Any, prefix: str = "") -> list[str]:
+def type_problems(config: Any, prefix: str = "") -> list[str]:
+    """Returns a line for each field of a dataclass whose value is not of the field's type."""
     problems = []
     for name, hint in typing.get_type_hints(type(config)).items():
         value, path = getattr(config, name), prefix + name
         if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
-            problems += _type_problems(value, path + ".")
+            problems += type_problems(value, path + ".")
         elif (names := choices(hint)) and value not in names:
             problems.append(unknown(path, value, map(str, names)))
         elif not _is_a(value, hint):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
 from flaxcls.run.checkpoint import Restored
-from flaxcls.run.workdir import METRICS, TENSORBOARD, write_whole
+from flaxcls.run.workdir import METRICS, TENSORBOARD, remove, write_whole
 
 
 class Logs:
@@ -89,7 +88,7 @@ class _Files:
     def __init__(self, workdir: Path, start: int, evaluated: bool) -> None:
         kept = _truncate(workdir / METRICS, start, evaluated)
         self._metrics = (workdir / METRICS).open("a")
-        shutil.rmtree(workdir / TENSORBOARD, ignore_errors=True)
+        remove(workdir / TENSORBOARD)
         (workdir / TENSORBOARD).mkdir()
         # not its SummaryWriter, whose thread would swallow what a full disk says, and then wait for ever
         self._tensorboard = EventsWriter(str(workdir / TENSORBOARD / "events"))

@@ -9,6 +9,7 @@ from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import InputError, StorageError
 from flaxcls.run.meter import Meter
 from flaxcls.run.setup import Setup
+from flaxcls.validation import type_problems
 
 FORMAT = 1
 
@@ -37,16 +38,14 @@ def check_record(record: dict[str, Any], setup: Setup) -> None:
       StorageError: where the record lacks what every record holds.
       InputError: where it is of other data, another model or another optimizer, or of a later version of flaxcls.
     """
-    if not isinstance(record.get("format"), int):
+    if type(record.get("format")) is not int:
         raise StorageError("the record names no format.")
     if record["format"] > FORMAT:
         raise InputError(
             f"the checkpoint has the format {record['format']}, and this version of flaxcls reads up to {FORMAT}: "
             "install the version that wrote it, or a later one."
         )
-    missing = [name for name in ("config", "early_stopping", "evaluated", "meter", "sha256") if name not in record]
-    if missing:
-        raise StorageError(f"the record has no {missing[0]}.")
+    _check_parts(record)
     for name, ours in _identity(setup).items():
         theirs = record.get(name)
         if theirs == ours:
@@ -58,6 +57,21 @@ def check_record(record: dict[str, Any], setup: Setup) -> None:
             f"the run was started with {name} {_short(theirs)}, but is resumed with {_short(ours)}: give "
             "it the data, model and optimizer that it was started with, or start a new run in another workdir."
         )
+
+
+def _check_parts(record: dict[str, Any]) -> None:
+    """Raises StorageError where a part is missing or is not what a run could have written."""
+    kinds = {"config": dict, "early_stopping": dict, "evaluated": bool, "meter": dict, "sha256": str}
+    for name, kind in kinds.items():
+        if not isinstance(record.get(name), kind):
+            raise StorageError(f"the record has no {name} that could be read.")
+    rollbacks, numbers = record.get("rollbacks", 0), dict(record["meter"])
+    numbers |= {f"sums of {name}": value for name, value in numbers.pop("sums").items()}
+    if type(rollbacks) is not int or rollbacks < 0 or not all(type(n) in (int, float) for n in numbers.values()):
+        raise StorageError("the record holds other things than numbers where numbers should be.")
+    problems = type_problems(EarlyStopping(**record["early_stopping"]))
+    if problems or type(record["config"]["loop"]["eval_every"]) is not int:
+        raise StorageError(f"the record is not a run's: {(*problems, 'loop.eval_every is no integer')[0]}")
 
 
 def _identity(setup: Setup) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def open_workdir(
                 write_whole(workdir / CONFIG, to_json(config))  # first, so that it is a run's at any moment
                 for path in _contents(workdir):
                     if path.name != CONFIG:
-                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                        remove(path)
         except OSError as error:
             problem = f"the run directory {workdir or 'below runs'} cannot be written: {error.strerror or error}."
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -132,6 +132,14 @@ def note_changes(workdir: Path, config: Config, step: int) -> list[str]:
             file.write(json.dumps({"step": step, "changes": changes}) + "\n")
         write_whole(workdir / CONFIG, to_json(config))
     return changes
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder with all in it, if it is there; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
