@@ -50,7 +50,12 @@ class Checkpoints:
         self._best_step: int | None = None
         self._manager = _Manager(
             self._directory,
-            options=ocp.CheckpointManagerOptions(preservation_policy=self, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self,
+                cleanup_tmp_directories=True,
+                # in the background, a folder that cannot be made would be noticed by nobody for twenty minutes
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
             item_names=("state", "record"),
         )
 

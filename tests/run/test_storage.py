@@ -1,4 +1,4 @@
-"""A full disk, made of a small tmpfs: noticed at the next dispatch, and nothing that was whole is lost."""
+"""A disk that is full, or becomes read-only: noticed at the next dispatch, and nothing that was whole is lost."""
 
 import contextlib
 import gc
@@ -60,3 +60,46 @@ def test_a_full_disk_stops_the_run_and_the_last_whole_checkpoint_restores(
     result = fit(small_config, dataset=stripes, workdir=small_disk / "run", console=quiet, resume=True)
     assert result.fingerprint == expected
     gc.collect()  # while the filter holds
+
+
+@pytest.fixture
+def made_read_only():
+    """Makes a folder read-only while it is in use: it is mounted over itself, and then so again."""
+    mounted = []
+
+    def make_read_only(place):
+        for options in (["--bind", place, place], ["-o", "remount,bind,ro", place]):
+            if subprocess.run(["mount", *options], check=False, capture_output=True).returncode != 0:
+                pytest.skip("no right to mount")
+            mounted.append(place)
+
+    yield make_read_only
+    for place in mounted[:1]:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_a_place_that_becomes_read_only_stops_the_run_and_the_last_checkpoint_restores(
+    made_read_only, small_config, stripes, quiet, tmp_path, monkeypatch
+):
+    expected = fit(small_config, dataset=stripes, workdir=tmp_path / "whole", console=quiet).fingerprint
+    place, batches, asked = tmp_path / "run" / "checkpoints", Setup.batches, []
+
+    def batches_of_a_read_only_disk(self, start, end, **options):
+        asked.append(start)
+        if start == 5:
+            time.sleep(2)  # for the save after step 4
+            made_read_only(place)
+        if start == 7:
+            time.sleep(2)
+        return batches(self, start, end, **options)
+
+    monkeypatch.setattr(Setup, "batches", batches_of_a_read_only_disk)
+    with pytest.raises(StorageError, match=r"Read-only file system.* --resume goes on from"):
+        fit(small_config, dataset=stripes, workdir=tmp_path / "run", console=quiet)
+    assert asked[-1] <= 7
+    monkeypatch.undo()
+    subprocess.run(["mount", "-o", "remount,bind,rw", place], check=True)
+    result = fit(small_config, dataset=stripes, workdir=tmp_path / "run", console=quiet, resume=True)
+    assert result.fingerprint == expected
+    gc.collect()
