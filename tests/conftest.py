@@ -23,8 +23,10 @@ from flaxcls.data import Dataset, from_arrays
 # A shell ignores it for what it starts in the background, and whatever is started here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests compile the same small programs.
+# Many tests, and the processes that they start, compile the same small programs.
 _CACHE = tempfile.TemporaryDirectory(prefix="flaxcls-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 

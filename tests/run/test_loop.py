@@ -420,3 +420,16 @@ def test_another_optimizer_is_named_by_what_differs(run, small_config):
     other = change(small_config, "optim.name", "sgd")
     with pytest.raises(InputError, match=r"started with arrays .*opt_state.*: .* but is resumed with"):
         run(other, resume=True, allow_changes=True)
+
+
+def test_xla_is_told_to_be_deterministic_where_it_has_to_be(run, small_config, monkeypatch):
+    options = flaxcls.run.setup._compiler_options
+    assert options(True) is None  # on CPU it is
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert options(False) is None
+    flags = options(True)
+    monkeypatch.undo()
+    assert flags == {"xla_gpu_deterministic_ops": True}
+    assert jax.jit(jnp.sin, compiler_options=flags)(0.0) == 0.0  # a flag that XLA does not know is an error
+    with pytest.raises(Exception, match="xla_gpu_deterministic_op"):
+        jax.jit(jnp.sin, compiler_options={"xla_gpu_deterministic_op": True})(0.0)

@@ -49,8 +49,15 @@ def agrees(result, whole):
     assert record(result)["early_stopping"] == whole["record"]["early_stopping"]
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
-@pytest.mark.parametrize("step", [1, 3, 4, 11])
+@pytest.mark.parametrize(
+    ("step", "number", "error"),
+    [
+        (1, signal.SIGINT, KeyboardInterrupt),
+        (3, signal.SIGTERM, SystemExit),
+        (4, signal.SIGINT, KeyboardInterrupt),
+        (11, signal.SIGTERM, SystemExit),
+    ],
+)
 def test_a_signal_during_a_step(run, whole, monkeypatch, step, number, error):
     batches = Setup.batches
 
