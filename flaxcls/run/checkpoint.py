@@ -52,7 +52,6 @@ class Checkpoints:
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self,
-                cleanup_tmp_directories=True,
                 # in the background, a folder that cannot be made would be noticed by nobody for twenty minutes
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
@@ -107,7 +106,7 @@ class Checkpoints:
     def restore_newest(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
         """Returns the newest intact checkpoint, or None where there is none at all.
 
-        Damaged ones that are newer are moved to damaged/ beside the directory.
+        Damaged ones that are newer are moved to damaged/ beside the directory, and so are those half written.
 
         Args:
           like: shapes, types and shardings of the state.
@@ -117,6 +116,7 @@ class Checkpoints:
           InputError: if there are checkpoints, but all are damaged; nothing is moved then.
         """
         passed_over: dict[int, str] = {}
+        unfinished = {int(path.name.split(".")[0]): path for path in self._directory.glob("*.orbax-checkpoint-tmp*")}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 record = self.restore_record(step)
@@ -133,14 +133,20 @@ class Checkpoints:
                 continue
             for damaged in passed_over:
                 self.set_aside(damaged)
-            return Restored(step, state, record, passed_over)
+            return Restored(step, state, record, {**self._set_unfinished_aside(unfinished), **passed_over})
         if passed_over:
             wrong = "\n  ".join(f"step {step}: {problem}" for step, problem in passed_over.items())
             raise InputError(
                 f"no checkpoint in {self._directory} is intact:\n  {wrong}\n"
                 "Restore them from a copy, or start the run anew with --overwrite."
             )
+        self._set_unfinished_aside(unfinished)
         return None
+
+    def _set_unfinished_aside(self, unfinished: dict[int, Path]) -> dict[int, str]:
+        for path in unfinished.values():
+            self._set_aside(path)
+        return dict.fromkeys(unfinished, "it was not written to its end")
 
     def roll_back(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
         """Deletes what is newer than the latest planned checkpoint, and restores that as `restore_newest` does."""
@@ -168,17 +174,20 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> Path:
         """Moves the checkpoint of `step`, if it is there, to damaged/ beside the directory, and returns its place."""
-        wait_for_all(f"step {step} has been read")
+        return self._set_aside(self._directory / str(step))
+
+    def _set_aside(self, path: Path) -> Path:
+        wait_for_all(f"{path.name} has been read")
         place = self._directory.parent / DAMAGED
-        place.mkdir(exist_ok=True)
-        target = place / str(step)
+        target = place / path.name
         for number in range(1, 1000):
             if not target.exists():
                 break
-            target = place / f"{step}-{number}"
-        if is_first() and (self._directory / str(step)).exists():
-            (self._directory / str(step)).rename(target)
-        wait_for_all(f"step {step} has been set aside")
+            target = place / f"{path.name}-{number}"
+        if is_first() and path.exists():
+            place.mkdir(exist_ok=True)
+            path.rename(target)
+        wait_for_all(f"{path.name} has been set aside")
         self._manager.reload()
         return target
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from flaxcls import create_state
 from flaxcls.models import CNN
@@ -65,15 +66,27 @@ def test_saving_in_the_background_and_donating_the_buffers_do_not_mix_up(tmp_pat
             np.testing.assert_array_equal(checkpoints.restore_state(number, like).params["large"], expected)
 
 
-def test_a_step_half_written_is_swept_away(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, make_state(), {}, best_step=None)
-    (tmp_path / "2.orbax-checkpoint-tmp-123").mkdir()
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step == 1
+@pytest.mark.parametrize("finished", [[], [1]])
+def test_a_step_half_written_is_set_aside(tmp_path, finished):
+    directory = tmp_path / "checkpoints"
+    with Checkpoints(directory) as checkpoints:
+        for step in finished:
+            checkpoints.save(step, make_state(), {}, best_step=None)
+    for _ in range(2):
+        (directory / "2.orbax-checkpoint-tmp").mkdir()
+        (directory / "2.orbax-checkpoint-tmp" / "half").write_text("precious")
+        with Checkpoints(directory) as checkpoints:
+            restored = checkpoints.restore_newest(make_state(1), lambda record: None)
+            assert (restored.passed_over if restored else None) == (
+                {2: "it was not written to its end"} if finished else None
+            )
+            assert (restored.step if restored else None) == (1 if finished else None)
+    with Checkpoints(directory) as checkpoints:
         checkpoints.save(2, make_state(), {}, best_step=None)
-    assert steps(tmp_path) == [1, 2]
-    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
+    assert steps(directory) == [*finished, 2]
+    assert sorted(path.name for path in (tmp_path / "damaged").iterdir()) == [
+        "2.orbax-checkpoint-tmp", "2.orbax-checkpoint-tmp-1",
+    ]  # fmt: skip
 
 
 def test_an_empty_directory_has_no_step(tmp_path):
