@@ -71,6 +71,20 @@ def test_a_loss_is_reported(tmp_path, quiet, monkeypatch):
     assert "than the undisturbed run" in row.losses[0]
 
 
+def test_a_resume_that_fails_is_a_loss_too(tmp_path, quiet, monkeypatch):
+    """Also where the fault itself comes upon it, as the second kill of a restart does."""
+
+    def break_and_restart(subject):
+        assert subject.kill_at("save", 40)
+        (subject.workdir / "config.json").write_text("{")
+        return subject.kill_at("save", 1)
+
+    monkeypatch.setitem(FAULTS, "restart", ("broken", break_and_restart))
+    (row,) = soak(tmp_path, faults=["restart"], moments=1, dispatch=[1], rng=random.Random(0), console=quiet)
+    assert (row.tried, row.equal) == (1, 0)
+    assert "it ended with 2 by itself: error: the configuration is not JSON" in row.losses[0]
+
+
 def test_the_table():
     console = Console(width=100)
     with console.capture() as captured:
@@ -79,7 +93,9 @@ def test_the_table():
 
 
 def test_growth_is_noticed():
-    steady = [{"step": step, "memory": 400 + step % 3, "threads": 20, "files": 9} for step in range(50, 2001, 50)]
+    steady = [
+        {"step": step, "memory": 400 + step % 3, "threads": 20, "pool": 5, "files": 9} for step in range(50, 2001, 50)
+    ]
     assert not memory.grows(steady)
     assert memory.slope(steady) == pytest.approx(0, abs=0.2)
     assert memory.grows([{**s, "memory": 400 + s["step"] / 500} for s in steady])

@@ -39,6 +39,8 @@ def command(
       memory_steps: steps over which memory, threads and open files are watched afterwards; 0: none.
       workdir: where the runs go; without it a temporary directory.
     """
+    if 0 < memory_steps < 2 * memory.SETTLED:
+        sys.exit(f"memory_steps is {memory_steps}, but must be 0, or {2 * memory.SETTLED} or more, to settle first.")
     console = Console()
     place = workdir or Path(tempfile.mkdtemp(prefix="soak-"))
     rows = soak(place, faults=faults, moments=moments, dispatch=dispatch, rng=random.Random(seed), console=console)

@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from experiments.soak import run as run_file
 from experiments.soak.outcome import differing, outcome
-from experiments.soak.trap import COMPILATION, EVALUATION
+from experiments.soak.trap import COMPILATION, EVALUATION, LINE
 from flaxcls.run.workdir import CHECKPOINTS, CONFIG
 
 
@@ -59,17 +59,19 @@ class Subject:
         """Starts it, and kills it after so many seconds; returns whether it was still running."""
         process = self.start()
         try:
-            process.communicate(timeout=seconds)
+            said, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             return True
+        assert process.returncode == 0, f"it ended with {process.returncode} by itself: {said}"
         return False
 
     def kill_at(self, point: str, at: int, delay: float = 0.0) -> bool:
         """Starts it with a trap; returns whether it fell into it."""
         process = self.start({"point": point, "at": at, "delay": delay})
-        process.communicate()
+        said, _ = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), f"it ended with {process.returncode} by itself: {said}"
         return process.returncode == -signal.SIGKILL
 
 
@@ -157,8 +159,8 @@ def _signal(number: signal.Signals) -> Fault:
 
 
 FaultName = Literal[
-    "any", "compilation", "evaluation", "save", "finalisation", "deletion", "files", "restart", "damage", "sigterm",
-    "sigint",
+    "any", "compilation", "evaluation", "save", "finalisation", "deletion", "lines", "files", "restart", "damage",
+    "sigterm", "sigint",
 ]  # fmt: skip
 FAULTS: dict[FaultName, tuple[str, Fault]] = {
     "any": ("SIGKILL at any time", _any_time),
@@ -167,6 +169,7 @@ FAULTS: dict[FaultName, tuple[str, Fault]] = {
     "save": ("SIGKILL in a save", _at("save")),
     "finalisation": ("SIGKILL between a save and its finalisation", _at("finalisation")),
     "deletion": ("SIGKILL in the deletion of an old checkpoint", _at("deletion of an old checkpoint")),
+    "lines": ("SIGKILL between a line of metrics and its events", _at(LINE)),
     "files": ("SIGKILL before config, logs or result are written", _at("other files")),
     "restart": ("SIGKILL, and again in the restart", _restart),
     "damage": ("SIGKILL, and the newest checkpoint damaged", _damage),
@@ -259,11 +262,11 @@ def _disturb_and_compare(subject: Subject, fault: Fault) -> str | None:
     try:
         while not fault(subject):  # it had ended before the moment came
             shutil.rmtree(subject.workdir, ignore_errors=True)
-    except AssertionError as error:
-        return str(error)
-    process = subject.start()
-    said, _ = process.communicate()
-    if process.returncode:
-        return f"the resumed run ended with {process.returncode}: {said}"
-    different = differing(subject.reference.outcome, outcome(subject.workdir))
+        process = subject.start()
+        said, _ = process.communicate()
+        if process.returncode:
+            return f"the resumed run ended with {process.returncode}: {said}"
+        different = differing(subject.reference.outcome, outcome(subject.workdir))
+    except Exception as error:  # whatever is missing or cannot be read is lost
+        return f"{type(error).__name__}: {error}"
     return f"other {' and '.join(different)} than the undisturbed run" if different else None

@@ -19,6 +19,7 @@ EVERY = 50  # steps from one evaluation and checkpoint to the next, and from one
 SETTLED = 500  # steps after which nothing may grow
 BOUND = 1.0  # MB per 1,000 steps
 POOL = "ts_pool_worker"  # of tensorstore, which fills its pool, of a bounded size, when many are needed at once
+POOL_BOUND = 128  # as many file operations at once as orbax allows it
 GIVEN_BACK = 5.0  # MB less from one sample to the next
 
 
@@ -49,7 +50,8 @@ def grows(samples: list[dict[str, Any]]) -> bool:
     settled = [sample for sample in samples if sample["step"] >= SETTLED]
     halves = settled[: len(settled) // 2], settled[len(settled) // 2 :]
     first, second = ({name: min(s[name] for s in half) for name in ("threads", "files")} for half in halves)
-    return slope(samples) > BOUND or any(second[name] > first[name] for name in first)
+    pool = max(sample["pool"] for sample in samples)
+    return slope(samples) > BOUND or pool > POOL_BOUND or any(second[name] > first[name] for name in first)
 
 
 def table(samples: list[dict[str, Any]]) -> Table:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
+from flaxcls.run.checkpoint import SEAL
 from flaxcls.run.workdir import CHECKPOINTS, METRICS, RESULT, TENSORBOARD
 
 TIMINGS = ("images_per_second", "seconds")
@@ -44,6 +45,7 @@ def events(directory: Path) -> list[tuple[str, int, float]]:
 
 def _record(checkpoint: Path) -> Any:
     record = json.loads((checkpoint / "record" / "metadata").read_text())
+    del record[SEAL]  # of the timings too
     return {**record, "meter": _timeless(record["meter"])}
 
 

@@ -22,6 +22,6 @@ CONFIG = Config(
     optim=OptimConfig(
         learning_rate=2e-2, schedule="constant", plateau_patience=1, plateau_factor=0.3, accumulate=2, ema_decay=0.9
     ),
-    loop=LoopConfig(epochs=16, batch_size=32, save_every=16, log_every=5),
+    loop=LoopConfig(epochs=16, batch_size=32, save_every=16, log_every=7),
     stop=StopConfig(patience=2, min_delta=0.05, skip=0.0),
 )

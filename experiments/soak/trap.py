@@ -20,6 +20,7 @@ from unittest import mock
 import jax
 
 from flaxcls.run.evaluation import evaluate
+from flaxcls.run.logs import _Files
 from flaxcls.train import main
 
 # What Python does to the file system, by the first pattern that the operation and its paths match.
@@ -29,7 +30,7 @@ FILE_POINTS = {
     "deletion of an old checkpoint": r"(shutil\.rmtree|os\.rmdir|os\.remove) .*checkpoints/\d+",
     "other files": r".*(metrics\.jsonl|config\.json|result\.json|tensorboard|lock|damaged)",
 }
-COMPILATION, EVALUATION = "compilation", "evaluation"
+COMPILATION, EVALUATION, LINE = "compilation", "evaluation", "line of metrics"
 
 
 class Trap:
@@ -53,7 +54,7 @@ class Trap:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self, workdir: Path) -> None:
-        """Sets the trap in file operations below `workdir`, in compilations, and before each batch of evaluations."""
+        """Sets the trap in file operations below `workdir`, compilations, evaluations and lines of the log."""
         inside = str(workdir)
 
         def audit(event: str, args: tuple[Any, ...]) -> None:
@@ -61,6 +62,8 @@ class Trap:
             if not (writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")):
                 return
             paths = [str(arg) for arg in args[:2] if isinstance(arg, str | os.PathLike)]
+            if event in ("os.remove", "os.rmdir") and args[1] != -1:  # a name within an open folder
+                paths = [f"{Path(f'/proc/self/fd/{args[1]}').readlink()}/{paths[0]}"]
             if paths and inside in paths[0]:
                 what = f"{event} {' '.join(paths)}"
                 point = next((name for name, pattern in FILE_POINTS.items() if re.match(pattern, what)), None)
@@ -80,7 +83,14 @@ class Trap:
 
             return evaluate(watched_step, *args, **options)
 
+        add_scalars = _Files._add_scalars
+
+        def watched_add_scalars(files: Any, line: Any) -> None:  # which follows on the line in metrics.jsonl
+            self.passes(LINE)
+            add_scalars(files, line)
+
         mock.patch("flaxcls.run.loop.evaluate", watched_evaluate).start()
+        mock.patch.object(_Files, "_add_scalars", watched_add_scalars).start()
         jax.monitoring.register_event_duration_secs_listener(compiling)
         sys.addaudithook(audit)
 

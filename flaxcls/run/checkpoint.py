@@ -1,7 +1,9 @@
 """Checkpoints: the two latest and the best of a run, side by side. The only file that imports orbax."""
 
 import errno
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from flaxcls.run.workdir import write_whole
 from flaxcls.state import TrainState
 
 DAMAGED = "damaged"
+SEAL = "record_sha256"
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,10 @@ class Checkpoints:
     the arrays. What cannot be written raises StorageError, at the next call of any method.
     """
 
-    def __init__(self, directory: Path, *, planned: Callable[[int], bool] = lambda step: True) -> None:
-        """Opens `directory`. planned: whether a step is saved in any case, and not for a signal that came just then."""
+    def __init__(self, directory: Path) -> None:
         self._directory = directory.absolute()
-        self._planned = planned
         self._best_step: int | None = None
+        self._planned_step: int | None = None
         self._manager = _Manager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -64,30 +66,41 @@ class Checkpoints:
         orbax's own policies lose the best where steps are saved without metrics.
         """
         steps = [item.step for item in checkpoints]
-        kept = {*steps[-2:], *[step for step in steps if self._planned(step)][-1:], self._best_step}
+        kept = {*steps[-2:], self._planned_step, self._best_step}
         return [step in kept for step in steps]
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the finished checkpoints."""
+        return sorted(self._manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
         """The step of the newest finished checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
-        """Writes `step` in the background; when it is whole, all but the one before it and `best_step` are deleted.
+    def save(
+        self, step: int, state: TrainState, record: dict[str, Any], *, best_step: int | None, planned: bool = True
+    ) -> None:
+        """Writes `step` in the background; when it is whole, those that `should_preserve` does not name are deleted.
 
         The arrays are copied before this returns, so that the next step may be given the state's buffers.
+
+        planned: whether it would have been saved without a signal, which is what a rollback may go back to.
         """
         if step == self.latest_step:
             return
         self._best_step = best_step
-        record = {**record, "sha256": fingerprint(state)}
+        self._planned_step = step if planned else self._planned_step
+        record = _sealed({**record, "planned_step": self._planned_step, "sha256": fingerprint(state)})
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         with self._storage_errors():
             self._manager.save(step, args=items)
 
     def replace_record(self, step: int, record: dict[str, Any]) -> None:
-        """Gives the finished checkpoint of `step` another record; it has the old or the new one at any moment."""
-        record = {**record, "sha256": self.restore_record(step)["sha256"]}
+        """Gives the finished checkpoint of `step`, now as planned, another record; it has either at any moment."""
+        self._planned_step = step
+        record = _sealed({**record, "planned_step": step, "sha256": self.restore_record(step)["sha256"]})
         wait_for_all("the record has been read")
         if is_first():
             with self._storage_errors():
@@ -116,8 +129,9 @@ class Checkpoints:
           InputError: if there are checkpoints, but all are damaged; nothing is moved then.
         """
         passed_over: dict[int, str] = {}
-        unfinished = {int(path.name.split(".")[0]): path for path in self._directory.glob("*.orbax-checkpoint-tmp*")}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        names = ((path, re.match(r"(\d+)\.orbax-checkpoint-tmp", path.name)) for path in self._directory.iterdir())
+        unfinished = {int(match[1]): path for path, match in names if match}
+        for step in reversed(self.steps):
             try:
                 record = self.restore_record(step)
                 check(record)
@@ -133,6 +147,7 @@ class Checkpoints:
                 continue
             for damaged in passed_over:
                 self.set_aside(damaged)
+            self._planned_step = record.get("planned_step", step)
             return Restored(step, state, record, {**self._set_unfinished_aside(unfinished), **passed_over})
         if passed_over:
             wrong = "\n  ".join(f"step {step}: {problem}" for step, problem in passed_over.items())
@@ -150,16 +165,18 @@ class Checkpoints:
 
     def roll_back(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
         """Deletes what is newer than the latest planned checkpoint, and restores that as `restore_newest` does."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            if self._planned(step):
-                break
-            self._manager.delete(step)
+        for step in self.steps:
+            if self._planned_step is None or step > self._planned_step:
+                self._manager.delete(step)
         return self.restore_newest(like, check)
 
     def restore_record(self, step: int) -> dict[str, Any]:
-        """Returns the JSON record of the checkpoint at `step`."""
+        """Returns the JSON record of the checkpoint at `step`; StorageError if it is not the one that was saved."""
         items = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        return dict(items["record"])
+        record = dict(items["record"])
+        if SEAL in record and record != _sealed(record):
+            raise StorageError("the record is not the one that was saved.")
+        return record
 
     def restore_state(self, step: int, like: TrainState) -> TrainState:
         """Returns the state at `step`, of the shapes, types and shardings of `like`.
@@ -212,6 +229,12 @@ class Checkpoints:
         except StorageError:
             if error is None:
                 raise
+
+
+def _sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record with the SHA-256 of all else that is in it."""
+    record = {name: value for name, value in record.items() if name != SEAL}
+    return {**record, SEAL: hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}
 
 
 def damage(error: Exception) -> str:

@@ -36,8 +36,10 @@ def locked(workdir: Path) -> Iterator[None]:
         (workdir / OWNER).write_text(json.dumps(owner) + "\n")
         yield
     finally:
-        (workdir / OWNER).unlink(missing_ok=True)
-        lock.release()
+        try:
+            (workdir / OWNER).unlink(missing_ok=True)
+        finally:
+            lock.release()
 
 
 def _owner(workdir: Path) -> str:

@@ -29,8 +29,8 @@ class Logs:
     """
 
     def __init__(self, workdir: Path | None, *, console: Console, total_steps: int, restored: Restored | None) -> None:
-        start, evaluated = (restored.step, restored.record["evaluated"]) if restored else (0, True)
-        self._files = None if workdir is None else _Files(workdir, start, evaluated)
+        start = restored.step if restored else 0
+        self._files = None if workdir is None else _Files(workdir, restored)
         self._began, self._start, self._total_steps = time.perf_counter(), start, total_steps
         self._console = console
         self._progress = Progress(
@@ -85,8 +85,8 @@ class Logs:
 class _Files:
     """metrics.jsonl and the event files, of the lines up to a step and those that are written from there on."""
 
-    def __init__(self, workdir: Path, start: int, evaluated: bool) -> None:
-        kept = _truncate(workdir / METRICS, start, evaluated)
+    def __init__(self, workdir: Path, restored: Restored | None) -> None:
+        kept = _truncate(workdir / METRICS, restored)
         self._metrics = (workdir / METRICS).open("a")
         remove(workdir / TENSORBOARD)
         (workdir / TENSORBOARD).mkdir()
@@ -123,17 +123,20 @@ def _shown(values: Mapping[str, float]) -> str:
     return f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.2%}  {speed}"
 
 
-def _truncate(path: Path, step: int, evaluated: bool) -> list[dict[str, Any]]:
-    """Keeps the lines of `path` up to `step`, and returns them; a line cut short by a crash goes too.
+def _truncate(path: Path, restored: Restored | None) -> list[dict[str, Any]]:
+    """Keeps the lines of `path` that were written before the checkpoint was, and returns them.
 
-    So does the line of the evaluation after `step`, if that has to be done once more.
+    A line cut short by a crash goes too; so do those of an evaluation after its step that was put off, and of the
+    training up to there if that evaluation was the last and brought the line about.
     """
+    step, record = (restored.step, restored.record) if restored else (0, {})
+    at_step = {"validation": record.get("evaluated", True), "train": record.get("meter", {}).get("steps", 0) == 0}
     kept, lines = [], []
     for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
         line = json.loads(text) if text.endswith("\n") else None
         if line is None or line["step"] > step:
             break
-        if line["step"] < step or line["split"] == "train" or evaluated:
+        if line["step"] < step or at_step[line["split"]]:
             kept.append(text)
             lines.append(line)
     write_whole(path, "".join(kept))

@@ -22,7 +22,7 @@ from flaxcls.run.evaluation import evaluate
 from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.logs import Logs
 from flaxcls.run.memory import give_back_memory
-from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept, rolled_back
+from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept, rolled_back, say_passed_over
 from flaxcls.run.meter import Meter
 from flaxcls.run.preemption import StopRequest
 from flaxcls.run.processes import is_first, share
@@ -83,14 +83,12 @@ def fit(
     setup = make_setup(config, dataset, model, tx)
     name = f"{dataset.name}-{type(setup.model).__name__.lower()}"
     with StopRequest() as request, contextlib.ExitStack() as stack:
-        if is_first():
-            opened = open_workdir(
-                workdir, config, name=name, resume=resume, overwrite=overwrite, allow_changes=allow_changes
-            )
-            workdir = stack.enter_context(opened)
-        workdir = share(workdir)
+        opened = open_workdir(
+            workdir, config, name=name, resume=resume, overwrite=overwrite, allow_changes=allow_changes
+        )
+        workdir = share(lambda: stack.enter_context(opened))
         try:
-            with Checkpoints(workdir / CHECKPOINTS, planned=setup.plan.saves) as checkpoints:
+            with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
                 result = _run(
                     setup, checkpoints, request, workdir, console, began, resume=resume, stop_after=stop_after
                 )
@@ -127,12 +125,13 @@ def _run(
                 introduce(setup, logs, workdir, restored, changes)
             else:
                 logs.say(rolled_back(setup, diverged, restored, rollbacks))
+                say_passed_over(logs, workdir, restored)
             try:
                 trained = _train(setup, checkpoints, logs, restored, request, rollbacks, stop_after=stop_after)
                 return _finish(setup, checkpoints, trained, request, workdir, began)
             except DivergenceError as error:
                 checkpoints.wait()
-                if setup.config.loop.on_nan != "rollback" or rollbacks == setup.config.loop.nan_limit:
+                if setup.config.loop.on_nan != "rollback" or rollbacks >= setup.config.loop.nan_limit:
                     raise DivergenceError(f"{error} {kept(setup, checkpoints, workdir, rollbacks)}") from error
                 diverged = error
             except (Interrupted, KeyboardInterrupt, SystemExit):
@@ -205,29 +204,29 @@ def _train(
         checkpoints.check()
         before, step = step, plan.dispatch_end(step)
         state, (metrics, extra) = setup.train(state, setup.batches(before, step, rollbacks=rollbacks), key)
-        if plan.logs(before):  # now that the next step is under way
+        if before > start and plan.logs(before):  # now that the next step is under way
             meter.read(before)
         meter.add(step, metrics, extra)
         if before == start:
             meter.skip_time()  # the first call compiled
         logs.advance(step, plan.epochs_done(step))
         asked = stop_after is not None and step >= stop_after
-        stopping = request.poll() or asked
-        if not (plan.saves(step) or stopping):
+        signalled = request.poll()
+        if not (plan.saves(step) or asked or signalled):
             continue
         meter.read(step)
         if not setup.finite(state):
             raise DivergenceError(f"the parameters are not finite after step {step}.")
         done = evaluated(step) if plan.evaluates(step) else True
         record = make_record(setup, stop, meter, evaluated=done, rollbacks=rollbacks)
-        checkpoints.save(step, state, record, best_step=stop.best_step)
+        checkpoints.save(step, state, record, best_step=stop.best_step, planned=plan.saves(step) and done)
         if compiling:  # all programs there are have been compiled by now
             give_back_memory()
             compiling = False
         meter.skip_time()
-        if stopping or not done:
+        if asked or signalled or not done:
             checkpoints.wait()
-            raise Interrupted(f"stopped after step {step}, as asked") if asked else request.exception()
+            raise request.exception() if signalled or not done else Interrupted(f"stopped after step {step}, as asked")
     return _Trained(state, step, stop, meter, rollbacks)
 
 

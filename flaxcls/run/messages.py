@@ -22,11 +22,16 @@ def introduce(setup: Setup, logs: Logs, workdir: Path, restored: Restored | None
     logs.say(f"{dataset.name}: {sizes} images of {len(dataset.class_names)} classes")
     logs.say(f"{setup.plan.total_steps:,} steps of {setup.plan.batch_size} on {device()}; run directory {workdir}")
     if restored:
-        for step, problem in restored.passed_over.items():
-            logs.say(f"the checkpoint of step {step} is damaged and was set aside in {workdir / DAMAGED}: {problem}")
+        say_passed_over(logs, workdir, restored)
         logs.say(f"continuing after step {restored.step}")
     for change in changes:
         logs.say(f"changed: {change}")
+
+
+def say_passed_over(logs: Logs, workdir: Path, restored: Restored | None) -> None:
+    """Says which checkpoints could not be used, and why."""
+    for step, problem in restored.passed_over.items() if restored else ():
+        logs.say(f"the checkpoint of step {step} is damaged and was set aside in {workdir / DAMAGED}: {problem}")
 
 
 def evaluation_line(setup: Setup, step: int, values: dict[str, float], stop: EarlyStopping) -> str:

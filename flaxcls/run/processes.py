@@ -1,10 +1,13 @@
 """What the processes of one run, each on a host of its own, do together; one process alone pays nothing for it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from flaxcls.errors import InputError
 
 _LONGEST = 4096  # bytes of a path
 
@@ -14,14 +17,24 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def share(path: Path | None) -> Path:
-    """Returns, on all processes, the path that the first one gave."""
+def share(make: Callable[[], Path]) -> Path:
+    """Returns, on all processes, the path that `make` gives on the first, once all have come here.
+
+    Raises what it raises there, and InputError on the others.
+    """
     if jax.process_count() == 1:
-        assert path is not None
-        return path
-    text = str(path).encode() if is_first() else b""
-    padded = np.frombuffer(text.ljust(_LONGEST, b"\0"), np.uint8)
-    return Path(multihost_utils.broadcast_one_to_all(padded).tobytes().rstrip(b"\0").decode())
+        return make()
+    wait_for_all("the run directory is opened")
+    text = b""
+    try:
+        if is_first():
+            text = str(make()).encode()
+    finally:
+        shared = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(_LONGEST, b"\0"), np.uint8))
+    path = shared.tobytes().rstrip(b"\0").decode()
+    if not path:
+        raise InputError("the first process could not open the run directory; it says why.")
+    return Path(path)
 
 
 def wait_for_all(what: str) -> None:

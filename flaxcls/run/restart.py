@@ -33,6 +33,9 @@ def without_a_damaged_best(setup: Setup, checkpoints: Checkpoints, logs: Logs, s
     """Returns `stop`, with its best forgotten where the checkpoint of it cannot be read: it is set aside."""
     step = stop.best_step
     assert step is not None
+    if step not in checkpoints.steps:
+        logs.say(f"the best checkpoint, step {step}, is not there any more; later ones compete")
+        return replace(stop, best=None, best_step=None)
     try:
         checkpoints.restore_state(step, setup.abstract_state)
     except Exception as error:

@@ -112,10 +112,13 @@ def open_workdir(
             if resume:
                 (workdir / METRICS).open("a").close()
             else:
-                write_whole(workdir / CONFIG, to_json(config))  # first, so that it is a run's at any moment
+                # lest what is cut off mixes two runs: first the old checkpoints, at once; the new configuration last
+                if (workdir / CHECKPOINTS).exists():
+                    (workdir / CHECKPOINTS).rename(workdir / f"{CHECKPOINTS}{PARTIAL}")
                 for path in _contents(workdir):
                     if path.name != CONFIG:
                         remove(path)
+                write_whole(workdir / CONFIG, to_json(config))
         except OSError as error:
             problem = f"the run directory {workdir or 'below runs'} cannot be written: {error.strerror or error}."
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):

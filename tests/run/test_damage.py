@@ -45,6 +45,14 @@ def lose_a_part_of_the_record(step):
     path.write_text(json.dumps(record))
 
 
+def flip_a_bit_of_the_record(step):
+    """What is left is a record as a run could have written it."""
+    path = step / "record" / "metadata"
+    text = path.read_text()
+    assert '"bad": 0' in text
+    path.write_text(text.replace('"bad": 0', '"bad": 1'))
+
+
 def spoil_the_record(step):
     for path in (step / "record").rglob("*"):
         path.write_text("{")
@@ -55,7 +63,10 @@ def empty(step):
     step.mkdir()
 
 
-DAMAGES = [truncate, flip_a_bit, lose_metadata, lose_the_record, lose_a_part_of_the_record, spoil_the_record, empty]
+DAMAGES = [
+    truncate, flip_a_bit, lose_metadata, lose_the_record, lose_a_part_of_the_record, flip_a_bit_of_the_record,
+    spoil_the_record, empty,
+]  # fmt: skip
 
 
 @pytest.fixture

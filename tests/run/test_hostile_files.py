@@ -15,6 +15,7 @@ from rich.console import Console
 
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
+from flaxcls.run.checkpoint import SEAL
 from flaxcls.run.workdir import read_config
 
 # The command as it is, but what unpickles or runs code from below the run directory is told of.
@@ -137,7 +138,8 @@ def test_a_configuration_that_is_none_is_an_error(stopped, quiet, text, message)
 )
 def test_a_record_with_other_things_in_it_is_a_damaged_checkpoint(stopped, change):
     path = stopped / "checkpoints" / "10" / "record" / "metadata"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    record = {name: value for name, value in json.loads(path.read_text()).items() if name != SEAL}
+    path.write_text(json.dumps({**record, **change}))
     text = io.StringIO()
     with pytest.raises(Interrupted):
         fit(read_config(stopped), workdir=stopped, resume=True, stop_after=12, console=Console(file=text, width=300))

@@ -8,8 +8,8 @@ from flaxcls.run.checkpoint import Restored
 from flaxcls.run.logs import Logs
 
 
-def restored(step, *, evaluated=True):
-    return Restored(step, state=None, record={"evaluated": evaluated}, passed_over={})
+def restored(step, *, evaluated=True, steps=0):
+    return Restored(step, state=None, record={"evaluated": evaluated, "meter": {"steps": steps}}, passed_over={})
 
 
 def lines(workdir):
@@ -86,3 +86,13 @@ def test_a_terminal_gets_a_bar_with_epoch_step_loss_accuracy_speed_and_time_left
     shown = console.file.getvalue()
     for part in ("epoch 3", "step 7/200", "loss 0.1234", "accuracy 50.00%", "1,234 images/s", ":"):
         assert part in shown
+
+
+def test_a_line_that_early_stopping_brought_about_goes_with_the_evaluation_that_is_due_again(tmp_path):
+    options = {"console": Console(quiet=True), "total_steps": 10}
+    with Logs(tmp_path, **options, restored=None) as logs:
+        logs.write("train", 2, 0, {"loss": 2.0, "accuracy": 0.5, "images_per_second": 1.0})
+        logs.write("train", 3, 1, {"loss": 1.0, "accuracy": 0.5, "images_per_second": 1.0})
+        logs.write("validation", 3, 1, {"loss": 0.5})
+    with Logs(tmp_path, **options, restored=restored(3, evaluated=False, steps=1)):
+        assert [line["step"] for line in lines(tmp_path)] == [2]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import flaxcls.run.loop
 import flaxcls.run.setup
 from flaxcls.errors import DivergenceError, InputError, Interrupted
 from flaxcls.run import fit
@@ -156,3 +157,44 @@ def test_a_run_that_stopped_can_go_on_with_rollbacks(run, poison):
     with pytest.raises(DivergenceError, match=r"or go on from it with --resume --loop\.on-nan rollback"):
         run()
     assert run(on_nan="rollback", resume=True).rollbacks == 1
+
+
+def test_another_period_of_saving_loses_no_checkpoint_in_a_rollback(
+    run, poison, small_config, stripes, quiet, tmp_path
+):
+    with pytest.raises(Interrupted):
+        run(stop_after=8)  # 4 and 7 were saved after evaluations
+    poison(lambda step, rollbacks: step == 10 and rollbacks == 0)
+    loop = replace(small_config.loop, on_nan="rollback", eval_every=3, save_every=11)
+    text = io.StringIO()
+    config, console = replace(small_config, loop=loop), Console(file=text, width=250)
+    fit(config, dataset=stripes, workdir=tmp_path / "run", resume=True, console=console)
+    assert "Back to step 7" in text.getvalue()
+
+
+def test_an_evaluation_that_a_signal_put_off_and_that_then_diverges_is_rolled_back_past(run, monkeypatch, tmp_path):
+    evaluate, seen, signalled = flaxcls.run.loop.evaluate, [], []
+
+    def diverges_at_step_7_once(eval_step, state, *args, **options):
+        seen.append(int(state.step))
+        values = evaluate(eval_step, state, *args, **options)
+        if seen[-1] == 7 and not signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signalled.append(seen.pop())
+            return None
+        return {**values, "loss": float("inf")} if seen.count(7) == 1 and seen[-1] == 7 else values
+
+    monkeypatch.setattr(flaxcls.run.loop, "evaluate", diverges_at_step_7_once)
+    with pytest.raises(SystemExit):
+        run(on_nan="rollback")
+    result = run(on_nan="rollback", resume=True)
+    assert "the validation loss is inf after step 7. Back to step 4" in run.text
+    assert result.rollbacks == 1
+
+
+def test_fewer_rollbacks_than_there_have_been_are_enough(run, poison):
+    poison(lambda step, rollbacks: (step == 9 and rollbacks < 2) or step == 11)
+    with pytest.raises(DivergenceError):
+        run(on_nan="rollback", nan_limit=2)
+    with pytest.raises(DivergenceError):
+        run(on_nan="rollback", nan_limit=1, resume=True)

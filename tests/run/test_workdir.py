@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from flaxcls.config import Config, to_json
@@ -75,3 +77,22 @@ def test_a_directory_that_cannot_be_written(tmp_path, place, monkeypatch):
     with pytest.raises(InputError, match=r"cannot be written: .*\. Name another with --workdir"):
         open_(tmp_path / place)
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("cut_off", ["rename", "unlink", "replace"])
+def test_an_overwriting_that_is_cut_off_leaves_no_checkpoint_of_the_old_run_to_the_new(tmp_path, monkeypatch, cut_off):
+    workdir = open_(tmp_path / "run")
+    (workdir / "checkpoints" / "8").mkdir(parents=True)
+    (workdir / "metrics.jsonl").write_text("old")
+
+    def dies(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, cut_off, dies)
+    with pytest.raises(KeyboardInterrupt):
+        open_(workdir, Config(seed=1), overwrite=True)
+    monkeypatch.undo()
+    assert read_config(workdir) == Config() or not (workdir / "checkpoints").exists()
+    open_(workdir, Config(seed=1), overwrite=True)
+    assert read_config(workdir) == Config(seed=1)
+    assert sorted(path.name for path in workdir.iterdir()) == ["config.json", "lock"]
