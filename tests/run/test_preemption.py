@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +168,39 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "SIGTERM\n"
     assert done.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_also_where_python_handles_none(number):
+    """As in a compilation: a long call of C code."""
+    program = (
+        "import hashlib\n"
+        "from flaxcls.run.preemption import StopRequest\n"
+        "with StopRequest():\n"
+        "    print('ready', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'x', b'y', 2 * 10**9)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1)  # until it is in there
+    process.send_signal(number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    process.send_signal(number)
+    assert process.wait(timeout=10) == 128 + number
+    process.stdout.close()
+
+
+def test_it_leaves_nothing_behind():
+    before = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with StopRequest():
+            pass
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before[0] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))) == before
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 @pytest.mark.parametrize(
