@@ -2,8 +2,8 @@ import io
 import json
 
 from rich.console import Console
-from tensorboardX.proto.event_pb2 import Event
 
+from experiments.soak.outcome import events
 from flaxcls.run.checkpoint import Restored
 from flaxcls.run.logs import Logs
 
@@ -16,19 +16,6 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def events(workdir):
-    """Reads event files by their published framing: length, its checksum, the event, its checksum."""
-    found = []
-    for path in sorted((workdir / "tensorboard").glob("events.out.tfevents.*")):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            event = Event.FromString(data[12 : 12 + size])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            data = data[16 + size :]
-    return found
-
-
 def test_a_line_goes_to_metrics_jsonl_and_to_tensorboard(tmp_path):
     with Logs(tmp_path, console=Console(quiet=True), total_steps=10, restored=None) as logs:
         logs.write("train", 5, 1, {"loss": 0.5, "accuracy": 0.25, "images_per_second": 10.0})
@@ -37,8 +24,8 @@ def test_a_line_goes_to_metrics_jsonl_and_to_tensorboard(tmp_path):
         {"step": 5, "epoch": 1, "split": "train", "loss": 0.5, "accuracy": 0.25, "images_per_second": 10.0},
         {"step": 5, "epoch": 1, "split": "validation", "loss": 0.75},
     ]
-    assert ("validation/loss", 5, 0.75) in events(tmp_path)
-    assert ("train/accuracy", 5, 0.25) in events(tmp_path)
+    assert ("validation/loss", 5, 0.75) in events(tmp_path / "tensorboard")
+    assert ("train/accuracy", 5, 0.25) in events(tmp_path / "tensorboard")
 
 
 def test_lines_after_the_checkpoint_and_a_broken_one_are_cut_off(tmp_path):
@@ -60,7 +47,7 @@ def test_a_resumed_runs_event_files_hold_what_metrics_jsonl_holds_once(tmp_path)
         logs.write("validation", 2, 0, {"loss": 20})
     expected = [("train", 1), ("validation", 1), ("train", 2), ("validation", 2)]
     assert [(line["split"], line["step"]) for line in lines(tmp_path)] == expected
-    losses = [(tag, step, value) for tag, step, value in events(tmp_path) if tag.endswith("loss")]
+    losses = [(tag, step, value) for tag, step, value in events(tmp_path / "tensorboard") if tag.endswith("loss")]
     assert losses == [(f"{line['split']}/loss", line["step"], line["loss"]) for line in lines(tmp_path)]
 
 
