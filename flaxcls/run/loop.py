@@ -164,8 +164,8 @@ def _train(
 ) -> _Trained:
     config, plan = setup.config, setup.plan
     key = random.key(config.seed)
-    key = random.fold_in(key, rollbacks) if rollbacks else key
     start, state, record = (restored.step, restored.state, restored.record) if restored else (0, setup.create(key), {})
+    key = random.fold_in(key, rollbacks) if rollbacks else key
     stop = early_stopping(setup, record, start)
     if restored and stop.best_step not in (None, start):
         stop = without_a_damaged_best(setup, checkpoints, logs, stop)

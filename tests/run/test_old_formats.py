@@ -7,7 +7,7 @@ format_1 was written with jax 0.10.2 before the first release, by
         --model.dropout 0.2 --augment.mixup 0.2 --optim.accumulate 2 --optim.plateau-patience 1
         --optim.schedule constant --stop.patience 3 --stop.skip 0
 
-and of it only what a run goes on from is kept.
+and of it only what a run goes on from is kept. Records of that time had no hash of their own.
 """
 
 import io
