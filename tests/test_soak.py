@@ -13,13 +13,42 @@ from experiments.soak.outcome import differing, outcome
 from flaxcls.run import fit
 
 
-@pytest.mark.parametrize(("steps", "faults"), [(1, ["save", "restart"]), (2, ["sigterm"])])
-def test_a_run_that_was_killed_ends_as_the_undisturbed_one(tmp_path, monkeypatch, quiet, steps, faults):
+def sabotaged(subject):
+    """Does more than a crash can: it changes the run's configuration."""
+    assert subject.kill_at("save", 40)
+    path = subject.workdir / "config.json"
+    path.write_text(path.read_text().replace('"min_delta": 0.05', '"min_delta": 0.0'))
+    return True
+
+
+def broken(subject):
+    """Leaves nothing to resume, which the second kill of a restart comes upon."""
+    assert subject.kill_at("save", 40)
+    (subject.workdir / "config.json").write_text("{")
+    return subject.kill_at("save", 1)
+
+
+def test_a_run_that_was_killed_ends_as_the_undisturbed_one_and_one_that_does_not_is_a_loss(
+    tmp_path, monkeypatch, quiet
+):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setitem(FAULTS, "sabotaged", ("sabotaged", sabotaged))
+    monkeypatch.setitem(FAULTS, "broken", ("broken", broken))
+    seed = random.SystemRandom().randrange(2**32)
+    faults = ["save", "restart", "lines", "sabotaged", "broken"]
+    rows = soak(tmp_path, faults=faults, moments=1, dispatch=[1], rng=random.Random(seed), console=quiet)
+    assert [row.losses for row in rows[:3]] == [[]] * 3, f"the seed was {seed}"
+    assert [(row.tried, row.equal) for row in rows] == [(1, 1)] * 3 + [(1, 0)] * 2
+    assert "than the undisturbed run" in rows[3].losses[0]
+    assert "it ended with 2 by itself: error: the configuration is not JSON" in rows[4].losses[0]
+
+
+def test_so_does_one_of_several_steps_a_dispatch(tmp_path, monkeypatch, quiet):
     monkeypatch.setenv("XLA_FLAGS", "")
     seed = random.SystemRandom().randrange(2**32)
-    rows = soak(tmp_path, faults=faults, moments=1, dispatch=[steps], rng=random.Random(seed), console=quiet)
-    assert [row.losses for row in rows] == [[]] * len(faults), f"the seed was {seed}"
-    assert [(row.tried, row.equal) for row in rows] == [(1, 1)] * len(faults)
+    (row,) = soak(tmp_path, faults=["sigterm"], moments=1, dispatch=[2], rng=random.Random(seed), console=quiet)
+    assert row.losses == [], f"the seed was {seed}"
+    assert (row.tried, row.equal) == (1, 1)
 
 
 def test_the_run_has_everything_on_that_could_be_forgotten():
@@ -52,37 +81,6 @@ def test_what_differs_is_noticed(finished):
     (path,) = (finished / "tensorboard").iterdir()
     path.write_bytes(b"")
     assert differing(before, outcome(finished)) == ["result", "events"]
-
-
-def test_a_loss_is_reported(tmp_path, quiet, monkeypatch):
-    """A fault that does more than a crash can: it changes the run's configuration."""
-
-    kill = FAULTS["save"][1]
-
-    def sabotage(subject):
-        kill(subject)
-        path = subject.workdir / "config.json"
-        path.write_text(path.read_text().replace('"min_delta": 0.05', '"min_delta": 0.0'))
-        return True
-
-    monkeypatch.setitem(FAULTS, "save", ("sabotage", sabotage))
-    (row,) = soak(tmp_path, faults=["save"], moments=1, dispatch=[1], rng=random.Random(0), console=quiet)
-    assert (row.tried, row.equal) == (1, 0)
-    assert "than the undisturbed run" in row.losses[0]
-
-
-def test_a_resume_that_fails_is_a_loss_too(tmp_path, quiet, monkeypatch):
-    """Also where the fault itself comes upon it, as the second kill of a restart does."""
-
-    def break_and_restart(subject):
-        assert subject.kill_at("save", 40)
-        (subject.workdir / "config.json").write_text("{")
-        return subject.kill_at("save", 1)
-
-    monkeypatch.setitem(FAULTS, "restart", ("broken", break_and_restart))
-    (row,) = soak(tmp_path, faults=["restart"], moments=1, dispatch=[1], rng=random.Random(0), console=quiet)
-    assert (row.tried, row.equal) == (1, 0)
-    assert "it ended with 2 by itself: error: the configuration is not JSON" in row.losses[0]
 
 
 def test_the_table():
