@@ -180,15 +180,17 @@ def test_a_second_signal_ends_it_also_where_python_handles_none(number):
         "    print('ready', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'x', b'y', 2 * 10**9)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(1)  # until it is in there
-    process.send_signal(number)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
-    process.send_signal(number)
-    assert process.wait(timeout=10) == 128 + number
-    process.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(1)  # until it is in there
+            process.send_signal(number)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
+            process.send_signal(number)
+            assert process.wait(timeout=10) == 128 + number
+        finally:
+            process.kill()
 
 
 def test_it_leaves_nothing_behind():
