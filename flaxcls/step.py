@@ -137,8 +137,7 @@ def train_steps(
     Returns:
       The state, and the metrics of each step, f32[k].
     """
-    count = batches["label"].shape[0]
-    return jax.lax.scan(lambda state, batch: step(state, batch, key), state, batches, unroll=_unroll(count))
+    return _scan(lambda state, batch: step(state, batch, key), state, batches)
 
 
 def drop_not_finite(step: Callable[..., Any]) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -250,12 +249,22 @@ def _sum_over(parts: Any, gradient: Any, model_state: Any, sums: Any) -> Any:
         model_state, terms = gradient(carry[0], part)
         return (model_state, jax.tree.map(jnp.add, carry[1], terms)), None
 
-    return jax.lax.scan(add, (model_state, sums), parts, unroll=_unroll(parts[0].shape[0]))[0]
+    return _scan(add, (model_state, sums), parts)[0]
 
 
-def _unroll(count: int) -> int:
-    """Returns how many turns of a loop become one: all on CPU, whose convolutions lose their threads inside a loop."""
-    return count if jax.default_backend() == "cpu" else 1
+def _scan(f: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
+    """Is `jax.lax.scan`, but written out on CPU.
+
+    There XLA makes slow code of the convolutions of a loop, even of one turn that it then optimises away: 0.85 s for a
+    step of the tutorial's network instead of 0.024 s (batch 64, 2 cores, jax 0.12.0.1).
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.scan(f, carry, xs)
+    outputs = []
+    for turn in range(jax.tree.leaves(xs)[0].shape[0]):
+        carry, output = f(carry, jax.tree.map(lambda x: x[turn], xs))  # noqa: B023 (it is called at once)
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *values: jnp.stack(values), *outputs)
 
 
 def _agree(value: jax.Array, axis_name: str) -> jax.Array:

@@ -36,6 +36,19 @@ def test_several_steps_at_once_are_the_same_steps(state_and_step):
     chex.assert_trees_all_close(together, one, rtol=1e-3, atol=1e-5)
 
 
+def test_on_cpu_convolutions_are_operations_of_their_own():
+    """In a loop, even of one turn that is optimised away, XLA fuses them into code that is forty times slower."""
+    model, tx = small(), optax.sgd(1e-2)
+    state = create_state(KEY, model, tx, image_shape=(8, 8, 1))
+    step = partial(train_steps, step=partial(train_step, model=model, tx=tx, accumulate=2))
+    for count in (1, 3):
+        stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *[make_batch(seed=seed) for seed in range(count)])
+        program = jax.jit(step).lower(state, stacked, KEY).compile().as_text()
+        before, _, entry = program.partition("\nENTRY ")
+        assert entry.count(" convolution(") >= 2 * 2 * count  # forward and backward, of both parts
+        assert " convolution(" not in before
+
+
 def broken(kind, step):
     """Returns `step` with one thing made NaN at its second call of three."""
 

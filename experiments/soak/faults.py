@@ -22,7 +22,7 @@ from rich.progress import Progress
 from experiments.soak import run as run_file
 from experiments.soak.outcome import differing, outcome
 from experiments.soak.trap import COMPILATION, EVALUATION, LINE
-from flaxcls.run.workdir import CHECKPOINTS, CONFIG
+from flaxcls.run.workdir import CHECKPOINTS, CONFIG, RESULT
 
 
 @dataclass
@@ -148,7 +148,8 @@ def _signal(number: signal.Signals) -> Fault:
         timer.start()
         said += process.communicate()[0]
         timer.cancel()
-        if process.returncode == 0:
+        ended = (subject.workdir / RESULT).exists()  # and the signal has come to a process that only had to exit
+        if process.returncode == 0 or (ended and process.returncode == -number):
             return False
         assert process.returncode == 128 + number, f"exit code {process.returncode} after {number.name}: {said}"
         assert "--resume goes on from the latest checkpoint" in said, said

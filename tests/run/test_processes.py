@@ -20,7 +20,7 @@ CONFIG = Config(
     augment=AugmentConfig(crop_padding=1),
     model=ModelConfig(widths=(4,), dense=(8,), norm="batch", dropout=0.2),
     optim=OptimConfig(warmup_epochs=0.0, ema_decay=0.9),
-    loop=LoopConfig(epochs=40, batch_size=32, log_every=10, eval_every=2),  # 400 steps
+    loop=LoopConfig(epochs=12, batch_size=32, log_every=10, eval_every=2),  # 120 steps
     stop=StopConfig(),
 )
 PROGRAM = """
