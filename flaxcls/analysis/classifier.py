@@ -1,0 +1,233 @@
+"""A trained model, with all that it needs to be used: `load_run` reads it from a run directory."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from flaxcls.augment import AverageViews, make_transform
+from flaxcls.config import Config, from_json
+from flaxcls.data.resize import fit_image, with_channels
+from flaxcls.errors import InputError, StorageError
+from flaxcls.models import build_model
+from flaxcls.run.checkpoint import read_arrays, read_record, read_steps
+from flaxcls.run.record import FORMAT
+from flaxcls.run.workdir import CHECKPOINTS, CONFIG
+
+CALIBRATION = "calibration.json"
+
+
+class Predictions(NamedTuple):
+    """probabilities: f32[n k], each row sums to 1. class_names: of the k classes."""
+
+    probabilities: np.ndarray
+    class_names: tuple[str, ...]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """i64[n], the most probable class of each image."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the most probable classes."""
+        return [self.class_names[label] for label in self.labels]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model.
+
+    config: of the run.
+    model: the linen module; variables: its own, as evaluation uses them (the average of the parameters, if any).
+    class_names: of the k classes.
+    image_shape: (h, w, c) that the model sees.
+    mean, std: f64[c] that images of 0..1 are normalised with, or None.
+    step: that the parameters are of.
+    temperature: what logits are divided by before the softmax; fitted on the validation split; None where it was not.
+    """
+
+    config: Config
+    model: nn.Module
+    variables: dict[str, Any]
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    step: int
+    temperature: float | None = None
+
+    def predict(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 256) -> Predictions:
+        """Returns the probability of each class.
+
+        Args:
+          images: u8[n h w c] of any size, or a sequence of u8[h w c] of several; grey ones may lack the last axis. They
+            are scaled and cut to the model's size, as `flaxcls.data.resize.fit_image` does, and grey is made colours,
+            or colours grey, as the model needs it.
+          batch_size: images that are predicted at once.
+
+        Raises:
+          InputError: for what is no image of unsigned bytes.
+        """
+        logits = self.logits(images, batch_size=batch_size) / (self.temperature or 1.0)
+        return Predictions(np.asarray(jax.nn.softmax(logits)), self.class_names)
+
+    def logits(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 256) -> np.ndarray:
+        """Returns f32[n k] for images as `predict` takes them."""
+        found = [np.zeros((0, len(self.class_names)), np.float32)]
+        for start in range(0, len(images), batch_size):
+            batch = np.stack([self.prepared(image) for image in images[start : start + batch_size]])
+            missing = min(batch_size, len(images)) - len(batch)  # one shape, so that it is compiled once
+            padded = np.concatenate([batch, np.zeros((missing, *self.image_shape), np.uint8)]) if missing else batch
+            found.append(np.asarray(self._apply(self.variables, padded))[: len(batch)])
+        return np.concatenate(found)
+
+    def prepared(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image u8[h w c] or [h w] in the shape that the model sees. Raises InputError if it is none."""
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] > (4,):
+            raise InputError(
+                f"an image of {image.dtype}{list(image.shape)} was given, but u8[h w c], of 1 to 4 channels, or "
+                "u8[h w] is needed."
+            )
+        *size, channels = self.image_shape
+        return fit_image(with_channels(image, channels), (size[0], size[1]))
+
+    def normalized(self, images: jax.Array) -> jax.Array:
+        """Returns images u8[b h w c] of the model's shape, or floats of 0..1, as the model itself takes them."""
+        transform = make_transform(mean=self.mean, std=self.std)
+        batch = transform(None, {"image": images, "label": jnp.zeros(len(images), jnp.int32)})
+        return batch["image"]
+
+    @cached_property
+    def evaluated(self) -> nn.Module:
+        """The module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
+        augment = self.config.augment
+        if not (augment.eval_flip or augment.eval_shift):
+            return self.model
+        return AverageViews(self.model, flips=augment.eval_flip, shift=augment.eval_shift, fill=augment.crop_fill)
+
+    @cached_property
+    def _apply(self) -> Any:
+        def apply(variables: Any, images: jax.Array) -> Any:
+            return self.evaluated.apply(variables, self.normalized(images), train=False)
+
+        return jax.jit(apply)
+
+
+def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int | None = None) -> Classifier:
+    """Returns the trained model of a run directory: the best parameters so far, by the validation split.
+
+    Args:
+      workdir: of a run that has ended, was stopped or is still training.
+      model: the caller's own module, where the run was given one.
+      step: another checkpoint than that of the best parameters.
+
+    Raises:
+      InputError: if there is no run, no checkpoint that can be read, or the model is another one's.
+    """
+    workdir = Path(workdir)
+    if not (workdir / CONFIG).is_file():
+        raise InputError(f"{workdir} has no {CONFIG}, so it is no run directory: name one that flaxcls.train has made.")
+    directory = workdir / CHECKPOINTS
+    steps = read_steps(directory)
+    if not steps:
+        raise InputError(f"the run in {workdir} has no checkpoint yet: train it for longer.")
+    if step is not None and step not in steps:
+        raise InputError(f"step is {step}, but the checkpoints in {directory} are of the steps {_listed(steps)}.")
+    try:
+        newest = read_record(directory, max(steps))
+        best = newest["early_stopping"]["best_step"]
+        chosen = step if step is not None else best if best in steps else max(steps)
+        record = read_record(directory, chosen)
+        if record["format"] > FORMAT:
+            raise InputError(
+                f"the checkpoint in {workdir} has the format {record['format']}, and this version of flaxcls reads up "
+                f"to {FORMAT}: install the version that wrote it, or a later one."
+            )
+        arrays = read_arrays(directory, chosen, record)
+    except (StorageError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the checkpoint in {workdir} cannot be used: {error} Checkpoints are there of the steps {_listed(steps)}: "
+            "choose another step."
+        ) from error
+    config = from_json(json.dumps(record["config"]))
+    shape = tuple(record["image_shape"])
+    normalized = config.augment.normalize
+    loaded = Classifier(
+        config=config,
+        model=model or build_model(config.model, len(record["class_names"])),
+        variables=_variables(arrays),
+        class_names=tuple(record["class_names"]),
+        image_shape=shape,
+        mean=tuple(record["mean"]) if normalized else None,
+        std=tuple(record["std"]) if normalized else None,
+        step=chosen,
+        temperature=_temperature(workdir, record),
+    )
+    _check_model(loaded, workdir)
+    return loaded
+
+
+def keep_temperature(workdir: Path, classifier: Classifier, temperature: float) -> Classifier:
+    """Keeps a temperature, fitted on the validation split, in the run directory; returns the classifier with it."""
+    record = read_record(workdir / CHECKPOINTS, classifier.step)
+    text = json.dumps({"temperature": temperature, "step": classifier.step, "sha256": record["sha256"]})
+    (workdir / CALIBRATION).write_text(text + "\n")
+    return dataclasses.replace(classifier, temperature=temperature)
+
+
+def _temperature(workdir: Path, record: dict[str, Any]) -> float | None:
+    try:
+        kept = json.loads((workdir / CALIBRATION).read_text())
+        return float(kept["temperature"]) if kept["sha256"] == record["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _variables(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the module's variables as `TrainState.eval_variables` does."""
+    average = any(path.startswith(".ema[") for path in arrays)
+    trees: dict[str, Any] = {}
+    for path, array in arrays.items():
+        field, *keys = (part.rstrip("'] .") for part in path.lstrip(".").split("['"))
+        if field == ("ema" if average else "params"):
+            keys = ["params", *keys]
+        elif field != "model_state":
+            continue
+        tree = trees
+        for key in keys[:-1]:
+            tree = tree.setdefault(key, {})
+        tree[keys[-1]] = array
+    return trees
+
+
+def _check_model(classifier: Classifier, workdir: Path) -> None:
+    """Raises InputError where the module's variables are not those of the checkpoint."""
+    image = jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)
+    init = partial(classifier.model.init, train=False)
+    expected = jax.eval_shape(init, {"params": jax.random.key(0)}, image)
+
+    def shapes(tree: Any) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(dict(tree))
+        return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+    ours, theirs = shapes(expected), shapes(classifier.variables)
+    if ours != theirs:
+        name = next(name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
+        raise InputError(
+            f"the checkpoint in {workdir} is of another model: {name} is {theirs.get(name, 'not in it')}, but the "
+            f"model has {ours.get(name, 'no such array')}. Give load_run the module that the run was trained with."
+        )
+
+
+def _listed(steps: list[int]) -> str:
+    return ", ".join(map(str, steps))

@@ -1,0 +1,127 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from flaxcls.analysis import load_run
+from flaxcls.analysis.classifier import keep_temperature
+from flaxcls.config import AugmentConfig
+from flaxcls.errors import InputError
+from flaxcls.models import CNN
+from flaxcls.run import fit
+from tests.conftest import make_stripes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    from rich.console import Console
+
+    from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
+    from flaxcls.data import from_arrays
+
+    config = Config(
+        model=ModelConfig(widths=(4,), dense=(8,), norm="batch"),
+        optim=OptimConfig(learning_rate=1e-2, warmup_epochs=0.0),
+        loop=LoopConfig(epochs=4, batch_size=32),
+        stop=StopConfig(),
+    )
+    images, labels = make_stripes(300)
+    dataset = from_arrays(images, labels, class_names=("rows", "columns", "none"), name="stripes")
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    return fit(config, dataset=dataset, workdir=workdir, console=Console(quiet=True)), dataset
+
+
+def test_it_predicts_what_the_run_tested(trained):
+    result, dataset = trained
+    classifier = load_run(result.workdir)
+    predictions = classifier.predict(dataset.test.images, batch_size=7)
+    accuracy = (predictions.labels == dataset.test.labels).mean()
+    assert accuracy == pytest.approx(result.test["accuracy"])
+    chosen = predictions.probabilities[np.arange(len(dataset.test.labels)), dataset.test.labels]
+    assert -np.log(chosen).mean() == pytest.approx(result.test["loss"], rel=1e-4)
+    np.testing.assert_allclose(predictions.probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert classifier.step == result.best_step
+    assert set(predictions.names) <= {"rows", "columns", "none"}
+
+
+def test_images_of_any_size_and_kind(trained):
+    result, dataset = trained
+    classifier = load_run(result.workdir)
+    image = dataset.test.images[0]
+    large = image.repeat(3, axis=0).repeat(3, axis=1)
+    colours = large.repeat(3, axis=2)
+    opaque = np.concatenate([colours, np.full_like(large, 255)], axis=2)
+    wide = np.pad(large, ((0, 0), (8, 8), (0, 0)))
+    kinds = classifier.predict([image, image[..., 0], large, colours, opaque, wide]).probabilities
+    np.testing.assert_allclose(kinds, kinds[:1].repeat(6, axis=0), atol=1e-5)
+    assert classifier.predict(np.zeros((0, 5, 5, 3), np.uint8)).probabilities.shape == (0, 3)
+
+
+@pytest.mark.parametrize("image", [np.zeros((8, 8, 1), np.float32), np.zeros(8, np.uint8), np.zeros((8, 8, 5), "u1")])
+def test_what_is_no_image_is_refused(trained, image):
+    with pytest.raises(InputError, match="is needed"):
+        load_run(trained[0].workdir).predict([image])
+
+
+def test_a_temperature_is_kept_for_the_parameters_it_was_fitted_to(trained):
+    result, dataset = trained
+    classifier = load_run(result.workdir)
+    assert classifier.temperature is None
+    try:
+        kept = keep_temperature(result.workdir, classifier, 2.0)
+        again = load_run(result.workdir)
+        assert kept.temperature == again.temperature == 2.0
+        images = dataset.test.images[:4]
+        np.testing.assert_array_equal(again.predict(images).labels, classifier.predict(images).labels)
+        assert again.predict(images).probabilities.max() < classifier.predict(images).probabilities.max()
+        path = result.workdir / "calibration.json"
+        path.write_text(path.read_text().replace('"sha256": "', '"sha256": "x'))
+        assert load_run(result.workdir).temperature is None
+    finally:
+        (result.workdir / "calibration.json").unlink()
+
+
+def test_a_module_of_ones_own(stripes, small_config, quiet, tmp_path):
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, images, train):
+            return nn.Dense(3)(images.reshape(len(images), -1))
+
+    config = dataclasses.replace(small_config, augment=AugmentConfig(crop_padding=0))
+    result = fit(config, dataset=stripes, model=Linear(), workdir=tmp_path / "run", console=quiet)
+    accuracy = (
+        load_run(result.workdir, model=Linear()).predict(stripes.test.images).labels == stripes.test.labels
+    ).mean()
+    assert accuracy == pytest.approx(result.test["accuracy"])
+    with pytest.raises(InputError, match=r"is of another model: .* Give load_run the module"):
+        load_run(result.workdir)
+
+
+# of the event loop that orbax closes at the first array that cannot be read
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_what_cannot_be_loaded(trained, tmp_path):
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        load_run(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(trained[0].workdir, copy)
+    with pytest.raises(InputError, match="step is 1, but the checkpoints in"):
+        load_run(copy, step=1)
+    with pytest.raises(InputError, match="is of another model"):
+        load_run(copy, model=CNN(3, widths=(8,)))
+    for path in (copy / "checkpoints").glob("*/state/**/d/*"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot be used: the arrays of step"):
+        load_run(copy)
+    for path in (copy / "checkpoints").glob("*/record/metadata"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "format": 99}))
+    with pytest.raises(InputError, match=r"the record of step .* is not the one that was saved"):
+        load_run(copy)
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        load_run(copy)
