@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from flaxcls.errors import InputError, unknown
 
-SourceName = Literal["digits", "tfds"]
+SourceName = Literal["digits", "tfds", "folder"]
 ModelName = Literal[
     "cnn",
     "resnet18",
@@ -39,11 +39,21 @@ class DataConfig:
     """Where the images come from and how they are split."""
 
     source: SourceName = "digits"
-    """digits: scikit-learn's embedded 8x8 digits; tfds: a directory prepared by tensorflow-datasets."""
+    """digits: scikit-learn's embedded 8x8 digits; tfds: prepared by tensorflow-datasets; folder: your own images."""
     name: str | None = None
     """With tfds, the data set to read: cifar10, or name/config:version to be exact."""
     dir: str | None = None
-    """With tfds, the prepared data directory; without it TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    """With tfds, the prepared data directory; without it TFDS_DATA_DIR, or ~/tensorflow_datasets. With folder, one that
+    holds a folder of images for each class, or train, val and test that do, or a .csv or .parquet of path, label and
+    maybe split."""
+    image_size: int | None = None
+    """With folder, the side in pixels that images are brought to; None: their own if all are alike, 224 otherwise."""
+    color: Literal["rgb", "grey"] = "rgb"
+    """With folder, what images become: three channels, or one."""
+    unreadable: Literal["stop", "skip"] = "stop"
+    """With folder, what happens where files are no images."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """shuffled: an epoch holds each training image once; balanced: it holds as many of each class, rare ones often."""
     validation_fraction: float = 0.1
     """Share of the training examples that is held out for early stopping and model selection."""
     test_fraction: float = 0.2
@@ -67,7 +77,8 @@ class AugmentConfig:
     crop_fill: Literal["zero", "reflect"] = "zero"
     """What the pixels added by crop_padding and eval_shift hold: zero, or the image mirrored at its border."""
     resized_crop: float | None = None
-    """Least share of the area that a random crop, resized to the old size, keeps; the usual is 0.08. None: no crop."""
+    """Least share of the area that a random crop, resized to the old size, keeps; the usual is 0.08. None: no crop, but
+    0.35 where images are of several sizes."""
     rotate: float = 0.0
     """Largest random rotation to either side, in degrees; what comes in is black."""
     translate: float = 0.0

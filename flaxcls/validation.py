@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any, Literal
 
-from flaxcls.config import Config
+from flaxcls.config import Config, DataConfig
 from flaxcls.errors import InputError, unknown
 
 
@@ -74,12 +74,28 @@ def _value_problems(config: Config) -> list[str]:
     check(0 < data.validation_fraction < 1, "data.validation_fraction", "must be above 0 and below 1")
     check(0 < data.test_fraction < 1, "data.test_fraction", "must be above 0 and below 1")
     check(data.train_examples is None or data.train_examples > 0, "data.train_examples", "must be 1 or more, or None")
-    if data.source == "tfds":
-        check(bool(data.name), "data.name", "data.source 'tfds' needs the name of a data set, such as cifar10")
-    else:
-        only_tfds = f"data.source {data.source!r} does not read it; leave it out, or choose data.source 'tfds'"
-        check(data.name is None, "data.name", only_tfds)
-        check(data.dir is None, "data.dir", only_tfds)
+    check(data.image_size is None or data.image_size > 0, "data.image_size", "must be 1 or more, or None")
+    readers = {
+        "name": ("tfds",), "dir": ("tfds", "folder"), "image_size": ("folder",), "color": ("folder",),
+        "unreadable": ("folder",),
+    }  # fmt: skip
+    for name, sources in readers.items():
+        unused = getattr(data, name) == DataConfig.__dataclass_fields__[name].default
+        check(
+            unused or data.source in sources,
+            f"data.{name}",
+            f"data.source {data.source!r} does not read it; leave it out, or choose data.source {' or '.join(sources)}",
+        )
+    check(
+        data.source != "tfds" or bool(data.name),
+        "data.name",
+        "data.source 'tfds' needs the name of a data set, such as cifar10",
+    )
+    check(
+        data.source != "folder" or bool(data.dir),
+        "data.dir",
+        "data.source 'folder' needs the folder of the images, or a .csv or .parquet of their paths and labels",
+    )
     check(augment.crop_padding >= 0, "augment.crop_padding", "must be 0 or more")
     check(
         augment.resized_crop is None or 0 < augment.resized_crop <= 1,

@@ -23,8 +23,18 @@ def _load_tfds(config: DataConfig) -> Dataset:
     return tfds.load(config)
 
 
+def _load_folder(config: DataConfig) -> Dataset:
+    from flaxcls.data import folder
+
+    return folder.load(config)
+
+
 # A source's libraries are imported when it is chosen, not before.
-DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {"digits": _load_digits, "tfds": _load_tfds}
+DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
+    "digits": _load_digits,
+    "tfds": _load_tfds,
+    "folder": _load_folder,
+}
 
 
 def load_dataset(config: DataConfig) -> Dataset:

@@ -1,29 +1,34 @@
 """A data set in memory, and how it is split."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from flaxcls.data.images import Images
 from flaxcls.data.stream import permutation
 from flaxcls.errors import InputError
 
 
 class Split(NamedTuple):
-    """images: u8[n h w c] of 0..255, or f32 of 0..1. labels: i32[n], class numbers."""
+    """images: u8[n h w c] of 0..255, or f32 of 0..1. labels: i32[n], class numbers. names: of the examples, or None."""
 
-    images: np.ndarray
+    images: np.ndarray | Images
     labels: np.ndarray
+    names: Sequence[str] | None = None
 
     @property
     def ids(self) -> list[str]:
-        """What each example is called: its number in the split."""
-        return [str(number) for number in range(len(self.labels))]
+        """What each example is called: the path of its file, or its number in the split."""
+        return [str(number) for number in range(len(self.labels))] if self.names is None else list(self.names)
 
     def take(self, indices: np.ndarray) -> "Split":
         """Returns the examples at `indices`, i64[m]."""
-        return Split(self.images[indices], self.labels[indices])
+        images = self.images.take(indices) if isinstance(self.images, Images) else self.images[indices]
+        names = None if self.names is None else [self.names[index] for index in indices]
+        return Split(images, self.labels[indices], names)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,12 @@ def from_arrays(
         if part not in given:
             rest, held_out = stratified_split(train.labels, fraction, split_seed)
             train, given[part] = train.take(rest), train.take(held_out)
-    dataset = Dataset(name, tuple(class_names), train, given["validation"], given["test"])
+    return from_splits(train, given["validation"], given["test"], class_names=class_names, name=name)
+
+
+def from_splits(train: Split, validation: Split, test: Split, *, class_names: Sequence[str], name: str) -> Dataset:
+    """Returns a Dataset of three splits. Raises InputError where one is empty, or they do not fit together."""
+    dataset = Dataset(name, tuple(class_names), train, validation, test)
     _check(dataset)
     return dataset
 
@@ -109,7 +119,7 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return shuffled[np.argsort(place, kind="stable")]
 
 
-def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: np.ndarray | Images) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation f64[c] of each channel of images [n h w c], with bytes scaled to 0..1.
 
     A channel that never changes gets the deviation 1, so that normalising leaves it at 0.
@@ -121,7 +131,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         total += pixels.sum(axis=0)
         squares += np.square(pixels).sum(axis=0)
     scale = 255.0 if images.dtype == np.uint8 else 1.0
-    count = images.size / images.shape[-1]
+    count = math.prod(images.shape[:-1])
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 0)) / scale
     return mean / scale, np.where(std > 1e-6, std, 1.0)

@@ -4,7 +4,9 @@ The training stream is endless: one permutation of all examples after the other,
 examples. Every batch is full, every example comes exactly once an epoch, and resuming needs no saved position.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,13 +23,35 @@ def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return order
 
 
-def batch_indices(seed: int, step: int, *, count: int, batch_size: int) -> np.ndarray:
+# (seed, epoch, count) -> i64[count], the examples of an epoch in their order
+Order: TypeAlias = Callable[[int, int, int], np.ndarray]
+
+
+def balanced(labels: np.ndarray) -> Order:
+    """Returns the order in which an epoch holds as many examples of each class, i32[n] being their labels.
+
+    Those of a rare class come several times, each as often as the others or once more; of a frequent one some are left
+    out, others in the next epoch. What the classes do not share evenly goes to those of the lowest numbers.
+    """
+
+    @lru_cache(maxsize=4)
+    def order(seed: int, epoch: int, count: int) -> np.ndarray:
+        shuffled = permutation(seed, epoch, count)
+        classes = np.unique(labels)
+        shares = np.full(len(classes), count // len(classes)) + (np.arange(len(classes)) < count % len(classes))
+        chosen = [np.resize(shuffled[labels[shuffled] == c], share) for c, share in zip(classes, shares, strict=True)]
+        return np.concatenate(chosen)[permutation(seed, epoch + 2**40, count)]  # an epoch that no run comes to
+
+    return order
+
+
+def batch_indices(seed: int, step: int, *, count: int, batch_size: int, order: Order = permutation) -> np.ndarray:
     """Returns i64[batch_size], which of `count` examples make up batch `step` (from 0) of the stream."""
     position, end = step * batch_size, (step + 1) * batch_size
     pieces = []
     while position < end:
         epoch, offset = divmod(position, count)
-        piece = permutation(seed, epoch, count)[offset : offset + end - position]
+        piece = order(seed, epoch, count)[offset : offset + end - position]
         pieces.append(piece)
         position += len(piece)
     return np.concatenate(pieces)

@@ -35,16 +35,17 @@ def evaluate(
     for start in range(0, len(split.labels), batch_size):
         if stopping():
             return None
-        batch = padded(Split(*(part[start : start + batch_size] for part in split)), batch_size)
+        part = slice(start, start + batch_size)
+        batch = padded(split.images[part], split.labels[part], batch_size)
         sums = sums.merge(eval_step(state, on_devices(batch, sharding)))
     return sums.compute()
 
 
-def padded(split: Split, size: int) -> dict[str, np.ndarray]:
-    """Returns a batch of `size` examples: those of the split, then zeros whose mask is False."""
-    missing = size - len(split.labels)
+def padded(images: np.ndarray, labels: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """Returns a batch of `size` examples: those that are given, then zeros whose mask is False."""
+    missing = size - len(labels)
 
     def pad(part: np.ndarray) -> np.ndarray:
         return np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
 
-    return {"image": pad(split.images), "label": pad(split.labels), "mask": np.arange(size) < len(split.labels)}
+    return {"image": pad(images), "label": pad(labels), "mask": np.arange(size) < len(labels)}

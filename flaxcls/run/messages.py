@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import DivergenceError
 from flaxcls.models.summary import table
@@ -20,12 +22,27 @@ def introduce(setup: Setup, logs: Logs, workdir: Path, restored: Restored | None
     sizes = ", ".join(f"{len(getattr(dataset, part).labels):,} {part}" for part in ("train", "validation", "test"))
     logs.show(table(setup.model, dataset.image_shape))
     logs.say(f"{dataset.name}: {sizes} images of {len(dataset.class_names)} classes")
+    if line := imbalance(setup):
+        logs.say(line)
     logs.say(f"{setup.plan.total_steps:,} steps of {setup.plan.batch_size} on {device()}; run directory {workdir}")
     if restored:
         say_passed_over(logs, workdir, restored)
         logs.say(f"continuing after step {restored.step}")
     for change in changes:
         logs.say(f"changed: {change}")
+
+
+def imbalance(setup: Setup) -> str | None:
+    """Returns the line on how rare the rarest class of train is, or None where classes differ by less than half."""
+    config, names = setup.config, setup.dataset.class_names
+    counts = np.bincount(setup.dataset.train.labels, minlength=len(names))
+    rare, frequent = int(counts.argmin()), int(counts.argmax())
+    if counts[frequent] <= 1.5 * counts[rare]:
+        return None
+    line = f"classes are uneven: {counts[rare]:,} of {names[rare]} to {counts[frequent]:,} of {names[frequent]}"
+    if config.loss.class_weights == "none" and config.data.sampling == "shuffled":
+        line += "; --loss.class-weights balanced or --data.sampling balanced makes up for it"
+    return line
 
 
 def say_passed_over(logs: Logs, workdir: Path, restored: Restored | None) -> None:

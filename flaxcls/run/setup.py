@@ -1,7 +1,7 @@
 """The fixed parts of a run: what is trained, on what, how it is laid out, and the compiled programs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,8 @@ from jax.sharding import Sharding
 from flaxcls.augment import AverageViews, make_steps, make_transform
 from flaxcls.config import AugmentConfig, Config, LossConfig
 from flaxcls.data import Dataset, batch_indices, channel_statistics
+from flaxcls.data.images import Images
+from flaxcls.data.stream import balanced, permutation
 from flaxcls.groups import factors
 from flaxcls.losses import LOSSES, class_weighted, focal
 from flaxcls.metrics import MetricSums
@@ -27,6 +29,9 @@ from flaxcls.sharding import batch_sharding, batches_sharding, make_mesh, replic
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import all_finite, drop_not_finite, eval_step, train_step, train_steps
 from flaxcls.types import LossFn, Regularizer, Transform
+
+# of an image that is cut out of one of another size, where augment.resized_crop does not say
+LEAST_AREA = 0.35
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,30 @@ class Setup:
 
         After each rollback it is another stream. A process reads the examples of its own devices alone.
         """
-        split, size = self.dataset.train, self.config.loop.batch_size
-        seed = self.config.seed + rollbacks * 2**32
+        split, size, data = self.dataset.train, self.config.loop.batch_size, self.config.data
+        seed, count = self.config.seed + rollbacks * 2**32, len(split.labels)
+        order = balanced(split.labels) if data.sampling == "balanced" else permutation
         chosen = np.stack(
-            [batch_indices(seed, step, count=len(split.labels), batch_size=size) for step in range(start, end)]
+            [batch_indices(seed, step, count=count, batch_size=size, order=order) for step in range(start, end)]
         )
+        positions = np.arange(start * size, end * size).reshape(chosen.shape)
 
-        def taken(examples: np.ndarray) -> jax.Array:
-            def part(index: Any) -> np.ndarray:
-                return examples[chosen[index[:2]]]
+        def images(index: Any) -> np.ndarray:
+            if not isinstance(split.images, Images):
+                return split.images[chosen[index[:2]]]
+            indices, least_area = chosen[index[:2]], self.config.augment.resized_crop or LEAST_AREA
+            crops = split.images.random_crops(
+                indices.ravel(), positions[index[:2]].ravel(), seed=seed, least_area=least_area
+            )
+            return crops.reshape(*indices.shape, *crops.shape[1:])
 
-            return jax.make_array_from_callback((*chosen.shape, *examples.shape[1:]), self.batches_sharding, part)
+        def placed(shape: tuple[int, ...], part: Callable[[Any], np.ndarray]) -> jax.Array:
+            return jax.make_array_from_callback((*chosen.shape, *shape), self.batches_sharding, part)
 
-        return {"image": taken(split.images), "label": taken(split.labels)}
+        return {
+            "image": placed(split.images.shape[1:], images),
+            "label": placed((), lambda index: split.labels[chosen[index[:2]]]),
+        }
 
     def eval_batch_size(self, examples: int) -> int:
         """Returns a batch size for so many examples that the devices share evenly and that is no larger than needed."""
@@ -164,6 +180,8 @@ def _with_extra(step: Callable[..., Any], logged: Callable[[TrainState], Any]) -
 def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
     blank = mean * (255 if dataset.train.images.dtype == np.uint8 else 1) if config.normalize else 0.0
     height, width, _ = dataset.image_shape
+    if isinstance(dataset.train.images, Images):
+        config = replace(config, resized_crop=None)  # the batches are such crops already
     return make_transform(
         mean=mean if config.normalize else None,
         std=std if config.normalize else None,

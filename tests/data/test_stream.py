@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flaxcls.data.stream import batch_indices, permutation
+from flaxcls.data.stream import balanced, batch_indices, permutation
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (7, 7), (101, 8), (1, 1), (13, 12)])
@@ -34,3 +34,19 @@ def test_the_order_is_the_same_in_every_version():
     """A resumed run and a second host must see the same order, whatever NumPy they have."""
     assert permutation(0, 0, 8).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
     assert batch_indices(0, 0, count=8, batch_size=4).tolist() == [0, 2, 1, 5]
+
+
+def test_balanced_epochs_hold_as_many_of_each_class():
+    labels = np.array([0] * 70 + [1] * 25 + [2] * 5)
+    order = balanced(labels)
+    epochs = [order(3, epoch, 100) for epoch in range(3)]
+    for epoch in epochs:
+        assert np.bincount(labels[epoch]).tolist() == [34, 33, 33]
+        rare = np.bincount(epoch)[95:]
+        assert rare.min() >= 6
+        assert rare.max() <= 7
+        assert len(np.unique(epoch[labels[epoch] == 0])) == 34  # of a frequent class, none twice
+    assert (epochs[0] != epochs[1]).any()
+    np.testing.assert_array_equal(balanced(labels)(3, 1, 100), epochs[1])
+    batches = [batch_indices(3, step, count=100, batch_size=40, order=order) for step in range(5)]
+    np.testing.assert_array_equal(np.concatenate(batches), np.concatenate(epochs)[:200])

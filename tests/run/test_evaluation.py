@@ -49,7 +49,7 @@ def test_all_batches_have_one_shape_so_that_one_program_serves():
 
 
 def test_padding_is_masked():
-    batch = padded(Split(*make_stripes(3)), 5)
+    batch = padded(*make_stripes(3), 5)
     assert batch["mask"].tolist() == [True, True, True, False, False]
     assert batch["image"].shape == (5, 8, 8, 1)
     assert not np.any(batch["image"][3:])

@@ -1,0 +1,234 @@
+"""The user's own images: a folder for each class, or a table of paths and labels."""
+
+import csv
+import difflib
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flaxcls.config import DataConfig
+from flaxcls.data.dataset import Dataset, Split, from_splits
+from flaxcls.data.images import Images, read_image
+from flaxcls.data.resize import with_channels
+from flaxcls.errors import InputError
+
+# The names of the folders, or of the values in a table's column `split`, by what they hold.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+TABLES = (".csv", ".parquet")
+USUAL_SIZE = 224
+
+
+@dataclass(frozen=True)
+class _File:
+    """One example. split: the name in `SPLITS` that was given for it, or None."""
+
+    path: Path
+    name: str
+    label: str
+    split: str | None
+
+
+def load(config: DataConfig) -> Dataset:
+    """Returns the images below `config.dir`, or named in the table that it is, decoded into memory.
+
+    Raises:
+      InputError: where there are no classes or no images, and for files that are no images, unless
+        `config.unreadable` says to skip them.
+    """
+    place = Path(str(config.dir)).expanduser()
+    files = _from_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
+    class_names = _class_names(files, place)
+    files, images, hashes = _read(files, config)
+    lost = [name for name in class_names if name not in {file.label for file in files}]
+    if lost:
+        raise InputError(f"the class {lost[0]!r} in {place} has no image that can be read: mend or remove it.")
+    channels = 3 if config.color == "rgb" else 1
+    images = [with_channels(image, channels) for image in images]
+    labels = np.array([class_names.index(file.label) for file in files], np.int32)
+    size = _size(config, images)
+    parts = {}
+    for part in sorted({SPLITS[file.split] if file.split else "train" for file in files}):
+        chosen = [i for i, file in enumerate(files) if (SPLITS[file.split] if file.split else "train") == part]
+        parts[part] = _Part(
+            Split(_as_array([images[i] for i in chosen], size), labels[chosen], [files[i].name for i in chosen]),
+            [hashes[i] for i in chosen],
+        )
+    for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
+        if part not in parts:
+            rest, held_out = hash_split(parts["train"].split.labels, parts["train"].hashes, fraction, config.split_seed)
+            whole = parts["train"]
+            parts["train"], parts[part] = whole.take(rest), whole.take(held_out)
+    return from_splits(
+        parts["train"].split,
+        parts["validation"].split,
+        parts["test"].split,
+        class_names=class_names,
+        name=place.resolve().stem,
+    )
+
+
+def hash_split(
+    labels: np.ndarray, hashes: Sequence[bytes], fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sorted indices (rest, held out): of each class about `fraction` of its examples is held out.
+
+    What decides is the seed and each example's hash, not its name or place, so equal hashes are never parted, and an
+    example stays where it is when others come. A class of two hashes or more has at least one on either side.
+    """
+    members: dict[bytes, list[int]] = {}
+    for index, digest in enumerate(hashes):
+        members.setdefault(digest, []).append(index)
+    by_class: dict[int, list[bytes]] = {}
+    for digest, indices in members.items():  # one whose copies have several labels goes with the first
+        by_class.setdefault(int(labels[indices[0]]), []).append(digest)
+    held_out = np.zeros(len(labels), bool)
+    for digests in by_class.values():
+        digests.sort(key=lambda digest: hashlib.sha256(b"%d " % seed + digest).digest())
+        wanted = fraction * sum(len(members[digest]) for digest in digests)
+        taken = 0
+        for number, digest in enumerate(digests[:-1]):
+            if number and taken + len(members[digest]) / 2 > wanted:
+                break
+            held_out[members[digest]] = True
+            taken += len(members[digest])
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+@dataclass(frozen=True)
+class _Part:
+    split: Split
+    hashes: list[bytes]
+
+    def take(self, indices: np.ndarray) -> "_Part":
+        return _Part(self.split.take(indices), [self.hashes[index] for index in indices])
+
+
+def _from_folders(place: Path) -> list[_File]:
+    if not place.is_dir():
+        raise InputError(f"data.dir {str(place)!r} is no folder, and no table that ends with {' or '.join(TABLES)}.")
+    folders = _folders(place)
+    splits = [folder for folder in folders if folder.name.lower() in SPLITS]
+    found: list[tuple[str | None, Path]]
+    if splits and len(splits) == len(folders):
+        found = [(folder.name.lower(), name) for folder in splits for name in _folders(folder)]
+    else:
+        found = [(None, folder) for folder in folders]
+    if not found:
+        raise InputError(f"{place} holds no folder: it needs one for each class, with its images in it.")
+    files = []
+    for split, folder in found:
+        inside = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        if not inside:
+            raise InputError(f"the class folder {folder} holds no image: put some into it, or remove it.")
+        names = (path.relative_to(place).as_posix() for path in inside)
+        files += [_File(path, name, folder.name, split) for path, name in zip(inside, names, strict=True)]
+    return files
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _from_table(table: Path) -> list[_File]:
+    if not table.is_file():
+        raise InputError(f"the table {table} is not there: name a file with --data.dir.")
+    rows = _rows(table)
+    if not rows:
+        raise InputError(f"the table {table} has no rows.")
+    for column in ("path", "label"):
+        if column not in rows[0]:
+            raise InputError(f"the table {table} has the columns {', '.join(rows[0])}, but needs path and label.")
+    files = []
+    for row in rows:
+        split = str(row.get("split") or "").lower() or None
+        if split is not None and split not in SPLITS:
+            raise InputError(f"the table {table} has the split {split!r}, but {', '.join(SPLITS)} are known.")
+        files.append(_File(table.parent / str(row["path"]), str(row["path"]), str(row["label"]), split))
+    missing = [str(file.path) for file in files if not file.path.is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} files of the table {table} are not there:\n  " + "\n  ".join(missing[:10]) + "\n"
+            "Paths count from the folder of the table."
+        )
+    return files
+
+
+def _rows(table: Path) -> list[dict[str, object]]:
+    if table.suffix.lower() == ".csv":
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        rows: list[dict[str, object]] = parquet.read_table(table).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise InputError(f"the table {table} is no Parquet file: {error}") from error
+    return rows
+
+
+def _class_names(files: list[_File], place: Path) -> list[str]:
+    trained = {file.label for file in files if file.split is None or SPLITS[file.split] == "train"}
+    if not trained:
+        raise InputError(
+            f"{place} has the splits {', '.join(sorted({str(f.split) for f in files}))}, but none named train."
+        )
+    numbers = all(name.isdecimal() for name in trained)
+    names = sorted(trained, key=(lambda name: (int(name), name)) if numbers else None)
+    for file in files:
+        if file.label not in trained:
+            near = difflib.get_close_matches(file.label, names, n=1)
+            raise InputError(
+                f"{file.name} in {place} is of the class {file.label!r}, but train has none of it."
+                + (f" Did you mean {near[0]!r}?" if near else "")
+            )
+    if len(names) < 2:
+        raise InputError(f"{place} has the class {', '.join(names)} alone, but at least two are needed.")
+    return names
+
+
+def _read(files: list[_File], config: DataConfig) -> tuple[list[_File], list[np.ndarray], list[bytes]]:
+    """Returns the files that are images, what they hold, and the SHA-256 of each."""
+
+    def read(file: _File) -> tuple[np.ndarray, bytes] | str:
+        try:
+            return read_image(file.path), hashlib.sha256(file.path.read_bytes()).digest()
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(read, files))
+    broken = [result for result in results if isinstance(result, str)]
+    if broken and config.unreadable == "stop":
+        raise InputError(
+            f"{len(broken)} of {len(files)} files are no images:\n  "
+            + "\n  ".join(broken[:10])
+            + ("\n  ..." if len(broken) > 10 else "")
+            + "\nMend or remove them, or leave them out with --data.unreadable skip."
+        )
+    kept = [(file, *result) for file, result in zip(files, results, strict=True) if not isinstance(result, str)]
+    return [item[0] for item in kept], [item[1] for item in kept], [item[2] for item in kept]
+
+
+def _size(config: DataConfig, images: list[np.ndarray]) -> tuple[int, int]:
+    if config.image_size is not None:
+        return config.image_size, config.image_size
+    sizes = Counter(image.shape[:2] for image in images)
+    return next(iter(sizes)) if len(sizes) == 1 else (USUAL_SIZE, USUAL_SIZE)
+
+
+def _as_array(images: list[np.ndarray], size: tuple[int, int]) -> np.ndarray | Images:
+    alike = all(image.shape[:2] == size for image in images)
+    return np.stack(images) if alike else Images(images, size)

@@ -1,0 +1,121 @@
+"""Image files, and images of several sizes as one array."""
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from flaxcls.data.resize import fit_image, resize
+from flaxcls.errors import InputError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# shapes of random crops, as width / height, of Szegedy et al. 2015, "Going Deeper with Convolutions"
+RATIOS = (3 / 4, 4 / 3)
+TRIES = 10
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Returns the picture in a file as u8[h w c]: 1 channel if it is grey, 3 in colours, 2 and 4 with transparency.
+
+    It is upright as its EXIF data say, of an animation it is the first picture, 16 bits a channel become 8, and any
+    other colour space becomes RGB. Raises InputError where the file is no image that can be read to its end.
+    """
+    try:
+        return decode(path.read_bytes())
+    except Exception as error:  # Pillow's decoders raise many
+        raise InputError(f"{path} is no image that can be read: {_first_line(error)}") from error
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Returns the picture in the bytes of a file, as `read_image` does; what is no image raises what Pillow raises."""
+    with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
+        warnings.simplefilter("ignore")  # of strange metadata
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16 bits; those of RGB Pillow reduces by itself
+            values = np.asarray(image)
+            return (values >> 8 if values.max() > 255 else values).astype(np.uint8)[..., np.newaxis]
+        transparent = image.has_transparency_data
+        grey = image.mode in ("1", "L", "LA", "La")
+        pixels = np.asarray(image.convert(("LA" if transparent else "L") if grey else "RGBA" if transparent else "RGB"))
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+
+
+class Images:
+    """Images of several sizes that are indexed like an array u8[n h w c] of one: each scaled and cut at its centre.
+
+    images: u8[h w c] each.
+    size: height and width that they are given.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+        self._images, self._size = images, size
+        self.shape = (len(images), *size, images[0].shape[2]) if len(images) else (0, *size, 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: np.ndarray) -> "Images":
+        """Returns those at `indices`, i64[m]."""
+        return Images([self._images[index] for index in indices], self._size)
+
+    def __getitem__(self, which: Any) -> np.ndarray:
+        """Returns u8[h w c] for a number, and u8[m h w c] for a slice or i64[m]."""
+        if np.ndim(which) == 0 and not isinstance(which, slice):
+            return fit_image(self._images[which], self._size)
+        indices = np.arange(len(self))[which]
+        return _stack([fit_image(self._images[index], self._size) for index in indices], self.shape)
+
+    def random_crops(self, indices: np.ndarray, positions: np.ndarray, *, seed: int, least_area: float) -> np.ndarray:
+        """Returns a random part of each image, scaled to the size: u8[m h w c].
+
+        Args:
+          indices: i64[m], of the images.
+          positions: i64[m], places in the endless stream of training; with the seed each decides its part.
+          seed: of the run.
+          least_area: smallest share of an image that is kept, above 0; the largest is all of it.
+        """
+
+        def crop(index: int, position: int) -> np.ndarray:
+            image = self._images[index]
+            top, left, height, width = random_box(seed, position, image.shape[:2], least_area)
+            return resize(image[top : top + height, left : left + width], self._size)
+
+        with ThreadPoolExecutor(2) as pool:  # OpenCV computes outside of Python's lock
+            return _stack(list(pool.map(crop, indices.tolist(), positions.tolist())), self.shape)
+
+
+def random_box(seed: int, position: int, size: tuple[int, int], least_area: float) -> tuple[int, int, int, int]:
+    """Draws row and column of the corner, height and width of a part of an image, as `random_crop_boxes` does.
+
+    The draw depends on (seed, position), and is the same in every version of NumPy.
+    """
+    bits = np.random.Philox(key=np.array([seed, position], np.uint64), counter=[0, 0, 0, 1])
+    draws = ((bits.random_raw(2 * TRIES + 2) >> np.uint64(11)) * 2.0**-53).tolist()
+    height, width = size
+    for area, ratio in zip(draws[:TRIES], draws[TRIES : 2 * TRIES], strict=True):
+        area = height * width * (least_area + area * (1 - least_area))
+        ratio = math.exp(math.log(RATIOS[0]) + ratio * (math.log(RATIOS[1]) - math.log(RATIOS[0])))
+        rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < rows <= height and 0 < columns <= width:
+            top, left = int(draws[-2] * (height - rows + 1)), int(draws[-1] * (width - columns + 1))
+            return top, left, rows, columns
+    rows = min(height, max(1, round(width / RATIOS[0])))
+    columns = min(width, max(1, round(height * RATIOS[1])))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+def _stack(images: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack(images) if images else np.zeros((0, *shape[1:]), np.uint8)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
