@@ -52,6 +52,8 @@ class DataConfig:
     """With folder, what images become: three channels, or one."""
     unreadable: Literal["stop", "skip"] = "stop"
     """With folder, what happens where files are no images."""
+    memory: float = 2.0
+    """With folder, GiB of decoded images that are kept in memory; a larger set is read from its files all along."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """shuffled: an epoch holds each training image once; balanced: it holds as many of each class, rare ones often."""
     validation_fraction: float = 0.1

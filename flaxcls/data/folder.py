@@ -3,7 +3,6 @@
 import csv
 import difflib
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ import numpy as np
 
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, Split, from_splits
-from flaxcls.data.images import Images, read_image
-from flaxcls.data.resize import with_channels
+from flaxcls.data.images import Files, Images, read_image, upright_size
 from flaxcls.errors import InputError
 
 # The names of the folders, or of the values in a table's column `split`, by what they hold.
@@ -39,9 +37,15 @@ class _File:
     label: str
     split: str | None
 
+    @property
+    def part(self) -> str:
+        return SPLITS[self.split] if self.split else "train"
+
 
 def load(config: DataConfig) -> Dataset:
-    """Returns the images below `config.dir`, or named in the table that it is, decoded into memory.
+    """Returns the images below `config.dir`, or named in the table that it is.
+
+    They are decoded into memory if they take no more of it than `config.memory`, and else read when they are needed.
 
     Raises:
       InputError: where there are no classes or no images, and for files that are no images, unless
@@ -50,30 +54,32 @@ def load(config: DataConfig) -> Dataset:
     place = Path(str(config.dir)).expanduser()
     files = _from_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
     class_names = _class_names(files, place)
-    files, images, hashes = _read(files, config)
+    files, sizes = _readable(files, config)
     lost = [name for name in class_names if name not in {file.label for file in files}]
     if lost:
         raise InputError(f"the class {lost[0]!r} in {place} has no image that can be read: mend or remove it.")
     channels = 3 if config.color == "rgb" else 1
-    images = [with_channels(image, channels) for image in images]
+    size = _size(config, sizes)
+    small = sum(height * width for height, width in sizes) * channels <= config.memory * 2**30
     labels = np.array([class_names.index(file.label) for file in files], np.int32)
-    size = _size(config, images)
     parts = {}
-    for part in sorted({SPLITS[file.split] if file.split else "train" for file in files}):
-        chosen = [i for i, file in enumerate(files) if (SPLITS[file.split] if file.split else "train") == part]
-        parts[part] = _Part(
-            Split(_as_array([images[i] for i in chosen], size), labels[chosen], [files[i].name for i in chosen]),
-            [hashes[i] for i in chosen],
-        )
+    for part in dict.fromkeys(file.part for file in files):
+        chosen = [index for index, file in enumerate(files) if file.part == part]
+        read = Files([files[index].path for index in chosen], channels)
+        alike = small and all(sizes[index] == size for index in chosen)
+        images = np.stack(_all(read)) if alike else Images(_all(read) if small else read, (*size, channels))
+        parts[part] = Split(images, labels[chosen], [files[index].name for index in chosen])
+    digests: dict[str, bytes] = {}
     for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if part not in parts:
-            rest, held_out = hash_split(parts["train"].split.labels, parts["train"].hashes, fraction, config.split_seed)
-            whole = parts["train"]
+            whole, digests = parts["train"], digests or _digests([file for file in files if file.part == "train"])
+            hashes = [digests[name] for name in whole.ids]
+            rest, held_out = hash_split(whole.labels, hashes, fraction, config.split_seed)
             parts["train"], parts[part] = whole.take(rest), whole.take(held_out)
     return from_splits(
-        parts["train"].split,
-        parts["validation"].split,
-        parts["test"].split,
+        parts["train"],
+        parts["validation"],
+        parts["test"],
         class_names=class_names,
         name=place.resolve().stem,
     )
@@ -104,15 +110,6 @@ def hash_split(
             held_out[members[digest]] = True
             taken += len(members[digest])
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-@dataclass(frozen=True)
-class _Part:
-    split: Split
-    hashes: list[bytes]
-
-    def take(self, indices: np.ndarray) -> "_Part":
-        return _Part(self.split.take(indices), [self.hashes[index] for index in indices])
 
 
 def _from_folders(place: Path) -> list[_File]:
@@ -180,7 +177,7 @@ def _rows(table: Path) -> list[dict[str, object]]:
 
 
 def _class_names(files: list[_File], place: Path) -> list[str]:
-    trained = {file.label for file in files if file.split is None or SPLITS[file.split] == "train"}
+    trained = {file.label for file in files if file.part == "train"}
     if not trained:
         raise InputError(
             f"{place} has the splits {', '.join(sorted({str(f.split) for f in files}))}, but none named train."
@@ -199,36 +196,62 @@ def _class_names(files: list[_File], place: Path) -> list[str]:
     return names
 
 
-def _read(files: list[_File], config: DataConfig) -> tuple[list[_File], list[np.ndarray], list[bytes]]:
-    """Returns the files that are images, what they hold, and the SHA-256 of each."""
+def _readable(files: list[_File], config: DataConfig) -> tuple[list[_File], list[tuple[int, int]]]:
+    """Returns the files that are images, and height and width of each.
 
-    def read(file: _File) -> tuple[np.ndarray, bytes] | str:
+    Their heads are looked at; where broken ones are to be skipped, all of them, so that none is come upon in training.
+    """
+
+    def look(file: _File) -> tuple[int, int] | str:
         try:
-            return read_image(file.path), hashlib.sha256(file.path.read_bytes()).digest()
+            size = upright_size(file.path)
+            if config.unreadable == "skip":
+                read_image(file.path)
+            return size
         except InputError as error:
             return str(error)
 
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(read, files))
-    broken = [result for result in results if isinstance(result, str)]
+        sizes = list(pool.map(look, files))
+    broken = [problem for problem in sizes if isinstance(problem, str)]
     if broken and config.unreadable == "stop":
-        raise InputError(
-            f"{len(broken)} of {len(files)} files are no images:\n  "
-            + "\n  ".join(broken[:10])
-            + ("\n  ..." if len(broken) > 10 else "")
-            + "\nMend or remove them, or leave them out with --data.unreadable skip."
-        )
-    kept = [(file, *result) for file, result in zip(files, results, strict=True) if not isinstance(result, str)]
-    return [item[0] for item in kept], [item[1] for item in kept], [item[2] for item in kept]
+        raise _broken(broken, len(files))
+    kept = [(file, size) for file, size in zip(files, sizes, strict=True) if not isinstance(size, str)]
+    return [file for file, _ in kept], [size for _, size in kept]
 
 
-def _size(config: DataConfig, images: list[np.ndarray]) -> tuple[int, int]:
+def _all(files: Files) -> list[np.ndarray]:
+    def read(index: int) -> np.ndarray | str:
+        try:
+            return files[index]
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(read, range(len(files))))
+    broken = [problem for problem in images if isinstance(problem, str)]
+    if broken:
+        raise _broken(broken, len(files))
+    return [image for image in images if not isinstance(image, str)]
+
+
+def _broken(problems: list[str], count: int) -> InputError:
+    return InputError(
+        f"{len(problems)} of {count} files are no images:\n  "
+        + "\n  ".join(problems[:10])
+        + ("\n  ..." if len(problems) > 10 else "")
+        + "\nMend or remove them, or leave them out with --data.unreadable skip."
+    )
+
+
+def _digests(files: list[_File]) -> dict[str, bytes]:
+    """Returns the SHA-256 of each file's content by the example's name."""
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda file: hashlib.sha256(file.path.read_bytes()).digest(), files)
+        return dict(zip((file.name for file in files), digests, strict=True))
+
+
+def _size(config: DataConfig, sizes: list[tuple[int, int]]) -> tuple[int, int]:
     if config.image_size is not None:
         return config.image_size, config.image_size
-    sizes = Counter(image.shape[:2] for image in images)
-    return next(iter(sizes)) if len(sizes) == 1 else (USUAL_SIZE, USUAL_SIZE)
-
-
-def _as_array(images: list[np.ndarray], size: tuple[int, int]) -> np.ndarray | Images:
-    alike = all(image.shape[:2] == size for image in images)
-    return np.stack(images) if alike else Images(images, size)
+    return sizes[0] if len(set(sizes)) == 1 else (USUAL_SIZE, USUAL_SIZE)

@@ -3,15 +3,15 @@
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from flaxcls.data.resize import fit_image, resize
+from flaxcls.data.resize import fit_image, resize, with_channels
 from flaxcls.errors import InputError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -46,33 +46,62 @@ def decode(data: bytes) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """Returns height and width of what `read_image` returns, from the head of the file. Raises InputError likewise."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return image.size if turned else image.size[::-1]
+    except Exception as error:
+        raise InputError(f"{path} is no image that can be read: {_first_line(error)}") from error
+
+
+class Files:
+    """The pictures in files, each read when it is asked for: u8[h w channels]."""
+
+    def __init__(self, paths: Sequence[Path], channels: int) -> None:
+        self._paths, self._channels = paths, channels
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return with_channels(read_image(self._paths[index]), self._channels)
+
+    def take(self, indices: np.ndarray) -> "Files":
+        """Returns those at `indices`, i64[m]."""
+        return Files([self._paths[index] for index in indices], self._channels)
+
+
 class Images:
     """Images of several sizes that are indexed like an array u8[n h w c] of one: each scaled and cut at its centre.
 
     images: u8[h w c] each.
-    size: height and width that they are given.
+    shape: (h, w, c) that they are given.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> None:
-        self._images, self._size = images, size
-        self.shape = (len(images), *size, images[0].shape[2]) if len(images) else (0, *size, 3)
+    def __init__(self, images: Sequence[np.ndarray] | Files, shape: tuple[int, int, int]) -> None:
+        self._images, self._size = images, shape[:2]
+        self.shape = (len(images), *shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def take(self, indices: np.ndarray) -> "Images":
         """Returns those at `indices`, i64[m]."""
-        return Images([self._images[index] for index in indices], self._size)
+        images = self._images
+        taken = images.take(indices) if isinstance(images, Files) else [images[index] for index in indices]
+        return Images(taken, self.shape[1:])
 
     def __getitem__(self, which: Any) -> np.ndarray:
         """Returns u8[h w c] for a number, and u8[m h w c] for a slice or i64[m]."""
         if np.ndim(which) == 0 and not isinstance(which, slice):
             return fit_image(self._images[which], self._size)
-        indices = np.arange(len(self))[which]
-        return _stack([fit_image(self._images[index], self._size) for index in indices], self.shape)
+        return self._stack(lambda index: fit_image(self._images[index], self._size), np.arange(len(self))[which])
 
     def random_crops(self, indices: np.ndarray, positions: np.ndarray, *, seed: int, least_area: float) -> np.ndarray:
         """Returns a random part of each image, scaled to the size: u8[m h w c].
@@ -89,8 +118,12 @@ class Images:
             top, left, height, width = random_box(seed, position, image.shape[:2], least_area)
             return resize(image[top : top + height, left : left + width], self._size)
 
-        with ThreadPoolExecutor(2) as pool:  # OpenCV computes outside of Python's lock
-            return _stack(list(pool.map(crop, indices.tolist(), positions.tolist())), self.shape)
+        return self._stack(crop, indices, positions)
+
+    def _stack(self, make: Callable[..., np.ndarray], *arguments: np.ndarray) -> np.ndarray:
+        with ThreadPoolExecutor() as pool:  # Pillow and OpenCV work outside of Python's lock
+            made = list(pool.map(make, *(argument.tolist() for argument in arguments)))
+        return np.stack(made) if made else np.zeros((0, *self.shape[1:]), np.uint8)
 
 
 def random_box(seed: int, position: int, size: tuple[int, int], least_area: float) -> tuple[int, int, int, int]:
@@ -111,10 +144,6 @@ def random_box(seed: int, position: int, size: tuple[int, int], least_area: floa
     rows = min(height, max(1, round(width / RATIOS[0])))
     columns = min(width, max(1, round(height * RATIOS[1])))
     return (height - rows) // 2, (width - columns) // 2, rows, columns
-
-
-def _stack(images: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    return np.stack(images) if images else np.zeros((0, *shape[1:]), np.uint8)
 
 
 def _first_line(error: BaseException) -> str:

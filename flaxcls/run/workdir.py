@@ -41,6 +41,7 @@ def read_config(workdir: Path) -> Config:
 FREE = frozenset(
     {
         "data.dir",
+        "data.memory",
         "loop.eval_batch_size",
         "loop.eval_every",
         "loop.save_every",

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -231,6 +232,25 @@ def test_it_trains_resumes_and_stops_early_as_any_other(folder, small_config, qu
     assert resumed.fingerprint == whole.fingerprint
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["split"] == "validation"
+
+
+def test_a_set_too_large_for_the_memory_is_read_from_its_files_to_the_same_bits(folder, small_config, quiet, tmp_path):
+    results = []
+    for memory in (2.0, 0.0):
+        ours = replace(small_config, data=config(folder, image_size=16, memory=memory))
+        dataset = load_dataset(ours.data)
+        assert isinstance(dataset.train.images._images, list) == bool(memory)
+        results.append(fit(ours, dataset=dataset, workdir=tmp_path / str(memory), console=quiet))
+    assert results[0].fingerprint == results[1].fingerprint
+    assert results[0].test == results[1].test
+
+
+def test_one_that_breaks_after_the_start_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "d")
+    dataset = load_dataset(config(tmp_path / "d", image_size=16, memory=0.0))
+    (tmp_path / "d" / dataset.train.ids[0]).write_bytes(b"")
+    with pytest.raises(InputError, match=dataset.train.ids[0]):
+        dataset.train.images[:4]
 
 
 def test_uneven_classes_are_reported_and_what_helps(tmp_path, small_config, capsys):

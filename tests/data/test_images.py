@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flaxcls.data.images import Images, random_box, read_image
+from flaxcls.data.images import Images, random_box, read_image, upright_size
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError
 
@@ -73,6 +73,7 @@ def test_it_stands_upright_as_exif_says(tmp_path, suffix):
     assert read.shape == upright.shape
     assert read[2, 8].min() > 200
     assert read[20, 8].max() < 50
+    assert upright_size(path) == (32, 16)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
@@ -107,7 +108,7 @@ def test_the_centre_is_kept_in_its_proportions():
 @pytest.fixture
 def several():
     sizes = [(20, 30), (31, 17), (24, 24), (50, 40)]
-    return Images([RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes], (12, 12))
+    return Images([RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes], (12, 12, 3))
 
 
 def test_they_are_indexed_like_an_array(several):
