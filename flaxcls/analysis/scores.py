@@ -20,8 +20,8 @@ def scores(
 
     Args:
       probabilities: f32[n k], each row sums to 1; of at least one example.
-      predicted: i[n], the class that each example is predicted as.
-      labels: i[n], the true classes.
+      predicted: i64[n], the class that each example is predicted as.
+      labels: i64[n], the true classes.
       class_names: of the k classes.
     """
     count, classes = probabilities.shape
@@ -38,7 +38,7 @@ def scores(
     if "recall/macro" in notes:
         notes["balanced_accuracy"] = notes["recall/macro"]
     if classes <= 5:
-        undefined["top_5"] = f"with {classes} classes the true one is always among five"
+        undefined["top_5"] = "of five classes or fewer, the true one is always among the first five"
     kappa = _kappa(predicted, labels, classes)
     if kappa is None:
         undefined["cohen_kappa"] = "every example is of one class and predicted as it, so that chance agrees as well"
@@ -54,7 +54,7 @@ def scores(
         "brier_score": float(np.square(exact - np.eye(classes)[labels]).sum(axis=1).mean()),
         **averages,
         "per_class": per_class,
-        "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=np.arange(classes)).tolist(),
+        "confusion_matrix": _confusion(predicted, labels, classes).tolist(),
         "undefined": undefined,
         "notes": notes,
     }
@@ -149,6 +149,11 @@ def _averages(
                 f"over {len(defined)} of {len(per_class)} classes, as {metric} is undefined for {listed}"
             )
     return made
+
+
+def _confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns i64[k k], true classes down and predicted ones across (scikit-learn warns where all are of one class)."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def _top_5(probabilities: np.ndarray, labels: np.ndarray) -> float:
