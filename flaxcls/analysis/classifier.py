@@ -135,8 +135,7 @@ def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int |
       InputError: if there is no run, no checkpoint that can be read, or the model is another one's.
     """
     workdir = Path(workdir)
-    if not (workdir / CONFIG).is_file():
-        raise InputError(f"{workdir} has no {CONFIG}, so it is no run directory: name one that flaxcls.train has made.")
+    config_path(workdir)
     directory = workdir / CHECKPOINTS
     steps = read_steps(directory)
     if not steps:
@@ -175,6 +174,14 @@ def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int |
     )
     _check_model(loaded, workdir)
     return loaded
+
+
+def config_path(workdir: Path) -> Path:
+    """Returns where the configuration of a run is. Raises InputError if `workdir` is no run directory."""
+    path = workdir / CONFIG
+    if not path.is_file():
+        raise InputError(f"{workdir} has no {CONFIG}, so it is no run directory: name one that flaxcls.train has made.")
+    return path
 
 
 def keep_temperature(workdir: Path, classifier: Classifier, temperature: float) -> Classifier:

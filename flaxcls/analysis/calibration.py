@@ -1,0 +1,80 @@
+"""Whether probabilities mean what they say: temperature scaling, reliability and the expected calibration error."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from flaxcls.errors import InputError
+
+LOWEST, HIGHEST = 0.05, 20.0
+BINS = 15
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the temperature T that minimises the log loss of softmax(logits / T) (Guo et al. 2017), in 0.05..20.
+
+    Where every example is predicted right, the loss falls for ever as T goes to 0, and there is no best T: it then is
+    1, which leaves the probabilities as the model gave them.
+
+    Args:
+      logits: f32[n k], of the validation split: those of other examples than are tested.
+      labels: i[n].
+
+    Raises:
+      InputError: if there is no example.
+    """
+    if len(labels) == 0:
+        raise InputError("a temperature is fitted on 0 examples, but needs 1 or more: give a validation split.")
+    logits = np.asarray(logits, np.float64)
+    rows = np.arange(len(labels))
+    if (logits[rows, labels] >= logits.max(axis=1)).all():
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
+
+    # convex in 1 / T, so that there is one minimum
+    found = minimize_scalar(
+        loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded", options={"xatol": 1e-6, "maxiter": 200}
+    )
+    return float(np.exp(found.x))
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Returns the probabilities f32[n k] of logits f[n k]."""
+    return np.exp(log_softmax(np.asarray(logits, np.float64) / temperature, axis=1)).astype(np.float32)
+
+
+class Reliability(NamedTuple):
+    """Of each bin: counts i64[bins], and means f64[bins] of confidence and accuracy, 0 where it is empty."""
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
+    """Returns how often predictions are right, by how confident they are (the diagram of Guo et al. 2017).
+
+    Args:
+      probabilities: f[n k].
+      labels: i[n].
+      bins: of equal width; each holds the confidences above its lower edge, up to its upper one.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    index = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
+    counts = np.bincount(index, minlength=bins)
+    sums = (np.bincount(index, weights, minlength=bins) for weights in (confidence, right.astype(np.float64)))
+    return Reliability(counts, *(total / np.maximum(counts, 1) for total in sums))
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
+    """Returns the mean distance of confidence from accuracy over the bins of `reliability`, weighted by their counts.
+
+    See Naeini et al. 2015 and Guo et al. 2017. There must be an example.
+    """
+    found = reliability(probabilities, labels, bins)
+    return float((found.counts * np.abs(found.confidence - found.accuracy)).sum() / len(labels))

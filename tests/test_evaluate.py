@@ -1,0 +1,102 @@
+"""The command, as a user types it."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from flaxcls.config import Config, DataConfig, LoopConfig, ModelConfig
+from flaxcls.evaluate import main
+from flaxcls.run import fit
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    config = Config(
+        data=DataConfig(test_fraction=0.1, train_examples=500),
+        model=ModelConfig(widths=(4,), dense=(8,)),
+        loop=LoopConfig(epochs=2),
+    )
+    return fit(config, workdir=tmp_path_factory.mktemp("runs") / "run", console=Console(quiet=True))
+
+
+def call(capfd, *args):
+    """Returns exit code, output and error output of the command."""
+    try:
+        code = main([str(arg) for arg in args])
+    except SystemExit as stop:  # as the parser ends
+        code = stop.code
+    texts = (" ".join(text.replace("│", " ").split()) for text in capfd.readouterr())
+    return code, *texts
+
+
+def test_it_evaluates_the_runs_own_test_split(trained, capfd):
+    code, out, _ = call(capfd, trained.workdir)
+    assert code == 0
+    directory = trained.workdir / "evaluation" / "test"
+    found = json.loads((directory / "metrics.json").read_text())
+    written = json.loads((trained.workdir / "result.json").read_text())
+    assert found["accuracy"] == written["test"]["accuracy"]
+    assert found["calibration"]["log_loss_before"] == pytest.approx(written["test"]["loss"], rel=1e-4)
+    assert pq.read_table(directory / "predictions.parquet").num_rows == found["examples"] == 179
+    low, high = found["accuracy_interval"]
+    for words in (
+        f"accuracy {found['accuracy']:.2%}, 95 % interval {low:.2%} to {high:.2%}",
+        "examples precision",
+        f"9 {found['per_class'][9]['support']}",
+        f"written: {directory}/metrics.json",
+    ):
+        assert words in out
+
+
+def test_options(trained, capfd, tmp_path):
+    code, out, _ = call(capfd, trained.workdir, "--split", "train", "--out", tmp_path / "out")
+    assert code == 0
+    assert "digits, train split" in out
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["examples"] == 500  # --data.train-examples is the run's
+    last = trained.steps
+    args = (trained.workdir, "--data.split-seed", "1", "--step", last, "--out", tmp_path / "other")
+    code, out, _ = call(capfd, *args)
+    assert code == 0
+    assert f"step {last}" in out
+    assert "data.split_seed: 0 -> 1" in out
+    assert json.loads((tmp_path / "other" / "metrics.json").read_text())["step"] == last
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--split", "tset"], ["'tset'", "Did you mean 'test'?"]),
+        (["--step", "1"], ["step is 1, but the checkpoints in"]),
+        (["--data.source", "digit"], ["'digit'", "Did you mean 'digits'?"]),
+        (["--data.name", "cifar10"], ["data.name is 'cifar10'"]),
+        (["--data.test-fraction", "2"], ["data.test_fraction is 2.0, but must be above 0"]),
+        (["--out", "/proc/flaxcls"], ["cannot be written to /proc/flaxcls", "--out"]),
+        (["--splt", "test"], ["--splt", "--split"]),
+    ],
+)
+def test_bad_input_is_answered_with_the_way_out(trained, capfd, args, words):
+    code, _, err = call(capfd, trained.workdir, *args)
+    assert code == 2
+    for word in words:
+        assert word in err
+
+
+def test_what_is_no_run(trained, capfd, tmp_path):
+    assert call(capfd, tmp_path / "none")[0::2] == (
+        2,
+        f"error: {tmp_path}/none has no config.json, so it is no run directory: name one that flaxcls.train has made.",
+    )
+    (tmp_path / "config.json").write_bytes(b"\xff\x00")
+    assert "the configuration is not JSON" in call(capfd, tmp_path)[2]
+    (tmp_path / "config.json").write_bytes((trained.workdir / "config.json").read_bytes())
+    assert "has no checkpoint yet" in call(capfd, tmp_path)[2]
+    assert call(capfd)[0] == 2
+
+
+def test_help_needs_no_run(capfd):
+    code, out, _ = call(capfd, "--help")
+    assert code == 0
+    assert "--data.split-seed" in out
