@@ -161,7 +161,7 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarr
         rows = np.zeros((len(split.labels), len(classifier.class_names)), np.float32)
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
-            batch = padded(Split(np.asarray(split.images[part]), split.labels[part]), size)
+            batch = padded(np.asarray(split.images[part]), split.labels[part], size)
             images = on_devices(batch["image"], batch_sharding(mesh))
             rows[part] = np.asarray(compiled(variables, images))[batch["mask"]]
         wrong = int((~np.isfinite(rows)).any(axis=1).sum())
