@@ -50,12 +50,14 @@ def _parse(args: list[str], data: DataConfig) -> Command:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, or 2 for bad input."""
+    """Runs the command and returns its exit code: 0, 2 for bad input, 130 after SIGINT."""
     console = Console()
     try:
         command = parse(sys.argv[1:] if args is None else args)
         evaluation = evaluate_run(command.run, split=command.split, data=command.data, step=command.step)
         files = write(evaluation, command.out or command.run / "evaluation" / command.split)
+    except KeyboardInterrupt:
+        return 130
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ def trained(tmp_path_factory):
     config = Config(
         data=DataConfig(test_fraction=0.1, train_examples=500),
         model=ModelConfig(widths=(4,), dense=(8,)),
-        loop=LoopConfig(epochs=2),
+        loop=LoopConfig(epochs=8),
     )
     return fit(config, workdir=tmp_path_factory.mktemp("runs") / "run", console=Console(quiet=True))
 
@@ -27,7 +27,7 @@ def call(capfd, *args):
         code = main([str(arg) for arg in args])
     except SystemExit as stop:  # as the parser ends
         code = stop.code
-    texts = (" ".join(text.replace("│", " ").split()) for text in capfd.readouterr())
+    texts = (" ".join(text.replace("│", " ").replace("┃", " ").split()) for text in capfd.readouterr())
     return code, *texts
 
 
@@ -43,7 +43,7 @@ def test_it_evaluates_the_runs_own_test_split(trained, capfd):
     low, high = found["accuracy_interval"]
     for words in (
         f"accuracy {found['accuracy']:.2%}, 95 % interval {low:.2%} to {high:.2%}",
-        "examples precision",
+        "class examples precision recall F1",
         f"9 {found['per_class'][9]['support']}",
         f"written: {directory}/metrics.json",
     ):

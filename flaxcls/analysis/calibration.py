@@ -27,13 +27,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     if len(labels) == 0:
         raise InputError("a temperature is fitted on 0 examples, but needs 1 or more: give a validation split.")
-    logits = np.asarray(logits, np.float64)
-    rows = np.arange(len(labels))
-    if (logits[rows, labels] >= logits.max(axis=1)).all():
+    below = np.asarray(logits, np.float64)
+    below = below - below.max(axis=1, keepdims=True)  # by how much each logit is below the highest
+    true = below[np.arange(len(labels)), labels]
+    if (true == 0).all():
         return 1.0
 
     def loss(log_temperature: float) -> float:
-        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
+        inverse = np.exp(-log_temperature)
+        return (np.log(np.exp(below * inverse).sum(axis=1)) - true * inverse).mean()
 
     # convex in 1 / T, so that there is one minimum
     found = minimize_scalar(

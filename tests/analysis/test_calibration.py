@@ -34,15 +34,15 @@ def test_examples_without_a_best_temperature():
 
 
 def test_calibration_error_worked_by_hand():
-    # With 5 bins: .9 (right) and .85 (wrong) are in the last, mean .875 and accuracy 1/2; .6 (right), on an edge, is in
-    # the third; .65 (wrong) in the fourth. (2 * |.875 - .5| + |.6 - 1| + |.65 - 0|) / 4 = 1.8 / 4.
-    first = np.array([0.9, 0.85, 0.6, 0.65])
+    # With 4 bins: .875 (right) and .8125 (wrong) are in the last, mean .84375 and accuracy 1/2; .75 (right), on the
+    # edge, and .625 (wrong) in the third, mean .6875 and accuracy 1/2. (2 * .34375 + 2 * .1875) / 4 = 1.0625 / 4.
+    first = np.array([0.875, 0.8125, 0.75, 0.625])
     probabilities, labels = np.stack([first, 1 - first], axis=1), np.array([0, 1, 0, 1])
-    found = reliability(probabilities, labels, bins=5)
-    np.testing.assert_array_equal(found.counts, [0, 0, 1, 1, 2])
-    np.testing.assert_allclose(found.confidence, [0, 0, 0.6, 0.65, 0.875])
-    np.testing.assert_allclose(found.accuracy, [0, 0, 1, 0, 0.5])
-    assert expected_calibration_error(probabilities, labels, bins=5) == pytest.approx(0.45)
+    found = reliability(probabilities, labels, bins=4)
+    np.testing.assert_array_equal(found.counts, [0, 0, 2, 2])
+    np.testing.assert_array_equal(found.confidence, [0, 0, 0.6875, 0.84375])
+    np.testing.assert_array_equal(found.accuracy, [0, 0, 0.5, 0.5])
+    assert expected_calibration_error(probabilities, labels, bins=4) == 1.0625 / 4
 
 
 def test_certain_and_uniform_predictions_have_their_bins():
