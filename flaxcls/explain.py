@@ -3,12 +3,11 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import tyro
 
 from flaxcls.analysis import load_run
-from flaxcls.analysis.explained import Method, explain_files, image_files
+from flaxcls.analysis.explained import METHODS, explain_files, image_files
 from flaxcls.cli import NAMES
 from flaxcls.errors import InputError
 
@@ -21,13 +20,12 @@ class Command:
     """Directory of the run."""
     paths: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, and folders, in and below which all images are taken."""
-    methods: tuple[Method, ...] = get_args(Method)
-    """What to explain them by."""
+    methods: tuple[str, ...] = METHODS
+    """What to explain them by: some of the default."""
     class_name: str | None = None
     """Class whose logit is explained; without it the one that the model finds in each image."""
     layer: str | None = None
-    """Layer for Grad-CAM and the feature maps, as `flaxcls.train --dry-run` names it; without it the last that has a
-    map of several pixels."""
+    """For Grad-CAM and feature maps, as --dry-run names it; without it the last whose map has several pixels."""
     out: Path | None = None
     """Directory for what is written; without it explanations/ of the run."""
 

@@ -1,6 +1,6 @@
 """What the layers of a model hold, and by Grad-CAM what of it speaks for a class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,8 +47,42 @@ def feature_maps(
     return np.asarray(_feature_maps(model, layer, variables, jnp.asarray(images, jnp.float32)))
 
 
-def first_layer_filters(model: nn.Module, variables: Any, images: jax.Array | np.ndarray) -> np.ndarray:
-    """Returns f32[h w c n], the kernel of the convolution that is called first. Raises InputError if there is none."""
+def map_layers(model: nn.Module, variables: Any, images: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:
+    """Returns path and shape of the outputs [b h w n] of the model's modules, in the order that they end in.
+
+    Nothing is computed, and shapes are enough for variables and images. A module that is called twice is there twice.
+    """
+    found: list[tuple[str, jax.ShapeDtypeStruct]] = []
+
+    def record(path: str, output: jax.Array) -> jax.Array:
+        found.append((path, jax.ShapeDtypeStruct(output.shape, output.dtype)))
+        return output
+
+    jax.eval_shape(lambda variables, images: _intercepted(model, variables, images, record), variables, images)
+    return found
+
+
+def choose_layer(found: Sequence[tuple[str, jax.ShapeDtypeStruct]], layer: str | None) -> int:
+    """Returns which of the `map_layers` is the layer, as `grad_cam` takes it. Raises InputError where none is."""
+    if not found:
+        raise InputError(
+            "the model has no layer with an output [b h w c], which Grad-CAM and feature maps are made of: "
+            "use the other methods."
+        )
+    if layer is None:
+        large = [index for index, (_, shape) in enumerate(found) if shape.shape[1] * shape.shape[2] > 1]
+        return large[-1] if large else len(found) - 1
+    calls = [index for index, (path, _) in enumerate(found) if path == layer]
+    if not calls:
+        raise InputError(unknown("layer", layer, dict(found)))
+    return calls[-1]
+
+
+def first_layer_filters(model: nn.Module, variables: Any, images: Any) -> np.ndarray:
+    """Returns f32[h w c n], the kernel of the convolution that is called first. Raises InputError if there is none.
+
+    Of the images the shape is enough.
+    """
     found: list[np.ndarray] = []
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -61,7 +95,7 @@ def first_layer_filters(model: nn.Module, variables: Any, images: jax.Array | np
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        jax.eval_shape(partial(model.apply, train=False), variables, jnp.asarray(images, jnp.float32))
+        jax.eval_shape(partial(model.apply, train=False), variables, images)
     if not found:
         raise InputError("the model has no two-dimensional convolution, so it has no filters to show.")
     return found[0]
@@ -69,7 +103,9 @@ def first_layer_filters(model: nn.Module, variables: Any, images: jax.Array | np
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _grad_cam(model: nn.Module, layer: str | None, variables: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
-    index, shape = _find(model, layer, variables, images)
+    found = map_layers(model, variables, images)
+    index = choose_layer(found, layer)
+    shape = found[index][1]
 
     def score(added: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits, activation = _apply(model, variables, images, index, added)
@@ -85,7 +121,7 @@ def _grad_cam(model: nn.Module, layer: str | None, variables: Any, images: jax.A
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _feature_maps(model: nn.Module, layer: str | None, variables: Any, images: jax.Array) -> jax.Array:
-    index, _ = _find(model, layer, variables, images)
+    index = choose_layer(map_layers(model, variables, images), layer)
     return _apply(model, variables, images, index)[1].astype(jnp.float32)
 
 
@@ -99,31 +135,6 @@ def _intercepted(model: nn.Module, variables: Any, images: jax.Array, change: Ca
 
     with nn.intercept_methods(intercept):
         return model.apply(variables, images, train=False)
-
-
-def _find(model: nn.Module, layer: str | None, variables: Any, images: jax.Array) -> tuple[int, Any]:
-    """Returns the number of the call that makes the map of the layer, and the map's shape and type."""
-    found: list[tuple[str, Any]] = []
-
-    def record(path: str, output: jax.Array) -> jax.Array:
-        found.append((path, jax.ShapeDtypeStruct(output.shape, output.dtype)))
-        return output
-
-    jax.eval_shape(lambda variables, images: _intercepted(model, variables, images, record), variables, images)
-    if not found:
-        raise InputError(
-            "the model has no layer with an output [b h w c], which Grad-CAM and feature maps are made of: "
-            "use the other methods."
-        )
-    if layer is None:
-        large = [index for index, (_, shape) in enumerate(found) if shape.shape[1] * shape.shape[2] > 1]
-        index = large[-1] if large else len(found) - 1
-    else:
-        calls = [index for index, (path, _) in enumerate(found) if path == layer]
-        if not calls:
-            raise InputError(unknown("layer", layer, dict(found)))
-        index = calls[-1]
-    return index, found[index][1]
 
 
 def _apply(

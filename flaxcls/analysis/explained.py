@@ -4,27 +4,27 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from flaxcls.analysis.activations import feature_maps, first_layer_filters, grad_cam
+from flaxcls.analysis.activations import choose_layer, feature_maps, first_layer_filters, grad_cam, map_layers
 from flaxcls.analysis.classifier import Classifier
 from flaxcls.analysis.explanation import integrated_gradients, occlusion, smooth_grad
 from flaxcls.analysis.pictures import (
+    beside,
     filters_picture,
     maps_picture,
     read_image,
-    beside,
     strength,
     write_png,
 )
 from flaxcls.errors import InputError, unknown
 
-Method = Literal["grad-cam", "integrated-gradients", "smooth-grad", "occlusion"]
+METHODS = ("grad-cam", "integrated-gradients", "smooth-grad", "occlusion")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # More of them are too small to be seen in one picture; the arrays hold all.
 SHOWN_MAPS = 64
@@ -81,7 +81,7 @@ def explain_image(
     image: np.ndarray,
     label: int,
     *,
-    methods: Sequence[Method],
+    methods: Sequence[str],
     layer: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns what each method says of the logit of a class for an image u8[h w c], as `prepared` makes it.
@@ -109,7 +109,7 @@ def explain_files(
     classifier: Classifier,
     files: Sequence[Path],
     *,
-    methods: Sequence[Method],
+    methods: Sequence[str],
     class_name: str | None,
     layer: str | None,
     out: Path,
@@ -119,19 +119,23 @@ def explain_files(
     Of NAME.jpg there will be NAME.npz and a picture NAME-METHOD.png for each method, and NAME-feature-maps.png;
     filters.png is of the model. A file of the same name from another folder becomes NAME-2. The arrays are `image`
     u8[h w c] as the model sees it, `probabilities` f32[k], `class_names`, `predicted` and `explained` (class names),
-    `source` (path), `feature_maps` f32[h' w' n], and under its name what each method returns, without the axis of the
-    batch.
+    `source` (path), `feature_maps` f32[h' w' n] of `layer` (path), and, under its name, what each method returns,
+    without the axis of the batch.
 
     Args:
       classifier: whose answer is explained.
       files: of the images; all are read before the first is explained.
-      methods: to explain them by.
+      methods: to explain them by, of `METHODS`.
       class_name: whose logit is explained; None: that of the most probable class of each image.
       layer: for Grad-CAM and the feature maps, see `grad_cam`.
       out: directory, made if need be.
 
-    Raises InputError for a file that is no image, a class or layer that is not known, and where nothing can be written.
+    Raises InputError for a file that is no image, a method, class or layer that is not known, and where nothing can be
+    written.
     """
+    for method in methods:
+        if method not in METHODS:
+            raise InputError(unknown("method", method, METHODS))
     if class_name is not None and class_name not in classifier.class_names:
         raise InputError(unknown("class", class_name, classifier.class_names))
     images = np.stack([classifier.prepared(read_image(file)) for file in files])
@@ -143,8 +147,10 @@ def explain_files(
     def maps_of(image: np.ndarray) -> np.ndarray:
         return feature_maps(classifier.model, variables, classifier.normalized(jnp.asarray(image[None])), layer)[0]
 
-    maps_of(images[0])  # a layer that is not there ends it before anything is written
-    filters = first_layer_filters(classifier.model, variables, jnp.asarray(images[:1]))
+    shape = jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)
+    layers = map_layers(classifier.model, variables, shape)
+    path, _ = layers[choose_layer(layers, layer)]
+    filters = first_layer_filters(classifier.model, variables, shape)
     taken: set[str] = set()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -163,12 +169,13 @@ def explain_files(
                 predicted=names[label],
                 explained=names[explained],
                 source=str(file.resolve()),
+                layer=path,
                 feature_maps=maps,
                 **arrays,  # type: ignore[arg-type]
             )
             pictures = {method: beside(image, strength(values)) for method, values in arrays.items()}
             pictures["feature-maps"] = maps_picture(maps[..., :SHOWN_MAPS])
-            for method in get_args(Method):
+            for method in METHODS:
                 (out / f"{name}-{method}.png").unlink(missing_ok=True)  # of an explanation before this one
             for method, picture in pictures.items():
                 write_png(out / f"{name}-{method}.png", picture)

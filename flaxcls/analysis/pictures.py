@@ -46,7 +46,7 @@ def strength(values: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Returns u8[h w 3], an image u8[h w c] in grey under heat f32[h w] of 0..1, from black over red to light yellow."""
+    """Returns u8[h w 3], an image u8[h w c] in grey under heat f32[h w] of 0..1, from black over red to yellow."""
     grey = with_channels(with_channels(image, 1), 3).astype(np.float32)
     return np.rint(0.4 * grey + 0.6 * _coloured(heat, cv2.COLORMAP_INFERNO)).astype(np.uint8)
 
