@@ -1,0 +1,102 @@
+"""Pictures of images, heat, filters and feature maps, to look at."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from flaxcls.data.resize import with_channels
+from flaxcls.errors import InputError
+
+# Pixels, that small images are enlarged to by a whole factor, or below.
+SHOWN = 224
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Returns u8[h w c] of an image file. Raises InputError if it is none."""
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image = image if image.mode in ("L", "LA", "RGB", "RGBA") else image.convert("RGB")
+            array = np.asarray(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path} is no image that can be read: {error}. Leave it out.") from error
+    return array if array.ndim == 3 else array[..., np.newaxis]
+
+
+def enlarged(picture: np.ndarray, size: int = SHOWN) -> np.ndarray:
+    """Returns [h w ...] with each pixel repeated by the largest whole factor that keeps its longer side within size."""
+    factor = max(1, size // max(picture.shape[:2]))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def strength(values: np.ndarray) -> np.ndarray:
+    """Returns f32[h w] of 0..1 of what a method found.
+
+    Of each pixel of gradients [h w c] the absolute values count, up to the 99th percentile, as few of them are far
+    above all others; of what is measured for a pixel as a whole, [h w], that which speaks for the class.
+    """
+    heat = np.abs(values).sum(axis=2) if values.ndim == 3 else np.maximum(values, 0)
+    top = np.percentile(heat, 99) if values.ndim == 3 else heat.max()
+    top = top or heat.max()
+    return np.clip(heat / top, 0, 1).astype(np.float32) if top > 0 else np.zeros(heat.shape, np.float32)
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Returns u8[h w 3], an image u8[h w c] in grey under heat f32[h w] of 0..1, from black over red to yellow."""
+    grey = with_channels(with_channels(image, 1), 3).astype(np.float32)
+    return np.rint(0.4 * grey + 0.6 * _coloured(heat, cv2.COLORMAP_INFERNO)).astype(np.uint8)
+
+
+def beside(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Returns u8[h w 3]: an image u8[h w c], heat f32[h w] of 0..1, and both, side by side; small ones enlarged."""
+    parts = [with_channels(image, 3), _coloured(heat, cv2.COLORMAP_INFERNO), overlay(image, heat)]
+    return tiled([enlarged(part) for part in parts], columns=3)
+
+
+def filters_picture(kernel: np.ndarray) -> np.ndarray:
+    """Returns u8[h w 3], the filters of a kernel f32[h w c n] in a grid; zero is grey.
+
+    Those of three channels are shown in colours, others by the mean over their channels. Each has its own scale.
+    """
+    shown = kernel if kernel.shape[2] == 3 else kernel.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    scale = np.abs(shown).max(axis=(0, 1, 2), keepdims=True)
+    grey = np.rint(127.5 + 127.5 * shown / np.where(scale > 0, scale, 1)).astype(np.uint8)
+    return _grid([grey[..., index] for index in range(grey.shape[3])])
+
+
+def maps_picture(maps: np.ndarray) -> np.ndarray:
+    """Returns u8[h w 3], the channels of a map f32[h w n] in a grid, each from its least value to its largest."""
+    low, high = maps.min(axis=(0, 1), keepdims=True), maps.max(axis=(0, 1), keepdims=True)
+    scaled = (maps - low) / np.where(high > low, high - low, 1)
+    return _grid([_coloured(scaled[..., index], cv2.COLORMAP_VIRIDIS) for index in range(maps.shape[2])])
+
+
+def tiled(pictures: Sequence[np.ndarray], *, columns: int) -> np.ndarray:
+    """Returns u8[h w 3], pictures u8[h w 3] of one size in rows, on white."""
+    height, width = pictures[0].shape[:2]
+    gap = max(2, max(height, width) // 16)
+    rows = math.ceil(len(pictures) / columns)
+    made = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        made[top : top + height, left : left + width] = picture
+    return made
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Writes u8[h w 3] as a PNG file."""
+    Image.fromarray(picture).save(path, format="png")
+
+
+def _grid(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    columns = math.ceil(math.sqrt(len(pictures)))
+    return tiled([enlarged(picture, 4 * SHOWN // columns) for picture in pictures], columns=columns)
+
+
+def _coloured(heat: np.ndarray, colours: int) -> np.ndarray:
+    """Returns u8[h w 3] of f32[h w] of 0..1 in one of OpenCV's colour maps, whose channels are in reverse."""
+    return cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), colours)[..., ::-1]
