@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxcls.augment import AverageViews, make_transform
+from flaxcls.analysis.serving import evaluated
+from flaxcls.augment import make_transform
 from flaxcls.config import Config, from_json
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError, StorageError
@@ -110,10 +111,7 @@ class Classifier:
     @cached_property
     def evaluated(self) -> nn.Module:
         """The module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
-        augment = self.config.augment
-        if not (augment.eval_flip or augment.eval_shift):
-            return self.model
-        return AverageViews(self.model, flips=augment.eval_flip, shift=augment.eval_shift, fill=augment.crop_fill)
+        return evaluated(self.model, self.config.augment)
 
     @cached_property
     def _apply(self) -> Any:
