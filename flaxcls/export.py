@@ -9,7 +9,8 @@ import tyro
 from rich.console import Console
 
 from flaxcls.analysis.classifier import load_run
-from flaxcls.analysis.export import DESCRIPTION, STABLEHLO, export_run
+from flaxcls.analysis.export import DESCRIPTION, ONNX, STABLEHLO, add_onnx, export_run
+from flaxcls.analysis.onnx import ADVICE
 from flaxcls.analysis.temperature import calibrated
 from flaxcls.cli import NAMES
 from flaxcls.errors import InputError
@@ -23,6 +24,10 @@ class Command:
     """Run directory."""
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     """Type that the weights are stored in; what another one costs and brings is measured on the validation split."""
+    format: Literal["stablehlo", "onnx"] = "stablehlo"
+    """onnx adds model.onnx, made by --onnx-python."""
+    onnx_python: Path | None = None
+    """Python of an environment of its own that has jax2onnx, which needs another orbax."""
     out: Path | None = None
     """Folder to write to; without it RUN/export, or RUN/export-DTYPE for other types than float32."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -44,6 +49,8 @@ def _export(command: Command) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     plain = command.dtype == "float32"
     out = command.out or command.run / ("export" if plain else f"export-{command.dtype}")
+    if command.format == "onnx" and command.onnx_python is None:
+        raise InputError(f"--format onnx needs --onnx-python: {ADVICE}, and give --onnx-python onnx/bin/python.")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is no folder: name a new one.")
     if (out / DESCRIPTION).exists() and not command.overwrite:
@@ -53,6 +60,9 @@ def _export(command: Command) -> None:
     size = description["files"][STABLEHLO]["bytes"]
     console.print(f"{out / STABLEHLO}: {size:,} bytes, for {', '.join(description['platforms'])}, any batch size")
     console.print(f"{out / DESCRIPTION}: class names, shapes, and how to use it")
+    if command.onnx_python is not None:
+        record = add_onnx(classifier, out, description, command.onnx_python)
+        console.print(f"{out / ONNX}: {record['bytes']:,} bytes, off by {record['largest_difference']:.1e} at most")
     if reason is not None:
         console.print(f"The probabilities are not calibrated: {reason}")
     if not plain:

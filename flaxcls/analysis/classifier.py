@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxcls.analysis.serving import evaluated
+from flaxcls.analysis.serving import WeightType, evaluated, serve, store
 from flaxcls.augment import make_transform
 from flaxcls.config import Config, from_json
 from flaxcls.data.resize import fit_image, with_channels
@@ -107,6 +107,17 @@ class Classifier:
         transform = make_transform(mean=self.mean, std=self.std)
         batch = transform(None, {"image": images, "label": jnp.zeros(len(images), jnp.int32)})
         return batch["image"]
+
+    def served(self, dtype: WeightType = "float32") -> Any:
+        """Returns what is exported: images u8[b h w c] -> (logits, probabilities), of kernels stored in `dtype`."""
+        return partial(
+            serve,
+            model=self.evaluated,
+            stored=store(self.variables, dtype),
+            mean=self.mean,
+            std=self.std,
+            temperature=self.temperature,
+        )
 
     @cached_property
     def evaluated(self) -> nn.Module:

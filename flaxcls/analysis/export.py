@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from jax import export
 from flaxcls import __version__
 from flaxcls.analysis.classifier import Classifier
 from flaxcls.analysis.comparison import compare
-from flaxcls.analysis.serving import WeightType, serve, store
+from flaxcls.analysis.onnx import to_onnx
+from flaxcls.analysis.serving import WeightType
 from flaxcls.analysis.temperature import validation_split
 from flaxcls.errors import InputError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-STABLEHLO, DESCRIPTION = "model.stablehlo", "model.json"
+STABLEHLO, ONNX, DESCRIPTION = "model.stablehlo", "model.onnx", "model.json"
 USAGE = """\
 from pathlib import Path
 import jax, numpy as np
@@ -42,20 +42,8 @@ def to_stablehlo(classifier: Classifier, dtype: WeightType = "float32") -> bytes
     """
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), np.uint8)
-    exported = export.export(jax.jit(served(classifier, dtype)), platforms=PLATFORMS)(images)
+    exported = export.export(jax.jit(classifier.served(dtype)), platforms=PLATFORMS)(images)
     return bytes(exported.serialize())
-
-
-def served(classifier: Classifier, dtype: WeightType) -> Any:
-    """Returns images -> (logits, probabilities), with all else bound."""
-    return partial(
-        serve,
-        model=classifier.evaluated,
-        stored=store(classifier.variables, dtype),
-        mean=classifier.mean,
-        std=classifier.std,
-        temperature=classifier.temperature,
-    )
 
 
 def export_run(
@@ -98,11 +86,25 @@ def export_run(
         except InputError as error:
             description["not_compared"] = str(error)
     out.mkdir(parents=True, exist_ok=True)
+    (out / ONNX).unlink(missing_ok=True)  # of an export that is replaced
     (out / STABLEHLO).write_bytes(program)
-    write_description(out, description)
+    _write_description(out, description)
     return description
 
 
-def write_description(out: Path, description: dict[str, Any]) -> None:
-    """Writes model.json."""
+def add_onnx(classifier: Classifier, out: Path, description: dict[str, Any], python: Path) -> dict[str, Any]:
+    """Writes model.onnx beside the export that `description` is of, and what is known of it to model.json.
+
+    Returns:
+      bytes, sha256, versions and largest_difference, as by `to_onnx`, which also says what `python` is.
+    """
+    program, record = to_onnx(classifier, python, description["dtype"])
+    record |= {"bytes": len(program), "sha256": hashlib.sha256(program).hexdigest()}
+    (out / ONNX).write_bytes(program)
+    description["files"][ONNX] = record
+    _write_description(out, description)
+    return record
+
+
+def _write_description(out: Path, description: dict[str, Any]) -> None:
     (out / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
