@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxcls.augment import AverageViews, make_transform
+from flaxcls.analysis.serving import WeightType, evaluated, serve, store
+from flaxcls.augment import make_transform
 from flaxcls.config import Config, from_json
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError, StorageError
@@ -107,13 +108,21 @@ class Classifier:
         batch = transform(None, {"image": images, "label": jnp.zeros(len(images), jnp.int32)})
         return batch["image"]
 
+    def served(self, dtype: WeightType = "float32") -> Any:
+        """Returns what is exported: images u8[b h w c] -> (logits, probabilities), of kernels stored in `dtype`."""
+        return partial(
+            serve,
+            model=self.evaluated,
+            stored=store(self.variables, dtype),
+            mean=self.mean,
+            std=self.std,
+            temperature=self.temperature,
+        )
+
     @cached_property
     def evaluated(self) -> nn.Module:
         """The module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
-        augment = self.config.augment
-        if not (augment.eval_flip or augment.eval_shift):
-            return self.model
-        return AverageViews(self.model, flips=augment.eval_flip, shift=augment.eval_shift, fill=augment.crop_fill)
+        return evaluated(self.model, self.config.augment)
 
     @cached_property
     def _apply(self) -> Any:

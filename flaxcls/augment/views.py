@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flaxcls.augment.geometry import crop
-
 
 def make_views(
     images: jax.Array, *, flips: bool = True, shift: int = 0, fill: Literal["zero", "reflect"] = "zero"
@@ -25,10 +23,11 @@ def make_views(
       [b v h w c], v being 1, 2 (flips), 5 (shift) or 10 (both).
     """
     offsets = [(0, 0)] if shift == 0 else [(0, 0), (shift, 0), (-shift, 0), (0, shift), (0, -shift)]
-    places = [
-        jnp.broadcast_to(jnp.array([[shift + row, shift + column]]), (images.shape[0], 2)) for row, column in offsets
-    ]
-    views = [crop(images, place.astype(jnp.int32), padding=shift, fill=fill) for place in places]
+    height, width = images.shape[1:3]
+    sides = ((0, 0), (shift, shift), (shift, shift), (0, 0))
+    padded = jnp.pad(images, sides, mode="constant" if fill == "zero" else "reflect")
+    corners = [(shift + row, shift + column) for row, column in offsets]
+    views = [padded[:, row : row + height, column : column + width] for row, column in corners]
     if flips:
         views += [view[:, :, ::-1] for view in views]
     return jnp.stack(views, axis=1)

@@ -1,0 +1,110 @@
+"""Exports: the whole classifier as one file, from the bytes of images to calibrated probabilities."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+from flaxcls import __version__
+from flaxcls.analysis.classifier import Classifier
+from flaxcls.analysis.comparison import compare
+from flaxcls.analysis.onnx import to_onnx
+from flaxcls.analysis.serving import WeightType
+from flaxcls.analysis.temperature import validation_split
+from flaxcls.errors import InputError
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+STABLEHLO, ONNX, DESCRIPTION = "model.stablehlo", "model.onnx", "model.json"
+USAGE = """\
+from pathlib import Path
+import jax, numpy as np
+from jax import export
+
+model = export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
+images = np.zeros((7, {shape}), np.uint8)
+logits, probabilities = jax.jit(model.call)(images)
+"""
+
+
+def to_stablehlo(classifier: Classifier, dtype: WeightType = "float32") -> bytes:
+    """Returns the classifier as `jax.export` writes it: u8[b h w c] -> (logits f32[b k], probabilities f32[b k]).
+
+    b may be any number, and the program runs on CPUs, CUDA GPUs and TPUs. It is traced as the modules are written, with
+    no lowering that was chosen for the speed of training, and jax.export takes care that it holds nothing that a later
+    version might not read.
+
+    dtype: that the kernels are stored in, as by `store`.
+    """
+    (batch,) = export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), np.uint8)
+    exported = export.export(jax.jit(classifier.served(dtype)), platforms=PLATFORMS)(images)
+    return bytes(exported.serialize())
+
+
+def export_run(
+    workdir: Path,
+    classifier: Classifier,
+    out: Path,
+    *,
+    dtype: WeightType = "float32",
+    not_calibrated: str | None = None,
+) -> dict[str, Any]:
+    """Writes model.stablehlo and model.json, which says how to use it, to the folder `out`; returns the latter.
+
+    With another dtype than float32 that says what it cost in accuracy and brought in time, measured on the validation
+    split of the run in `workdir`; where that cannot be loaded, the measurement is null and a reason is there.
+
+    not_calibrated: why the classifier has no temperature.
+    """
+    program = to_stablehlo(classifier, dtype)
+    description: dict[str, Any] = {
+        "input": {"images": f"u8[b {' '.join(map(str, classifier.image_shape))}]", "values": "0..255, RGB or grey"},
+        "output": dict.fromkeys(("logits", "probabilities"), f"f32[b {len(classifier.class_names)}]"),
+        "preparation": "largest centred part with the proportions of the input, scaled to its size, averaging areas; "
+        "scaling to 0..1, normalising and the temperature are inside",
+        "class_names": list(classifier.class_names),
+        "temperature": classifier.temperature,
+        "not_calibrated": not_calibrated,
+        "dtype": dtype,
+        "step": classifier.step,
+        "platforms": list(PLATFORMS),
+        "versions": {"flaxcls": __version__, "jax": jax.__version__},
+        "files": {STABLEHLO: {"bytes": len(program), "sha256": hashlib.sha256(program).hexdigest()}},
+        "usage": USAGE.format(shape=", ".join(map(str, classifier.image_shape))),
+    }
+    if dtype != "float32":
+        description["compared_with_float32"], description["not_compared"] = None, None
+        try:
+            split = validation_split(workdir, classifier)
+            plain = to_stablehlo(classifier)
+            description["compared_with_float32"] = dataclasses.asdict(compare(plain, program, split))
+        except InputError as error:
+            description["not_compared"] = str(error)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / ONNX).unlink(missing_ok=True)  # of an export that is replaced
+    (out / STABLEHLO).write_bytes(program)
+    _write_description(out, description)
+    return description
+
+
+def add_onnx(classifier: Classifier, out: Path, description: dict[str, Any], python: Path) -> dict[str, Any]:
+    """Writes model.onnx beside the export that `description` is of, and what is known of it to model.json.
+
+    Returns:
+      bytes, sha256, versions and largest_difference, as by `to_onnx`, which also says what `python` is.
+    """
+    program, record = to_onnx(classifier, python, description["dtype"])
+    record |= {"bytes": len(program), "sha256": hashlib.sha256(program).hexdigest()}
+    (out / ONNX).write_bytes(program)
+    description["files"][ONNX] = record
+    _write_description(out, description)
+    return record
+
+
+def _write_description(out: Path, description: dict[str, Any]) -> None:
+    (out / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

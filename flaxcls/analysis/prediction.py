@@ -1,0 +1,191 @@
+"""Predictions for image files: which files, how they are read, and tables of the most probable classes."""
+
+import contextlib
+import csv
+import glob
+import itertools
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageOps
+from pyarrow import parquet
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from flaxcls.analysis.classifier import Classifier, Predictions
+from flaxcls.errors import InputError
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class FilePredictions(NamedTuple):
+    """paths: of the n images that were read. predictions: of them. unreadable: (path, reason) of the other files."""
+
+    paths: list[str]
+    predictions: Predictions
+    unreadable: list[tuple[str, str]]
+
+
+def find_images(names: Sequence[str]) -> list[str]:
+    """Returns the files that are meant by files, folders (with all below them) and globs, each once.
+
+    In folders these are the files with a known suffix, sorted by path, hidden ones left out.
+
+    Raises:
+      InputError: for a name that is no file, folder or glob of such, and for a folder without images.
+    """
+    if not names:
+        raise InputError("no image was named: give files, folders or globs after the run.")
+    found: dict[str, None] = {}
+    for name in names:
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute ones)
+        if not matches:
+            raise InputError(f"{name} is no file, no folder, and no glob that matches any: name images that are there.")
+        files = [file for match in matches for file in (_images_below(match) if Path(match).is_dir() else [match])]
+        if not files:
+            raise InputError(
+                f"{name} has no image: looked for files that end in {', '.join(IMAGE_SUFFIXES)}. "
+                "A file of another name can be given by itself."
+            )
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def _images_below(folder: str) -> list[str]:
+    return [
+        str(path)
+        for path in sorted(Path(folder).rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Returns u8[h w c] of an image file as it is seen: turned as its EXIF data says, of an animation the first frame.
+
+    c is 1 for grey, 3 for colours (palettes and CMYK included) and 4 with transparency; 16 bits become 8.
+
+    Raises:
+      InputError: for what is no image, or a broken one.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):
+                levels = np.asarray(image).astype(np.int64)
+                return ((levels.clip(0, 65535) + 128) // 257).astype(np.uint8)[..., np.newaxis]
+            transparent = "A" in image.mode or "transparency" in image.info
+            mode = "RGBA" if transparent else "L" if image.mode in ("1", "L") else "RGB"
+            pixels = np.asarray(image.convert(mode))
+    except Exception as error:  # each format's reader raises what it likes at a broken file
+        raise InputError(f"{path} cannot be read as an image: {error}") from error
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def predict_files(
+    classifier: Classifier,
+    paths: Sequence[str],
+    *,
+    batch_size: int = 256,
+    threads: int = 8,
+    advance: Callable[[int], None] = lambda count: None,
+) -> FilePredictions:
+    """Returns the predictions for image files; those that cannot be read are listed, and the rest goes on.
+
+    Files are read and scaled in threads while the device computes; no more than two batches of images are held.
+
+    advance: called with the number of files that have been done since the last call.
+    """
+
+    def prepared(path: str) -> np.ndarray:
+        return classifier.prepared(read_image(path))
+
+    read: list[str] = []
+    unreadable: list[tuple[str, str]] = []
+    parts = [np.zeros((0, len(classifier.class_names)), np.float32)]
+    with ThreadPoolExecutor(threads) as pool:
+        images: list[np.ndarray] = []
+        for done, (path, future) in enumerate(_ahead(pool, prepared, paths, batch_size), 1):
+            try:
+                images.append(future.result())
+                read.append(path)
+            except InputError as error:
+                unreadable.append((path, str(error)))
+            if len(images) == batch_size or (done == len(paths) and images):
+                # one shape, so that it is compiled once
+                padded = images + images[-1:] * (batch_size - len(images)) if len(parts) > 1 else images
+                parts.append(classifier.predict(padded, batch_size=batch_size).probabilities[: len(images)])
+                images = []
+            advance(1)
+    return FilePredictions(read, Predictions(np.concatenate(parts), classifier.class_names), unreadable)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[str], np.ndarray], paths: Sequence[str], count: int
+) -> Iterator[tuple[str, Future[np.ndarray]]]:
+    """Yields each path with its future, of which up to `count` are under way."""
+    rest = iter(paths)
+    waiting = deque((path, pool.submit(function, path)) for path in itertools.islice(rest, count))
+    while waiting:
+        yield waiting.popleft()
+        waiting.extend((path, pool.submit(function, path)) for path in itertools.islice(rest, 1))
+
+
+def top_rows(found: FilePredictions, top: int) -> list[dict[str, Any]]:
+    """Returns a row for each image: path, class, probability, then class_2, probability_2, ... up to `top`."""
+    names, probabilities = found.predictions.class_names, found.predictions.probabilities
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    rows = []
+    for path, chosen, values in zip(found.paths, order, probabilities, strict=True):
+        row: dict[str, Any] = {"path": path}
+        for rank, label in enumerate(chosen, 1):
+            end = "" if rank == 1 else f"_{rank}"
+            row |= {f"class{end}": names[label], f"probability{end}": float(values[label])}
+        rows.append(row)
+    return rows
+
+
+def columns(top: int) -> list[str]:
+    """Returns the names of the columns of `top_rows`."""
+    ends = ["", *(f"_{rank}" for rank in range(2, top + 1))]
+    return ["path", *(name + end for end in ends for name in ("class", "probability"))]
+
+
+def write(found: FilePredictions, top: int, form: str, out: Path | None) -> None:
+    """Writes the `top` classes of each image as table, csv, jsonl or parquet to a file, or to the standard output."""
+    rows = top_rows(found, top)
+    if form == "parquet":
+        if out is None:
+            raise InputError("Parquet is not for the standard output: name a file by --out.")
+        fields = [(name, pa.float32() if name.startswith("probability") else pa.string()) for name in columns(top)]
+        parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), out)
+        return
+    with contextlib.nullcontext(sys.stdout) if out is None else out.open("w", newline="", encoding="utf-8") as file:
+        if form == "csv":
+            writer = csv.DictWriter(file, columns(top), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: _digits(value) for name, value in row.items()} for row in rows)
+        elif form == "jsonl":
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        else:
+            table = Table(*(Column(name, overflow="fold") for name in columns(top)))
+            for row in rows:
+                table.add_row(*(escape(_digits(value)) for value in row.values()))
+            console = Console(file=file)
+            with console.capture() as text:  # where a reader has left, print would end the process
+                console.print(table)
+            file.write(text.get())
+        file.flush()
+
+
+def _digits(value: str | float) -> str:
+    return f"{value:.6f}" if isinstance(value, float) else value

@@ -1,0 +1,88 @@
+"""The function that is exported: bytes of images in, logits and calibrated probabilities out.
+
+It needs jax and flax alone, so that it can also be traced in the environment of another converter.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from flaxcls.augment import AverageViews, make_transform
+from flaxcls.config import AugmentConfig
+
+WeightType = Literal["float32", "bfloat16", "int8"]
+
+
+class Stored(NamedTuple):
+    """An array as it is stored: `values`, times `scale` f32[outputs] along their last axis where there is one."""
+
+    values: Any
+    scale: Any = None
+
+
+def store(variables: Any, dtype: WeightType) -> Any:
+    """Returns the tree with each array as `Stored` in the type `dtype`.
+
+    Kernels alone are stored smaller: floats of two axes or more, with the outputs along the last. int8 is symmetric, of
+    127 steps up to the largest weight of each output (as in Krishnamoorthi 2018, "Quantizing deep convolutional
+    networks for efficient inference"). Biases, scales and batch statistics stay as they are.
+    """
+    return jax.tree.map(lambda array: _stored(np.asarray(array), dtype), variables)
+
+
+def _stored(array: np.ndarray, dtype: WeightType) -> Stored:
+    if array.ndim < 2 or array.dtype != np.float32 or dtype == "float32":
+        return Stored(array)
+    if dtype == "bfloat16":
+        return Stored(array.astype(jnp.bfloat16))
+    largest = np.abs(array).max(axis=tuple(range(array.ndim - 1)))
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return Stored(np.rint(array / scale).astype(np.int8), scale)
+
+
+def restore(stored: Any) -> Any:
+    """Returns the arrays of `store` as they are computed with; small types become f32."""
+
+    def restored(leaf: Stored) -> Any:
+        values = jnp.asarray(leaf.values)
+        if values.dtype in (jnp.bfloat16, jnp.int8):
+            values = values.astype(jnp.float32)
+        if leaf.scale is None:
+            return values
+        return values * jnp.asarray(leaf.scale).reshape(*[1] * (values.ndim - 1), -1)
+
+    return jax.tree.map(restored, stored, is_leaf=lambda leaf: isinstance(leaf, Stored))
+
+
+def evaluated(model: nn.Module, augment: AugmentConfig) -> nn.Module:
+    """Returns the module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
+    if not (augment.eval_flip or augment.eval_shift):
+        return model
+    return AverageViews(model, flips=augment.eval_flip, shift=augment.eval_shift, fill=augment.crop_fill)
+
+
+def serve(
+    images: jax.Array,
+    *,
+    model: nn.Module,
+    stored: Any,
+    mean: Any,
+    std: Any,
+    temperature: float | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns logits and probabilities, both f32[b k], of images u8[b h w c].
+
+    Args:
+      images: of the size that the model sees.
+      model: the module that evaluation uses; stored: its variables, by `store`.
+      mean, std: that images of 0..1 are normalised with, or None.
+      temperature: what the logits are divided by before the softmax; None for 1.
+    """
+    transform = make_transform(mean=mean, std=std)
+    batch = transform(None, {"image": images, "label": jnp.zeros(images.shape[:1], jnp.int32)})
+    logits: Any = model.apply(restore(stored), batch["image"], train=False)
+    logits = logits.astype(jnp.float32)
+    return logits, jax.nn.softmax(logits / (1.0 if temperature is None else temperature))

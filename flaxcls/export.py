@@ -1,0 +1,93 @@
+"""The command `python -m flaxcls.export`: it parses, exports a run and prints what that cost."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from flaxcls.analysis.classifier import load_run
+from flaxcls.analysis.export import DESCRIPTION, ONNX, STABLEHLO, add_onnx, export_run
+from flaxcls.analysis.onnx import ADVICE
+from flaxcls.analysis.temperature import calibrated
+from flaxcls.cli import NAMES
+from flaxcls.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Exports a trained run as one program, from the bytes of images to calibrated probabilities."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run directory."""
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Type that the weights are stored in; what another one costs and brings is measured on the validation split."""
+    format: Literal["stablehlo", "onnx"] = "stablehlo"
+    """onnx adds model.onnx, made by --onnx-python."""
+    onnx_python: Path | None = None
+    """Python of an environment of its own that has jax2onnx, which needs another orbax."""
+    out: Path | None = None
+    """Folder to write to; without it RUN/export, or RUN/export-DTYPE for other types than float32."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the export in the folder."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, or 2 for bad input."""
+    command = tyro.cli(Command, args=args, prog="python -m flaxcls.export", registry=NAMES)
+    try:
+        _export(command)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _export(command: Command) -> None:
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    plain = command.dtype == "float32"
+    out = command.out or command.run / ("export" if plain else f"export-{command.dtype}")
+    if command.format == "onnx" and command.onnx_python is None:
+        raise InputError(f"--format onnx needs --onnx-python: {ADVICE}, and give --onnx-python onnx/bin/python.")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is no folder: name a new one.")
+    if (out / DESCRIPTION).exists() and not command.overwrite:
+        raise InputError(f"{out} holds an export: name another folder by --out, or replace it by --overwrite.")
+    classifier, reason = calibrated(command.run, load_run(command.run))
+    description = export_run(command.run, classifier, out, dtype=command.dtype, not_calibrated=reason)
+    size = description["files"][STABLEHLO]["bytes"]
+    console.print(f"{out / STABLEHLO}: {size:,} bytes, for {', '.join(description['platforms'])}, any batch size")
+    console.print(f"{out / DESCRIPTION}: class names, shapes, and how to use it")
+    if command.onnx_python is not None:
+        record = add_onnx(classifier, out, description, command.onnx_python)
+        console.print(f"{out / ONNX}: {record['bytes']:,} bytes, off by {record['largest_difference']:.1e} at most")
+    if reason is not None:
+        console.print(f"The probabilities are not calibrated: {reason}")
+    if not plain:
+        console.print(_cost(description))
+
+
+def _cost(description: dict[str, Any]) -> str:
+    found, dtype = description["compared_with_float32"], description["dtype"]
+    if found is None:
+        return f"What {dtype} costs was not measured: {description['not_compared']}"
+    (accuracy, smaller), (before, after) = found["accuracy"], found["milliseconds"]
+    won = f"{found['latency_won']:.1%} won" if found["latency_won"] > 0 else f"{-found['latency_won']:.1%} lost"
+    if found["chance"] > 0.01:
+        won = "no clear difference"
+    return "\n".join(
+        [
+            f"{dtype} against float32, on the {found['examples']} examples of the validation split:",
+            f"  accuracy  {accuracy:.4f} -> {smaller:.4f}, {100 * found['accuracy_lost']:.2f} points lost, "
+            f"{found['changed']} predictions changed",
+            f"  latency   {before:.3f} -> {after:.3f} ms for {found['batch_size']} images on {found['device']}: {won} "
+            f"(medians of {found['repetitions']} pairs, faster in {found['faster_in']})",
+            f"  size      {found['bytes'][0]:,} -> {found['bytes'][1]:,} bytes",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The command `python -m flaxcls.predict`: it parses, predicts image files and prints."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flaxcls.analysis.classifier import load_run
+from flaxcls.analysis.prediction import find_images, predict_files, write
+from flaxcls.analysis.temperature import calibrated
+from flaxcls.cli import NAMES
+from flaxcls.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Predicts the classes of image files with a trained run."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run directory."""
+    paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
+    """Images, folders of them, or globs in quotes."""
+    top: int = 1
+    """Classes an image, the most probable first."""
+    format: Literal["table", "csv", "jsonl", "parquet"] | None = None
+    """None: as the file of --out is called, else a table on a terminal and CSV in a pipe."""
+    out: Path | None = None
+    """A new file to write to, instead of the standard output."""
+    batch_size: int = 256
+    """Images that are predicted at once."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 1 where files could not be read, 2 for bad input."""
+    command = tyro.cli(Command, args=args, prog="python -m flaxcls.predict", registry=NAMES)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        return _predict(command, errors)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _predict(command: Command, errors: Console) -> int:
+    out, known = command.out, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+    form = command.format or (known.get(out.suffix, "csv") if out else "table" if sys.stdout.isatty() else "csv")
+    if command.batch_size < 1:
+        raise InputError(f"batch_size is {command.batch_size}, but must be 1 or more.")
+    if form == "parquet" and out is None:
+        raise InputError("Parquet is not for the standard output: name a file by --out.")
+    if out is not None and (out.exists() or not out.parent.is_dir()):
+        reason = "is there already" if out.exists() else "is in a folder that is not there"
+        raise InputError(f"--out {out} {reason}: name a new file in a folder that is there.")
+    classifier = load_run(command.run)
+    classes = len(classifier.class_names)
+    if not 1 <= command.top <= classes:
+        raise InputError(f"top is {command.top}, but the model has {classes} classes: ask for 1 to {classes}.")
+    paths = find_images(command.paths)
+    classifier, reason_not = calibrated(command.run, classifier)
+    if reason_not is not None:
+        errors.print(f"The probabilities are not calibrated: {reason_not}")
+    parts = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*parts, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("", total=len(paths))
+        found = predict_files(
+            classifier, paths, batch_size=command.batch_size, advance=lambda count: progress.advance(task, count)
+        )
+    write(found, command.top, form, out)
+    if found.unreadable:
+        errors.print(f"{len(found.unreadable)} of {len(paths)} files could not be read:")
+        for _, reason in found.unreadable:
+            errors.print(f"  {reason}")
+    return 1 if found.unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

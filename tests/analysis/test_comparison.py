@@ -1,0 +1,42 @@
+import jax
+import numpy as np
+import pytest
+from jax import export
+
+from flaxcls.analysis.comparison import compare, sign_test
+from flaxcls.data import Split
+
+
+def program(shift):
+    """An export that finds the class of an image in its only pixel, plus a shift."""
+
+    def serve(images):
+        logits = 3 * jax.nn.one_hot(images[:, 0, 0, 0].astype(np.int32) + shift * (images[:, 0, 0, 0] == 1), 3)
+        return logits, jax.nn.softmax(logits)
+
+    (batch,) = export.symbolic_shape("b")
+    spec = jax.ShapeDtypeStruct((batch, 1, 1, 1), np.uint8)
+    return bytes(export.export(jax.jit(serve))(spec).serialize())
+
+
+def test_accuracy_and_size_of_two_exports():
+    pixels = np.array([0, 1, 2, 0, 1, 2, 0], np.uint8)
+    split = Split(pixels.reshape(-1, 1, 1, 1), np.array([0, 1, 2, 0, 1, 2, 1], np.int32))
+    plain, smaller = program(0), program(1)  # which takes both ones for twos
+    found = compare(plain, smaller, split, batch_size=3, repetitions=5)
+    assert found.examples == 7
+    assert found.accuracy == pytest.approx((6 / 7, 4 / 7))
+    assert found.accuracy_lost == pytest.approx(2 / 7)
+    assert found.changed == 2
+    assert found.largest_difference == pytest.approx((np.exp(3) - 1) / (np.exp(3) + 2), rel=1e-5)
+    assert found.bytes == (len(plain), len(smaller))
+    assert found.batch_size == 3
+    for median, (shortest, longest) in zip(found.milliseconds, found.milliseconds_range, strict=True):
+        assert 0 < shortest <= median <= longest
+    assert 0 <= found.faster_in <= found.repetitions == 5
+
+
+def test_the_sign_test_worked_by_hand():
+    assert sign_test(2, 2) == sign_test(0, 2) == 0.5
+    assert sign_test(1, 2) == 1.0
+    assert sign_test(9, 10) == pytest.approx(2 * (10 + 1) / 1024)

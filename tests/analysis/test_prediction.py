@@ -1,0 +1,164 @@
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from flaxcls.analysis.classifier import Predictions
+from flaxcls.analysis.prediction import FilePredictions, find_images, predict_files, read_image, top_rows, write
+from flaxcls.errors import InputError
+
+
+def save(array, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def grey():
+    return np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)
+
+
+def test_files_folders_and_globs(tmp_path, grey):
+    for name in ("b.png", "a.PNG", "sub/deep/c.webp", ".hidden/d.png", "sub/.e.png"):
+        save(grey, tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    names = ["a.PNG", "b.png", "sub/deep/c.webp"]
+    assert find_images([str(tmp_path)]) == [str(tmp_path / name) for name in names]
+    assert find_images([str(tmp_path / "b.png"), str(tmp_path / "*.png")]) == [str(tmp_path / "b.png")]
+    assert find_images([str(tmp_path / "**/*.webp")]) == [str(tmp_path / "sub/deep/c.webp")]
+    assert find_images([str(tmp_path / "s*")]) == [str(tmp_path / "sub/deep/c.webp")]
+    assert find_images([str(tmp_path / "notes.txt")]) == [str(tmp_path / "notes.txt")]
+
+
+def test_a_file_whose_name_reads_as_a_glob(tmp_path, grey):
+    path = save(grey, tmp_path / "a[1].png")
+    assert find_images([str(path)]) == [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "no image was named"),
+        (["missing.png"], "missing.png is no file, no folder, and no glob"),
+        (["*.jpg"], "is no file, no folder, and no glob"),
+        (["empty"], r"empty has no image: looked for files that end in \.bmp"),
+    ],
+)
+def test_nothing_found(tmp_path, monkeypatch, names, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/notes.txt").write_text("no image")
+    with pytest.raises(InputError, match=words):
+        find_images(names)
+
+
+def test_grey_and_colours_are_read_as_they_are(tmp_path, grey):
+    colours = np.stack([grey, grey // 2, 255 - grey], axis=-1)
+    transparent = np.concatenate([colours, grey[..., None]], axis=-1)
+    np.testing.assert_array_equal(read_image(save(grey, tmp_path / "l.png")), grey[..., None])
+    np.testing.assert_array_equal(read_image(save(colours, tmp_path / "rgb.png")), colours)
+    np.testing.assert_array_equal(read_image(save(transparent, tmp_path / "rgba.png")), transparent)
+
+
+def test_sixteen_bits_become_eight(tmp_path, grey):
+    path = save(grey.astype(np.uint16) * 257, tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_image(path), grey[..., None])
+
+
+def test_a_photo_is_turned_as_its_camera_was(tmp_path, grey):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    np.testing.assert_array_equal(read_image(save(grey, tmp_path / "r.png", exif=exif))[..., 0], np.rot90(grey, -1))
+
+
+def test_of_an_animation_the_first_frame_is_read(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (10, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (read_image(tmp_path / "a.gif") == 10).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n\x00\x00"])
+def test_what_is_no_image(tmp_path, content):
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.png cannot be read as an image"):
+        read_image(tmp_path / "x.png")
+
+
+def test_half_an_image(tmp_path):
+    path = save(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8), tmp_path / "x.png")
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        read_image(path)
+
+
+class Brightness:
+    """A classifier of two classes, the first of which is as probable as the image is bright."""
+
+    class_names = ("bright", "dark")
+
+    def __init__(self):
+        self.shapes = []
+
+    def prepared(self, image):
+        return image[:2, :2]
+
+    def predict(self, images, *, batch_size):
+        images = np.stack(images)
+        self.shapes.append(images.shape)
+        bright = (images.mean(axis=(1, 2, 3)) / 255).astype(np.float32)
+        return Predictions(np.stack([bright, 1 - bright], axis=1), self.class_names)
+
+
+def test_the_rest_goes_on_where_a_file_cannot_be_read(tmp_path):
+    paths = [str(save(np.full((4, 5), 10 * n, np.uint8), tmp_path / f"{n}.png")) for n in range(11)]
+    for broken in (0, 4, 10):
+        (tmp_path / f"{broken}.png").write_bytes(b"")
+    model, done = Brightness(), []
+    found = predict_files(model, paths, batch_size=3, advance=done.append)
+    assert found.paths == [path for n, path in enumerate(paths) if n not in (0, 4, 10)]
+    assert [path for path, _ in found.unreadable] == [paths[0], paths[4], paths[10]]
+    expected = [10 * n / 255 for n in range(11) if n not in (0, 4, 10)]
+    np.testing.assert_allclose(found.predictions.probabilities[:, 0], expected, rtol=1e-6)
+    assert set(model.shapes) == {(3, 2, 2, 1)}  # one shape, so that it is compiled once
+    assert sum(done) == 11
+
+
+def test_no_file_can_be_read(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"")
+    found = predict_files(Brightness(), [str(tmp_path / "0.png")])
+    assert found.paths == []
+    assert found.predictions.probabilities.shape == (0, 2)
+    assert len(found.unreadable) == 1
+
+
+@pytest.fixture
+def found():
+    probabilities = np.array([[0.25, 0.125, 0.625], [0.5, 0.5, 0.0]], np.float32)
+    return FilePredictions(["a.png", "b, c.png"], Predictions(probabilities, ("cat", "dog", "[red]")), [])
+
+
+def test_rows_hold_the_most_probable_first(found):
+    assert top_rows(found, 2) == [
+        {"path": "a.png", "class": "[red]", "probability": 0.625, "class_2": "cat", "probability_2": 0.25},
+        {"path": "b, c.png", "class": "cat", "probability": 0.5, "class_2": "dog", "probability_2": 0.5},
+    ]
+
+
+def test_each_format_reads_back_the_same(found, tmp_path, capsys):
+    rows = top_rows(found, 2)
+    write(found, 2, "csv", None)
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [{k: float(v) if "prob" in k else v for k, v in line.items()} for line in lines] == rows
+    write(found, 2, "jsonl", None)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    write(found, 2, "parquet", tmp_path / "p.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "p.parquet").to_pylist() == rows
+    write(found, 2, "table", tmp_path / "table.txt")
+    text = (tmp_path / "table.txt").read_text()
+    assert "b, c.png" in text
+    assert "[red]" in text
+    assert "0.625" in text

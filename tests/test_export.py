@@ -1,0 +1,67 @@
+"""The command, as a user types it."""
+
+import json
+
+import pytest
+
+from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
+from flaxcls.export import main
+from flaxcls.run import fit
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    from rich.console import Console
+
+    config = Config(
+        model=ModelConfig(widths=(4,), dense=(8,), norm="batch"),
+        optim=OptimConfig(learning_rate=1e-2, warmup_epochs=0.0),
+        loop=LoopConfig(epochs=3, batch_size=64),
+        stop=StopConfig(),
+    )
+    return fit(config, workdir=tmp_path_factory.mktemp("digits") / "run", console=Console(quiet=True)).workdir
+
+
+def call(capfd, *args):
+    """Returns exit code, output and error output of the command."""
+    code = main([str(arg) for arg in args])
+    return code, *capfd.readouterr()
+
+
+def test_it_writes_to_the_run_and_replaces_nothing_unasked(run, capfd):
+    code, out, err = call(capfd, run)
+    assert (code, err) == (0, "")
+    assert str(run / "export/model.stablehlo") in out
+    assert json.loads((run / "export/model.json").read_text())["temperature"] > 0  # fitted on the validation split
+    code, _, err = call(capfd, run)
+    assert code == 2
+    assert "holds an export: name another folder by --out, or replace it by --overwrite" in err
+    assert call(capfd, run, "--overwrite")[0] == 0
+
+
+def test_it_says_what_smaller_weights_cost(run, capfd, tmp_path):
+    code, out, _ = call(capfd, run, "--dtype", "int8", "--out", tmp_path)
+    assert code == 0
+    found = json.loads((tmp_path / "model.json").read_text())["compared_with_float32"]
+    before, after = found["accuracy"]
+    assert f"accuracy  {before:.4f} -> {after:.4f}" in out
+    assert f"{found['bytes'][0]:,} -> {found['bytes'][1]:,} bytes" in out
+    assert ("no clear difference" in out) == (found["chance"] > 0.01)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["nowhere"], "nowhere has no config.json"),
+        (["RUN", "--format", "onnx"], "--format onnx needs --onnx-python: make the environment by"),
+        (["RUN", "--out", "file"], "file is no folder"),
+        (["RUN", "--format", "onnx", "--onnx-python", "none", "--out", "o"], "--onnx-python none cannot be run"),
+    ],
+)
+def test_bad_input(run, capfd, monkeypatch, tmp_path, args, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    code, _, err = call(capfd, *(run if arg == "RUN" else arg for arg in args))
+    assert code == 2
+    assert err.startswith("error: ")
+    assert words in err

@@ -1,0 +1,110 @@
+"""The command, as a user types it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxcls.analysis import load_run
+from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
+from flaxcls.data import load_dataset
+from flaxcls.predict import main
+from flaxcls.run import fit
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    from rich.console import Console
+
+    config = Config(
+        model=ModelConfig(widths=(4,), dense=(8,), norm="batch"),
+        optim=OptimConfig(learning_rate=1e-2, warmup_epochs=0.0),
+        loop=LoopConfig(epochs=3, batch_size=64),
+        stop=StopConfig(),
+    )
+    return fit(config, workdir=tmp_path_factory.mktemp("digits") / "run", console=Console(quiet=True)).workdir
+
+
+@pytest.fixture
+def images(run, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, image in enumerate(load_dataset(load_run(run).config.data).test.images[:5]):
+        Image.fromarray(image[..., 0]).save(folder / f"{number}.png")
+    return folder
+
+
+def call(capfd, *args):
+    """Returns exit code, output and error output of the command."""
+    code = main([str(arg) for arg in args])
+    return code, *capfd.readouterr()
+
+
+def test_a_pipe_gets_clean_csv_of_calibrated_probabilities(run, images, capfd):
+    code, out, err = call(capfd, run, images, "--top", 10, "--batch-size", 2)
+    rows = list(csv.DictReader(out.splitlines()))
+    assert (code, err) == (0, "")
+    assert [row["path"] for row in rows] == [str(images / f"{n}.png") for n in range(5)]
+    classifier = load_run(run)
+    assert classifier.temperature is not None  # it was fitted and kept
+    expected = classifier.predict(load_dataset(classifier.config.data).test.images[:5])
+    assert [row["class"] for row in rows] == expected.names
+    for row, probabilities in zip(rows, expected.probabilities, strict=True):
+        found = [float(row["probability" + end]) for end in ["", *(f"_{n}" for n in range(2, 11))]]
+        np.testing.assert_allclose(found, np.sort(probabilities)[::-1], atol=1e-5)
+
+
+def test_unreadable_files_are_listed_and_the_rest_goes_on(run, images, capfd):
+    (images / "2.png").write_bytes(b"no image")
+    code, out, err = call(capfd, run, images, "--format", "jsonl")
+    assert code == 1
+    assert [json.loads(line)["path"][-5:] for line in out.splitlines()] == ["0.png", "1.png", "3.png", "4.png"]
+    assert err.startswith("1 of 5 files could not be read:")
+    assert str(images / "2.png") in err
+
+
+def test_a_file_is_written_as_its_name_says_and_never_replaced(run, images, capfd, tmp_path):
+    out = tmp_path / "found.jsonl"
+    assert call(capfd, run, images, "--out", out) == (0, "", "")
+    assert len([json.loads(line) for line in out.read_text().splitlines()]) == 5
+    code, _, err = call(capfd, run, images, "--out", out)
+    assert code == 2
+    assert "is there already" in err
+
+
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_it_runs_as_a_module_and_its_reader_may_leave(run, images, form):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "flaxcls.predict", str(run), str(images / "*.png"), "--format", form]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["nowhere", "images"], "nowhere has no config.json"),
+        (["RUN"], "no image was named"),
+        (["RUN", "missing.png"], "missing.png is no file"),
+        (["RUN", "empty"], "empty has no image"),
+        (["RUN", "images", "--top", "11"], "top is 11, but the model has 10 classes"),
+        (["RUN", "images", "--top", "0"], "top is 0"),
+        (["RUN", "images", "--batch-size", "0"], "batch_size is 0"),
+        (["RUN", "images", "--format", "parquet"], "name a file by --out"),
+        (["RUN", "images", "--out", "no/where.csv"], "is in a folder that is not there"),
+    ],
+)
+def test_bad_input(run, images, capfd, monkeypatch, args, words):
+    monkeypatch.chdir(images.parent)
+    (images.parent / "empty").mkdir()
+    code, out, err = call(capfd, *(run if arg == "RUN" else arg for arg in args))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert words in err
