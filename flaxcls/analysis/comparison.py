@@ -49,7 +49,7 @@ def compare(plain: bytes, smaller: bytes, split: Split, *, batch_size: int = 64,
     """Returns what two exports of a classifier, as `jax.export` writes them, do on the examples of a split."""
     batch_size = min(batch_size, len(split.labels))
     programs = [jax.jit(export.deserialize(bytearray(program)).call) for program in (plain, smaller)]
-    found = [_probabilities(program, split.images, batch_size) for program in programs]
+    found = [_probabilities(program, split.images[:], batch_size) for program in programs]
     accuracy = tuple(float((each.argmax(axis=1) == split.labels).mean()) for each in found)
     times = _take_turns(programs, jax.device_put(split.images[:batch_size]), repetitions)
     medians = np.median(times, axis=1)

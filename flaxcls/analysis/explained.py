@@ -18,14 +18,13 @@ from flaxcls.analysis.pictures import (
     beside,
     filters_picture,
     maps_picture,
-    read_image,
     strength,
     write_png,
 )
+from flaxcls.data.images import SUFFIXES, read_image
 from flaxcls.errors import InputError, unknown
 
 METHODS = ("grad-cam", "integrated-gradients", "smooth-grad", "occlusion")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # More of them are too small to be seen in one picture; the arrays hold all.
 SHOWN_MAPS = 64
 

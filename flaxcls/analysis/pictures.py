@@ -6,25 +6,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from flaxcls.data.resize import with_channels
-from flaxcls.errors import InputError
 
 # Pixels, that small images are enlarged to by a whole factor, or below.
 SHOWN = 224
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Returns u8[h w c] of an image file. Raises InputError if it is none."""
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image = image if image.mode in ("L", "LA", "RGB", "RGBA") else image.convert("RGB")
-            array = np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path} is no image that can be read: {error}. Leave it out.") from error
-    return array if array.ndim == 3 else array[..., np.newaxis]
 
 
 def enlarged(picture: np.ndarray, size: int = SHOWN) -> np.ndarray:

@@ -14,16 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
 from pyarrow import parquet
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from flaxcls.analysis.classifier import Classifier, Predictions
+from flaxcls.data.images import SUFFIXES, read_image
 from flaxcls.errors import InputError
-
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class FilePredictions(NamedTuple):
@@ -52,7 +50,7 @@ def find_images(names: Sequence[str]) -> list[str]:
         files = [file for match in matches for file in (_images_below(match) if Path(match).is_dir() else [match])]
         if not files:
             raise InputError(
-                f"{name} has no image: looked for files that end in {', '.join(IMAGE_SUFFIXES)}. "
+                f"{name} has no image: looked for files that end in {', '.join(SUFFIXES)}. "
                 "A file of another name can be given by itself."
             )
         found |= dict.fromkeys(files)
@@ -63,32 +61,10 @@ def _images_below(folder: str) -> list[str]:
     return [
         str(path)
         for path in sorted(Path(folder).rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Returns u8[h w c] of an image file as it is seen: turned as its EXIF data says, of an animation the first frame.
-
-    c is 1 for grey, 3 for colours (palettes and CMYK included) and 4 with transparency; 16 bits become 8.
-
-    Raises:
-      InputError: for what is no image, or a broken one.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):
-                levels = np.asarray(image).astype(np.int64)
-                return ((levels.clip(0, 65535) + 128) // 257).astype(np.uint8)[..., np.newaxis]
-            transparent = "A" in image.mode or "transparency" in image.info
-            mode = "RGBA" if transparent else "L" if image.mode in ("1", "L") else "RGB"
-            pixels = np.asarray(image.convert(mode))
-    except Exception as error:  # each format's reader raises what it likes at a broken file
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
-    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def predict_files(
@@ -107,7 +83,7 @@ def predict_files(
     """
 
     def prepared(path: str) -> np.ndarray:
-        return classifier.prepared(read_image(path))
+        return classifier.prepared(read_image(Path(path)))
 
     read: list[str] = []
     unreadable: list[tuple[str, str]] = []

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+from flaxcls.analysis.calibration import fit_temperature
 from flaxcls.analysis.classifier import Classifier, keep_temperature
+from flaxcls.analysis.evaluation import predict_splits
 from flaxcls.data import Split, load_dataset
 from flaxcls.errors import InputError
 from flaxcls.run.checkpoint import read_record
@@ -45,9 +47,8 @@ def calibrated(workdir: Path, classifier: Classifier) -> tuple[Classifier, str |
         split = validation_split(workdir, classifier)
     except InputError as error:
         return classifier, str(error)
-    from flaxcls.analysis.calibration import fit_temperature
-
-    temperature = float(fit_temperature(classifier.logits(split.images), split.labels))
+    (logits,) = predict_splits(classifier, [split])
+    temperature = fit_temperature(logits, split.labels)
     fitted = dataclasses.replace(classifier, temperature=temperature)
     with contextlib.suppress(OSError):  # a run that cannot be written to is fitted anew each time
         keep_temperature(workdir, classifier, temperature)

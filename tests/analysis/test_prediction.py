@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flaxcls.analysis.classifier import Predictions
-from flaxcls.analysis.prediction import FilePredictions, find_images, predict_files, read_image, top_rows, write
+from flaxcls.analysis.prediction import FilePredictions, find_images, predict_files, top_rows, write
 from flaxcls.errors import InputError
 
 
@@ -54,45 +54,6 @@ def test_nothing_found(tmp_path, monkeypatch, names, words):
     (tmp_path / "empty/notes.txt").write_text("no image")
     with pytest.raises(InputError, match=words):
         find_images(names)
-
-
-def test_grey_and_colours_are_read_as_they_are(tmp_path, grey):
-    colours = np.stack([grey, grey // 2, 255 - grey], axis=-1)
-    transparent = np.concatenate([colours, grey[..., None]], axis=-1)
-    np.testing.assert_array_equal(read_image(save(grey, tmp_path / "l.png")), grey[..., None])
-    np.testing.assert_array_equal(read_image(save(colours, tmp_path / "rgb.png")), colours)
-    np.testing.assert_array_equal(read_image(save(transparent, tmp_path / "rgba.png")), transparent)
-
-
-def test_sixteen_bits_become_eight(tmp_path, grey):
-    path = save(grey.astype(np.uint16) * 257, tmp_path / "deep.png")
-    np.testing.assert_array_equal(read_image(path), grey[..., None])
-
-
-def test_a_photo_is_turned_as_its_camera_was(tmp_path, grey):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    np.testing.assert_array_equal(read_image(save(grey, tmp_path / "r.png", exif=exif))[..., 0], np.rot90(grey, -1))
-
-
-def test_of_an_animation_the_first_frame_is_read(tmp_path):
-    frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (10, 200)]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert (read_image(tmp_path / "a.gif") == 10).all()
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n\x00\x00"])
-def test_what_is_no_image(tmp_path, content):
-    (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.png cannot be read as an image"):
-        read_image(tmp_path / "x.png")
-
-
-def test_half_an_image(tmp_path):
-    path = save(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8), tmp_path / "x.png")
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(InputError, match="cannot be read as an image"):
-        read_image(path)
 
 
 class Brightness:
