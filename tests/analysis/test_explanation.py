@@ -42,16 +42,24 @@ def randomised(variables, seed=1):
     return jax.tree.map(lambda x: rng.permutation(np.asarray(x).ravel()).reshape(x.shape), variables)
 
 
-def with_statistics(model, images):
-    """Returns variables with batch statistics as a network that was trained has them."""
-    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images)
+def filled(model, images):
+    """Returns variables as a network that was trained may have them; to initialise it takes long to compile."""
     rng = np.random.default_rng(0)
-    statistics = jax.tree.map(lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32), variables["batch_stats"])
-    return {**variables, "batch_stats": statistics}
+
+    def fill(path, shape):
+        name, size = jax.tree_util.keystr(path), shape.shape
+        if "kernel" in name:
+            return rng.normal(size=size, scale=(2 / np.prod(size[:-1])) ** 0.5).astype(np.float32)
+        if "scale" in name or "var" in name:
+            return rng.uniform(0.5, 1.5, size).astype(np.float32)
+        return rng.normal(size=size, scale=0.1).astype(np.float32)
+
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def readout(logits_fn, images, classes):
-    return np.asarray(logits_fn(jnp.asarray(images)))[np.arange(len(classes)), classes]
+    return np.asarray(jax.jit(logits_fn)(images))[np.arange(len(classes)), classes]
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet20", "own"])
@@ -60,11 +68,11 @@ def test_integrated_gradients_sum_to_the_difference_of_the_logits(name, trained)
         model, variables, images, classes = trained
     elif name == "resnet20":
         model, images, classes = MODELS[name](3), RNG.random((2, 16, 16, 3), np.float32), np.array([2, 0])
-        variables = with_statistics(model, images)
+        variables = filled(model, images)
     else:
         model, images, classes = Own(), RNG.random((3, 4, 4, 1), np.float32), np.array([1, 2, 0])
         variables = model.init(jax.random.key(0), images, train=False)
-    logits_fn = partial(model.apply, variables, train=False)
+    logits_fn = Partial(partial(model.apply, train=False), variables)
     for baseline in (0.0, np.full(images.shape[1:], 0.3, np.float32)):
         start = np.broadcast_to(np.float32(baseline), images.shape)
         difference = readout(logits_fn, images, classes) - readout(logits_fn, start, classes)
