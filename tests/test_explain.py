@@ -9,9 +9,9 @@ from rich.console import Console
 
 from flaxcls.analysis import load_run
 from flaxcls.analysis.explained import METHODS, explain_image, logits_function
-from flaxcls.analysis.pictures import read_image
 from flaxcls.config import AugmentConfig, Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.data import from_arrays
+from flaxcls.data.images import read_image
 from flaxcls.explain import main
 from flaxcls.run import fit
 from tests.conftest import make_stripes
