@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from jax import export
 
+from flaxcls.analysis import comparison
 from flaxcls.analysis.comparison import compare, sign_test
 from flaxcls.data import Split
 
@@ -34,6 +35,18 @@ def test_accuracy_and_size_of_two_exports():
     for median, (shortest, longest) in zip(found.milliseconds, found.milliseconds_range, strict=True):
         assert 0 < shortest <= median <= longest
     assert 0 <= found.faster_in <= found.repetitions == 5
+
+
+def test_time_won_worked_by_hand(monkeypatch):
+    times = np.array([[10.0, 20.0, 10.0], [5.0, 15.0, 11.0]])  # shares saved: 1/2, 1/4, -1/10
+    monkeypatch.setattr(comparison, "_take_turns", lambda programs, images, repetitions: times)
+    split = Split(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, np.int32))
+    found = compare(program(0), program(0), split, repetitions=3)
+    assert found.milliseconds == (10, 11)
+    assert found.milliseconds_range == ((10, 20), (5, 15))
+    assert found.latency_won == pytest.approx(0.25)
+    assert found.faster_in == 2
+    assert found.chance == 1.0
 
 
 def test_the_sign_test_worked_by_hand():
