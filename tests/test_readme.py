@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flaxcls.run import fit
 from tests.conftest import make_stripes
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -36,6 +37,12 @@ def test_the_notebook_example(tmp_path, monkeypatch, capsys):
     exec("from flaxcls.config import LoopConfig\n" + source, {"images": images, "labels": labels})
     assert "accuracy" in capsys.readouterr().out
     assert list(tmp_path.glob("runs/arrays-cnn-*/result.json"))
+
+
+def test_the_use_example(stripes, small_config, quiet, tmp_path, capsys):
+    result = fit(small_config, dataset=stripes, workdir=tmp_path / "run", console=quiet)
+    exec(block("use"), {"workdir": result.workdir, "images": stripes.test.images[:2]})
+    assert any(name in capsys.readouterr().out for name in stripes.class_names)
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
