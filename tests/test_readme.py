@@ -42,7 +42,8 @@ def test_the_notebook_example(tmp_path, monkeypatch, capsys):
 def test_the_use_example(stripes, small_config, quiet, tmp_path, capsys):
     result = fit(small_config, dataset=stripes, workdir=tmp_path / "run", console=quiet)
     exec(block("use"), {"workdir": result.workdir, "images": stripes.test.images[:2]})
-    assert any(name in capsys.readouterr().out for name in stripes.class_names)
+    said = capsys.readouterr().out
+    assert any(repr(name) in said for name in stripes.class_names)
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
