@@ -34,13 +34,15 @@ def test_a_run_that_was_killed_ends_as_the_undisturbed_one_and_one_that_does_not
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setitem(FAULTS, "sabotaged", ("sabotaged", sabotaged))
     monkeypatch.setitem(FAULTS, "broken", ("broken", broken))
+    monkeypatch.setitem(FAULTS, "never", ("never", lambda subject: False))
     seed = random.SystemRandom().randrange(2**32)
-    faults = ["save", "restart", "lines", "sabotaged", "broken"]
+    faults = ["save", "restart", "lines", "sabotaged", "broken", "never"]
     rows = soak(tmp_path, faults=faults, moments=1, dispatch=[1], rng=random.Random(seed), console=quiet)
     assert [row.losses for row in rows[:3]] == [[]] * 3, f"the seed was {seed}"
-    assert [(row.tried, row.equal) for row in rows] == [(1, 1)] * 3 + [(1, 0)] * 2
+    assert [(row.tried, row.equal) for row in rows] == [(1, 1)] * 3 + [(1, 0)] * 3
     assert "than the undisturbed run" in rows[3].losses[0]
     assert "it ended with 2 by itself: error: the configuration is not JSON" in rows[4].losses[0]
+    assert "in 20 runs, the moment never came" in rows[5].losses[0]
 
 
 def test_so_does_one_of_several_steps_a_dispatch(tmp_path, monkeypatch, quiet):

@@ -8,6 +8,7 @@ A lost run's directory stays, and the exit code is 1.
 
 import json
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -71,4 +72,6 @@ def table(rows: list[Row]) -> Table:
 
 
 if __name__ == "__main__":
+    # a shell ignores it for what it starts in the background, and the runs would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(tyro.cli(command, prog="python -m experiments.soak"))

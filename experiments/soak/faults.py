@@ -25,6 +25,9 @@ from experiments.soak.trap import COMPILATION, EVALUATION, LINE
 from flaxcls.run.workdir import CHECKPOINTS, CONFIG, RESULT
 
 
+MOST_TRIES = 20
+
+
 @dataclass
 class Subject:
     """A run to be disturbed. reference: what the undisturbed one came to, how long it took, and its moments."""
@@ -261,8 +264,12 @@ def _reference(workdir: Path, options: list[str]) -> Reference:
 def _disturb_and_compare(subject: Subject, fault: Fault) -> str | None:
     """Returns what was lost, or None where the resumed run is the undisturbed one, bit by bit."""
     try:
-        while not fault(subject):  # it had ended before the moment came
-            shutil.rmtree(subject.workdir, ignore_errors=True)
+        for _ in range(MOST_TRIES):
+            if fault(subject):
+                break
+            shutil.rmtree(subject.workdir, ignore_errors=True)  # it had ended before the moment came
+        else:
+            return f"in {MOST_TRIES} runs, the moment never came"
         process = subject.start()
         said, _ = process.communicate()
         if process.returncode:
