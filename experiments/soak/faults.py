@@ -24,7 +24,6 @@ from experiments.soak.outcome import differing, outcome
 from experiments.soak.trap import COMPILATION, EVALUATION, LINE
 from flaxcls.run.workdir import CHECKPOINTS, CONFIG, RESULT
 
-
 MOST_TRIES = 20
 
 
