@@ -54,6 +54,8 @@ class DataConfig:
     """With folder, what happens where files are no images."""
     memory: float = 2.0
     """With folder, GiB of decoded images that are kept in memory; a larger set is read from its files all along."""
+    workers: int | None = None
+    """With folder, processes that make batches; None: one for each core, and none for what is kept in memory."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """shuffled: an epoch holds each training image once; balanced: it holds as many of each class, rare ones often."""
     validation_fraction: float = 0.1

@@ -27,6 +27,13 @@ def batches_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, "data"))
 
 
+def local_rows(sharding: Sharding, size: int) -> slice:
+    """Returns the rows, of `size` that are split over all devices, that this process's devices hold: they adjoin."""
+    indices = sharding.addressable_devices_indices_map((size,)).values()
+    parts = [index[0].indices(size) for index in indices if index is not None]
+    return slice(min(start for start, _, _ in parts), max(stop for _, stop, _ in parts))
+
+
 def on_devices(tree: Any, sharding: Sharding | None) -> Any:
     """Puts NumPy arrays, whole on each process, on the devices; a process sends its own devices' parts alone.
 

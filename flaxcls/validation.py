@@ -75,10 +75,11 @@ def _value_problems(config: Config) -> list[str]:
     check(0 < data.test_fraction < 1, "data.test_fraction", "must be above 0 and below 1")
     check(data.train_examples is None or data.train_examples > 0, "data.train_examples", "must be 1 or more, or None")
     check(data.image_size is None or data.image_size > 0, "data.image_size", "must be 1 or more, or None")
+    check(data.workers is None or data.workers >= 0, "data.workers", "must be 0 or more, or None")
     check(0 <= data.memory < math.inf, "data.memory", "must be 0 or more GiB, and finite")
     readers = {
         "name": ("tfds",), "dir": ("tfds", "folder"), "image_size": ("folder",), "color": ("folder",),
-        "unreadable": ("folder",), "memory": ("folder",),
+        "unreadable": ("folder",), "memory": ("folder",), "workers": ("folder",),
     }  # fmt: skip
     for name, sources in readers.items():
         unused = getattr(data, name) == DataConfig.__dataclass_fields__[name].default

@@ -2,6 +2,7 @@
 
 import io
 import math
+import multiprocessing
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,11 @@ class Images:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are held decoded, or else read each time."""
+        return not isinstance(self._images, Files)
+
     def take(self, indices: np.ndarray) -> "Images":
         """Returns those at `indices`, i64[m]."""
         images = self._images
@@ -121,8 +127,12 @@ class Images:
         return self._stack(crop, indices, positions)
 
     def _stack(self, make: Callable[..., np.ndarray], *arguments: np.ndarray) -> np.ndarray:
-        with ThreadPoolExecutor() as pool:  # Pillow and OpenCV work outside of Python's lock
-            made = list(pool.map(make, *(argument.tolist() for argument in arguments)))
+        values = [argument.tolist() for argument in arguments]
+        if multiprocessing.parent_process() is not None:  # one of several already
+            made = list(map(make, *values))
+        else:
+            with ThreadPoolExecutor() as pool:  # Pillow and OpenCV work outside of Python's lock
+                made = list(pool.map(make, *values))
         return np.stack(made) if made else np.zeros((0, *self.shape[1:]), np.uint8)
 
 

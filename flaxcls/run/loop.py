@@ -19,6 +19,7 @@ from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageErro
 from flaxcls.models.summary import count
 from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.evaluation import evaluate
+from flaxcls.run.feed import feed
 from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.logs import Logs
 from flaxcls.run.memory import give_back_memory
@@ -200,33 +201,36 @@ def _train(
             raise request.exception()
         checkpoints.replace_record(start, make_record(setup, stop, meter, evaluated=True, rollbacks=rollbacks))
     step, compiling = start, True
-    while step < plan.total_steps and not stop.stopped:
-        checkpoints.check()
-        before, step = step, plan.dispatch_end(step)
-        state, (metrics, extra) = setup.train(state, setup.batches(before, step, rollbacks=rollbacks), key)
-        if before > start and plan.logs(before):  # now that the next step is under way
-            meter.read(before)
-        meter.add(step, metrics, extra)
-        if before == start:
-            meter.skip_time()  # the first call compiled
-        logs.advance(step, plan.epochs_done(step))
-        asked = stop_after is not None and step >= stop_after
-        signalled = request.poll()
-        if not (plan.saves(step) or asked or signalled):
-            continue
-        meter.read(step)
-        if not setup.finite(state):
-            raise DivergenceError(f"the parameters are not finite after step {step}.")
-        done = evaluated(step) if plan.evaluates(step) else True
-        record = make_record(setup, stop, meter, evaluated=done, rollbacks=rollbacks)
-        checkpoints.save(step, state, record, best_step=stop.best_step, planned=plan.saves(step) and done)
-        if compiling:  # all programs there are have been compiled by now
-            give_back_memory()
-            compiling = False
-        meter.skip_time()
-        if asked or signalled or not done:
-            checkpoints.wait()
-            raise request.exception() if signalled or not done else Interrupted(f"stopped after step {step}, as asked")
+    with feed(setup, start, rollbacks) as batches:
+        while step < plan.total_steps and not stop.stopped:
+            checkpoints.check()
+            before, step = step, plan.dispatch_end(step)
+            state, (metrics, extra) = setup.train(state, batches(before, step), key)
+            if before > start and plan.logs(before):  # now that the next step is under way
+                meter.read(before)
+            meter.add(step, metrics, extra)
+            if before == start:
+                meter.skip_time()  # the first call compiled
+            logs.advance(step, plan.epochs_done(step))
+            asked = stop_after is not None and step >= stop_after
+            signalled = request.poll()
+            if not (plan.saves(step) or asked or signalled):
+                continue
+            meter.read(step)
+            if not setup.finite(state):
+                raise DivergenceError(f"the parameters are not finite after step {step}.")
+            done = evaluated(step) if plan.evaluates(step) else True
+            record = make_record(setup, stop, meter, evaluated=done, rollbacks=rollbacks)
+            checkpoints.save(step, state, record, best_step=stop.best_step, planned=plan.saves(step) and done)
+            if compiling:  # all programs there are have been compiled by now
+                give_back_memory()
+                compiling = False
+            meter.skip_time()
+            if asked or signalled or not done:
+                checkpoints.wait()
+                if signalled or not done:
+                    raise request.exception()
+                raise Interrupted(f"stopped after step {step}, as asked")
     return _Trained(state, step, stop, meter, rollbacks)
 
 

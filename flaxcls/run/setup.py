@@ -1,6 +1,6 @@
 """The fixed parts of a run: what is trained, on what, how it is laid out, and the compiled programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,9 +14,9 @@ from jax.sharding import Sharding
 
 from flaxcls.augment import AverageViews, make_steps, make_transform
 from flaxcls.config import AugmentConfig, Config, LossConfig
-from flaxcls.data import Dataset, batch_indices, channel_statistics
+from flaxcls.data import Dataset, channel_statistics
 from flaxcls.data.images import Images
-from flaxcls.data.stream import balanced, permutation
+from flaxcls.data.workers import BatchMaker
 from flaxcls.groups import factors
 from flaxcls.losses import LOSSES, class_weighted, focal
 from flaxcls.metrics import MetricSums
@@ -25,7 +25,7 @@ from flaxcls.optim import make_optimizer, make_schedule, updates_done
 from flaxcls.regularizers import l1, l2
 from flaxcls.run.checks import check_data, check_model, check_schedule
 from flaxcls.run.plan import Plan
-from flaxcls.sharding import batch_sharding, batches_sharding, make_mesh, replicated
+from flaxcls.sharding import batch_sharding, batches_sharding, local_rows, make_mesh, replicated
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import all_finite, drop_not_finite, eval_step, train_step, train_steps
 from flaxcls.types import LossFn, Regularizer, Transform
@@ -63,35 +63,39 @@ class Setup:
     finite: Callable[[TrainState], jax.Array]
     transform: Transform
 
-    def batches(self, start: int, end: int, *, rollbacks: int = 0) -> Any:
-        """Returns batches `start` up to `end`, from 0, of the endless stream, on the devices: arrays [k b ...].
+    def batch_maker(self, rollbacks: int) -> BatchMaker:
+        """Returns what makes the batches of the endless stream, which is another one after each rollback.
 
-        After each rollback it is another stream. A process reads the examples of its own devices alone.
+        A process makes the rows of its own devices alone.
         """
-        split, size, data = self.dataset.train, self.config.loop.batch_size, self.config.data
-        seed, count = self.config.seed + rollbacks * 2**32, len(split.labels)
-        order = balanced(split.labels) if data.sampling == "balanced" else permutation
-        chosen = np.stack(
-            [batch_indices(seed, step, count=count, batch_size=size, order=order) for step in range(start, end)]
+        return BatchMaker(
+            split=self.dataset.train,
+            seed=self.config.seed + rollbacks * 2**32,
+            batch_size=self.config.loop.batch_size,
+            rows=local_rows(self.batch_sharding, self.config.loop.batch_size),
+            balanced=self.config.data.sampling == "balanced",
+            least_area=self.config.augment.resized_crop or LEAST_AREA,
         )
-        positions = np.arange(start * size, end * size).reshape(chosen.shape)
 
-        def images(index: Any) -> np.ndarray:
-            if not isinstance(split.images, Images):
-                return split.images[chosen[index[:2]]]
-            indices, least_area = chosen[index[:2]], self.config.augment.resized_crop or LEAST_AREA
-            crops = split.images.random_crops(
-                indices.ravel(), positions[index[:2]].ravel(), seed=seed, least_area=least_area
-            )
-            return crops.reshape(*indices.shape, *crops.shape[1:])
+    def placed(self, made: Sequence[tuple[np.ndarray, np.ndarray]]) -> Any:
+        """Returns batches, as the maker made their images and labels, on the devices: arrays [k b ...]."""
+        size = self.config.loop.batch_size
+        first = local_rows(self.batch_sharding, size).start
 
-        def placed(shape: tuple[int, ...], part: Callable[[Any], np.ndarray]) -> jax.Array:
-            return jax.make_array_from_callback((*chosen.shape, *shape), self.batches_sharding, part)
+        def put(arrays: np.ndarray) -> jax.Array:
+            def part(index: Any) -> np.ndarray:
+                start, stop, _ = index[1].indices(size)
+                return arrays[index[0], start - first : stop - first]
 
-        return {
-            "image": placed(split.images.shape[1:], images),
-            "label": placed((), lambda index: split.labels[chosen[index[:2]]]),
-        }
+            shape = (len(arrays), size, *arrays.shape[2:])
+            return jax.make_array_from_callback(shape, self.batches_sharding, part)
+
+        images, labels = zip(*made, strict=True)
+        return {"image": put(np.stack(images)), "label": put(np.stack(labels))}
+
+    def batches(self, start: int, end: int) -> Any:
+        """Returns batches `start` up to `end`, from 0, on the devices: arrays [k b ...]."""
+        return self.placed([*map(self.batch_maker(0), range(start, end))])
 
     def eval_batch_size(self, examples: int) -> int:
         """Returns a batch size for so many examples that the devices share evenly and that is no larger than needed."""

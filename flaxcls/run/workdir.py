@@ -42,6 +42,7 @@ FREE = frozenset(
     {
         "data.dir",
         "data.memory",
+        "data.workers",
         "loop.eval_batch_size",
         "loop.eval_every",
         "loop.save_every",

@@ -1,0 +1,50 @@
+"""The batches of a run on their way to the devices, made while earlier ones are trained on."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from flaxcls.data.images import Images
+from flaxcls.data.workers import leave_signals_to_others, made_ahead
+from flaxcls.run.setup import Setup
+
+# (start, end) -> batches from `start` up to `end`, on the devices
+Batches = Callable[[int, int], Any]
+
+
+@contextmanager
+def feed(setup: Setup, start: int, rollbacks: int) -> Iterator[Batches]:
+    """Gives what returns the batches of each dispatch from `start` on, to be asked for one after the other.
+
+    Images of several sizes take a while: worker processes or threads make the next batches meanwhile, and a thread puts
+    those of the next dispatch on the devices. Others are only picked from an array. Raises InputError, when they are
+    asked for, where a file cannot be read.
+    """
+    make, images, plan = setup.batch_maker(rollbacks), setup.dataset.train.images, setup.plan
+    if not isinstance(images, Images):
+        yield lambda start, end: setup.placed([*map(make, range(start, end))])
+        return
+    workers = setup.config.data.workers
+    if workers is None:
+        workers = 0 if images.in_memory else len(os.sched_getaffinity(0))
+    with (
+        made_ahead(make, start, plan.total_steps, workers=workers) as made,
+        ThreadPoolExecutor(1, initializer=leave_signals_to_others) as thread,
+    ):
+
+        def load(start: int) -> Future[Any]:
+            count = plan.dispatch_end(start) - start
+            return thread.submit(lambda: setup.placed([next(made) for _ in range(count)]))
+
+        loading = load(start) if start < plan.total_steps else None
+
+        def batches(start: int, end: int) -> Any:
+            nonlocal loading
+            assert loading is not None
+            ready = loading.result()
+            loading = load(end) if end < plan.total_steps else None
+            return ready
+
+        yield batches

@@ -1,0 +1,105 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from flaxcls.data.dataset import Split
+from flaxcls.data.images import Files, Images
+from flaxcls.data.workers import BatchMaker, made_ahead
+from flaxcls.errors import InputError
+
+
+def make(paths, **options):
+    split = Split(Images(Files(paths, 3), (16, 16, 3)), np.arange(len(paths), dtype=np.int32) % 3)
+    defaults = {"seed": 1, "batch_size": 8, "rows": slice(0, 8), "balanced": False, "least_area": 0.3}
+    return BatchMaker(split, **{**defaults, **options})
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    place, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for number in range(20):
+        size = (20 + number, 30 - number, 3)
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(place / f"{number:02d}.png")
+    return sorted(place.iterdir())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_they_are_those_that_one_process_makes_from_any_step_on(paths, workers):
+    maker = make(paths)
+    with made_ahead(maker, 3, 9, workers=workers) as made:
+        batches = list(made)
+    assert len(batches) == 6
+    for step, (images, labels) in enumerate(batches, 3):
+        np.testing.assert_array_equal(images, maker(step)[0])
+        np.testing.assert_array_equal(labels, maker(step)[1])
+
+
+def test_the_rows_of_a_batch_are_a_part_of_the_same_batch(paths):
+    images, labels = make(paths)(4)
+    part_images, part_labels = make(paths, rows=slice(2, 6))(4)
+    np.testing.assert_array_equal(part_images, images[2:6])
+    np.testing.assert_array_equal(part_labels, labels[2:6])
+
+
+def shared_memory():
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(("psm_", "flaxcls-", "sem.mp-"))}
+
+
+def workers_of(pid):
+    """Returns the processes that the one started to work for it (another tracks their shared memory)."""
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_workers_are_closed_and_leave_no_shared_memory(paths):
+    before = shared_memory()
+    with made_ahead(make(paths), 0, 1000, workers=2) as made:
+        next(made)
+        assert len(workers_of(os.getpid())) == 2
+        assert any(name.startswith("flaxcls-") for name in shared_memory())
+    assert workers_of(os.getpid()) == []
+    assert shared_memory() <= before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_cannot_be_read_is_named(paths, tmp_path, workers):
+    (tmp_path / "broken.png").write_text("no image")
+    maker = make([*paths[:7], tmp_path / "broken.png"])
+    with made_ahead(maker, 0, 4, workers=workers) as made, pytest.raises(InputError, match=r"broken\.png is no image"):
+        list(made)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from flaxcls.data.workers import made_ahead
+from tests.data.test_workers import make
+
+if __name__ == "__main__":
+    with made_ahead(make(sorted(Path(sys.argv[1]).iterdir())), 0, 10**6, workers=2) as made:
+        for _ in made:
+            print("made", flush=True)
+"""
+
+
+def test_workers_end_where_their_parent_is_killed(paths, tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py", paths[0].parent],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert process.stdout.readline() == b"made\n"
+    workers = workers_of(process.pid)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
