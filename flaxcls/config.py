@@ -47,15 +47,15 @@ class DataConfig:
     holds a folder of images for each class, or train, val and test that do, or a .csv or .parquet of path, label and
     maybe split."""
     image_size: int | None = None
-    """With folder, the side in pixels that images are brought to; None: their own if all are alike, 224 otherwise."""
+    """With tfds of any size and folder, the side that images get; None: their own if all are alike, or 224 pixels."""
     color: Literal["rgb", "grey"] = "rgb"
     """With folder, what images become: three channels, or one."""
     unreadable: Literal["stop", "skip"] = "stop"
     """With folder, what happens where files are no images."""
     memory: float = 2.0
-    """With folder, GiB of decoded images that are kept in memory; a larger set is read from its files all along."""
+    """With tfds of any size and folder, GiB of decoded images that are kept; a larger set is read all along."""
     workers: int | None = None
-    """With folder, processes that make batches; None: one for each core, and none for what is kept in memory."""
+    """With tfds of any size and folder, processes that make batches; None: one a core, none for what is in memory."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """shuffled: an epoch holds each training image once; balanced: it holds as many of each class, rare ones often."""
     validation_fraction: float = 0.1

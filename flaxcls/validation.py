@@ -78,8 +78,9 @@ def _value_problems(config: Config) -> list[str]:
     check(data.workers is None or data.workers >= 0, "data.workers", "must be 0 or more, or None")
     check(0 <= data.memory < math.inf, "data.memory", "must be 0 or more GiB, and finite")
     readers = {
-        "name": ("tfds",), "dir": ("tfds", "folder"), "image_size": ("folder",), "color": ("folder",),
-        "unreadable": ("folder",), "memory": ("folder",), "workers": ("folder",),
+        "name": ("tfds",), "dir": ("tfds", "folder"), "image_size": ("tfds", "folder"), "color": ("folder",),
+        "unreadable": ("folder",), "memory": ("tfds", "folder"),
+        "workers": ("tfds", "folder"),
     }  # fmt: skip
     for name, sources in readers.items():
         unused = getattr(data, name) == DataConfig.__dataclass_fields__[name].default

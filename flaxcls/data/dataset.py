@@ -48,11 +48,11 @@ class Dataset:
 
 
 def from_arrays(
-    images: np.ndarray,
+    images: np.ndarray | Images,
     labels: np.ndarray,
     *,
-    validation: tuple[np.ndarray, np.ndarray] | None = None,
-    test: tuple[np.ndarray, np.ndarray] | None = None,
+    validation: tuple[np.ndarray | Images, np.ndarray] | None = None,
+    test: tuple[np.ndarray | Images, np.ndarray] | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     split_seed: int = 0,
@@ -62,7 +62,8 @@ def from_arrays(
     """Returns a Dataset of the caller's own arrays.
 
     Args:
-      images: u8[n h w c] of 0..255 or f32[n h w c] of 0..1; grey images may lack the last axis.
+      images: u8[n h w c] of 0..255 or f32[n h w c] of 0..1; grey images may lack the last axis. `Images`, for several
+        sizes, will do as well.
       labels: integers [n], from 0.
       validation, test: (images, labels) of their own; what is not given is carved out of `images`, stratified.
       validation_fraction: share of the training examples that becomes the validation split.
@@ -137,26 +138,32 @@ def channel_statistics(images: np.ndarray | Images) -> tuple[np.ndarray, np.ndar
     return mean / scale, np.where(std > 1e-6, std, 1.0)
 
 
-def _split(images: np.ndarray, labels: np.ndarray, what: str) -> Split:
-    images, labels = np.asarray(images), np.asarray(labels)
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    if images.ndim != 4:
-        raise InputError(f"{what} has the shape {images.shape}, but [n h w c] or [n h w] is needed.")
+def _split(images: np.ndarray | Images, labels: np.ndarray, what: str) -> Split:
+    images, labels = images if isinstance(images, Images) else _pixels(images, what), np.asarray(labels)
     if labels.shape != images.shape[:1]:
         raise InputError(f"{what}: {len(images)} images, but labels of shape {labels.shape}; one label an image.")
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{what}: labels are {labels.dtype}, but must be integers: class numbers from 0.")
-    if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating):
-            raise InputError(f"{what}: images are {images.dtype}, but must be uint8 of 0..255 or float32 of 0..1.")
-        if images.size and not (images.min() >= 0 and images.max() <= 1):
-            raise InputError(
-                f"{what}: float images are in {images.min():g}..{images.max():g}, but must be in 0..1: "
-                "scale them, or give uint8."
-            )
-        images = images.astype(np.float32)
     return Split(images, labels.astype(np.int32))
+
+
+def _pixels(images: np.ndarray, what: str) -> np.ndarray:
+    """Returns u8[n h w c], or f32 of 0..1."""
+    images = np.asarray(images)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.ndim != 4:
+        raise InputError(f"{what} has the shape {images.shape}, but [n h w c] or [n h w] is needed.")
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"{what}: images are {images.dtype}, but must be uint8 of 0..255 or float32 of 0..1.")
+    if images.size and not (images.min() >= 0 and images.max() <= 1):
+        raise InputError(
+            f"{what}: float images are in {images.min():g}..{images.max():g}, but must be in 0..1: "
+            "scale them, or give uint8."
+        )
+    return images.astype(np.float32)
 
 
 def _check(dataset: Dataset) -> None:

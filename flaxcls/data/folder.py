@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, Split, from_splits
-from flaxcls.data.images import Files, Images, read_image, upright_size
+from flaxcls.data.images import Files, arranged, check_readable, read_image, upright_size
 from flaxcls.errors import InputError
 
 # The names of the folders, or of the values in a table's column `split`, by what they hold.
@@ -25,7 +25,7 @@ SPLITS = {
     "test": "test",
 }
 TABLES = (".csv", ".parquet")
-USUAL_SIZE = 224
+ADVICE = "Mend or remove them, or leave them out with --data.unreadable skip."
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,22 @@ def load(config: DataConfig) -> Dataset:
     if lost:
         raise InputError(f"the class {lost[0]!r} in {place} has no image that can be read: mend or remove it.")
     channels = 3 if config.color == "rgb" else 1
-    size = _size(config, sizes)
-    small = sum(height * width for height, width in sizes) * channels <= config.memory * 2**30
     labels = np.array([class_names.index(file.label) for file in files], np.int32)
-    parts = {}
-    for part in dict.fromkeys(file.part for file in files):
-        chosen = [index for index, file in enumerate(files) if file.part == part]
-        read = Files([files[index].path for index in chosen], channels)
-        alike = small and all(sizes[index] == size for index in chosen)
-        images = np.stack(_all(read)) if alike else Images(_all(read) if small else read, (*size, channels))
-        parts[part] = Split(images, labels[chosen], [files[index].name for index in chosen])
+    members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
+    images = arranged(
+        {
+            part: (Files([files[index].path for index in chosen], channels), [sizes[index] for index in chosen])
+            for part, chosen in members.items()
+        },
+        side=config.image_size,
+        channels=channels,
+        memory=config.memory,
+        advice=ADVICE,
+    )
+    parts = {
+        part: Split(images[part], labels[chosen], [files[index].name for index in chosen])
+        for part, chosen in members.items()
+    }
     digests: dict[str, bytes] = {}
     for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if part not in parts:
@@ -204,7 +210,7 @@ def _readable(files: list[_File], config: DataConfig) -> tuple[list[_File], list
 
     def look(file: _File) -> tuple[int, int] | str:
         try:
-            size = upright_size(file.path)
+            size = upright_size(file.path, str(file.path))
             if config.unreadable == "skip":
                 read_image(file.path)
             return size
@@ -213,35 +219,10 @@ def _readable(files: list[_File], config: DataConfig) -> tuple[list[_File], list
 
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(look, files))
-    broken = [problem for problem in sizes if isinstance(problem, str)]
-    if broken and config.unreadable == "stop":
-        raise _broken(broken, len(files))
+    if config.unreadable == "stop":
+        check_readable(sizes, ADVICE)
     kept = [(file, size) for file, size in zip(files, sizes, strict=True) if not isinstance(size, str)]
     return [file for file, _ in kept], [size for _, size in kept]
-
-
-def _all(files: Files) -> list[np.ndarray]:
-    def read(index: int) -> np.ndarray | str:
-        try:
-            return files[index]
-        except InputError as error:
-            return str(error)
-
-    with ThreadPoolExecutor() as pool:
-        images = list(pool.map(read, range(len(files))))
-    broken = [problem for problem in images if isinstance(problem, str)]
-    if broken:
-        raise _broken(broken, len(files))
-    return [image for image in images if not isinstance(image, str)]
-
-
-def _broken(problems: list[str], count: int) -> InputError:
-    return InputError(
-        f"{len(problems)} of {count} files are no images:\n  "
-        + "\n  ".join(problems[:10])
-        + ("\n  ..." if len(problems) > 10 else "")
-        + "\nMend or remove them, or leave them out with --data.unreadable skip."
-    )
 
 
 def _digests(files: list[_File]) -> dict[str, bytes]:
@@ -249,9 +230,3 @@ def _digests(files: list[_File]) -> dict[str, bytes]:
     with ThreadPoolExecutor() as pool:
         digests = pool.map(lambda file: hashlib.sha256(file.path.read_bytes()).digest(), files)
         return dict(zip((file.name for file in files), digests, strict=True))
-
-
-def _size(config: DataConfig, sizes: list[tuple[int, int]]) -> tuple[int, int]:
-    if config.image_size is not None:
-        return config.image_size, config.image_size
-    return sizes[0] if len(set(sizes)) == 1 else (USUAL_SIZE, USUAL_SIZE)

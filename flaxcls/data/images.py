@@ -4,10 +4,10 @@ import io
 import math
 import multiprocessing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -19,6 +19,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # shapes of random crops, as width / height, of Szegedy et al. 2015, "Going Deeper with Convolutions"
 RATIOS = (3 / 4, 4 / 3)
 TRIES = 10
+# of ImageNet's images, which most networks are made for
+USUAL_SIDE = 224
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -47,19 +49,32 @@ def decode(data: bytes) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
-def upright_size(path: Path) -> tuple[int, int]:
-    """Returns height and width of what `read_image` returns, from the head of the file. Raises InputError likewise."""
+def upright_size(file: Path | io.BytesIO, name: str) -> tuple[int, int]:
+    """Returns height and width of the picture in a file, from its head. Raises InputError, with its name, likewise."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("ignore")
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return image.size if turned else image.size[::-1]
     except Exception as error:
-        raise InputError(f"{path} is no image that can be read: {_first_line(error)}") from error
+        raise InputError(f"{name} is no image that can be read: {_first_line(error)}") from error
+
+
+class Stored(Protocol):
+    """Pictures u8[h w channels], each read when it is asked for; InputError where it cannot be."""
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns one of them."""
+
+    def take(self, indices: np.ndarray) -> "Stored":
+        """Returns those at `indices`, i64[m]."""
 
 
 class Files:
-    """The pictures in files, each read when it is asked for: u8[h w channels]."""
+    """The pictures in files, as `Stored`."""
 
     def __init__(self, paths: Sequence[Path], channels: int) -> None:
         self._paths, self._channels = paths, channels
@@ -85,7 +100,7 @@ class Images:
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, images: Sequence[np.ndarray] | Files, shape: tuple[int, int, int]) -> None:
+    def __init__(self, images: list[np.ndarray] | Stored, shape: tuple[int, int, int]) -> None:
         self._images, self._size = images, shape[:2]
         self.shape = (len(images), *shape)
 
@@ -95,12 +110,12 @@ class Images:
     @property
     def in_memory(self) -> bool:
         """Whether they are held decoded, or else read each time."""
-        return not isinstance(self._images, Files)
+        return isinstance(self._images, list)
 
     def take(self, indices: np.ndarray) -> "Images":
         """Returns those at `indices`, i64[m]."""
         images = self._images
-        taken = images.take(indices) if isinstance(images, Files) else [images[index] for index in indices]
+        taken = [images[index] for index in indices] if isinstance(images, list) else images.take(indices)
         return Images(taken, self.shape[1:])
 
     def __getitem__(self, which: Any) -> np.ndarray:
@@ -134,6 +149,62 @@ class Images:
             with ThreadPoolExecutor() as pool:  # Pillow and OpenCV work outside of Python's lock
                 made = list(pool.map(make, *values))
         return np.stack(made) if made else np.zeros((0, *self.shape[1:]), np.uint8)
+
+
+def arranged(
+    parts: Mapping[str, tuple[Stored, Sequence[tuple[int, int]]]],
+    *,
+    side: int | None,
+    channels: int,
+    memory: float,
+    advice: str,
+) -> dict[str, np.ndarray | Images]:
+    """Returns the images of each split: one array where they are of one size, and fit into the memory with all others.
+
+    Args:
+      parts: of each split, its pictures, and height and width of each.
+      side: what they are brought to; None: their own size if all are alike, else `USUAL_SIDE`.
+      channels: that they have.
+      memory: GiB of decoded pictures that may be kept.
+      advice: what to do about one that cannot be read.
+    """
+    sizes = [size for _, part in parts.values() for size in part]
+    size = (side or USUAL_SIDE,) * 2 if side or len(set(sizes)) > 1 else sizes[0]
+    small = sum(height * width for height, width in sizes) * channels <= memory * 2**30
+
+    def arrange(stored: Stored, sizes: Sequence[tuple[int, int]]) -> np.ndarray | Images:
+        if small and all(each == size for each in sizes):
+            return np.stack(read_all(stored, advice))
+        return Images(read_all(stored, advice) if small else stored, (*size, channels))
+
+    return {name: arrange(*part) for name, part in parts.items()}
+
+
+def read_all(stored: Stored, advice: str) -> list[np.ndarray]:
+    """Returns all the pictures. Raises InputError that names the first ten that cannot be read, with the advice."""
+
+    def read(index: int) -> np.ndarray | str:
+        try:
+            return stored[index]
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(read, range(len(stored))))
+    check_readable(images, advice)
+    return [image for image in images if not isinstance(image, str)]
+
+
+def check_readable(results: Sequence[object], advice: str) -> None:
+    """Raises InputError where some of the results are strings, which say why a file cannot be read."""
+    problems = [problem for problem in results if isinstance(problem, str)]
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(results)} files are no images:\n  "
+            + "\n  ".join(problems[:10])
+            + ("\n  ..." if len(problems) > 10 else "")
+            + f"\n{advice}"
+        )
 
 
 def random_box(seed: int, position: int, size: tuple[int, int], least_area: float) -> tuple[int, int, int, int]:

@@ -1,6 +1,7 @@
 """Image-classification sets prepared by tensorflow-datasets as ArrayRecord, read without TensorFlow."""
 
 import difflib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from tensorflow_datasets.core.read_only_builder import builder_from_files
 
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, from_arrays
+from flaxcls.data.images import Images, arranged, decode, upright_size
+from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError
 
 # TensorFlow, which most builders need to prepare their data, is kept out of the environment that trains. These are the
@@ -22,13 +25,16 @@ PREPARE = (
 
 
 def load(config: DataConfig) -> Dataset:
-    """Returns the data set that was prepared as `config.name` below `config.dir`, decoded into memory.
+    """Returns the data set that was prepared as `config.name` below `config.dir`.
+
+    It is decoded into memory; one whose images are of several sizes and take more of it than `config.memory` is read
+    when it is needed.
 
     A test split is taken as it is; where there is none, a validation split stands for it (as in ImageNet), or one is
     carved out of train. A validation split that is not given is carved out of train.
 
     Raises:
-      InputError: if it is not there, is not in ArrayRecord form, or is no set of labelled images of one size.
+      InputError: if it is not there, is not in ArrayRecord form, or is no set of labelled images.
     """
     name, directory = str(config.name), Path(config.dir or DATA_DIR).expanduser()
     try:
@@ -50,13 +56,20 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
     names = {"test": "test", "validation": "validation"}
     if "test" not in splits:
         names = {"test": "validation"}
-    given = {part: _read(builder, name, image_key, label_key) for part, name in names.items() if name in splits}
-    images, labels = _read(builder, "train", image_key, label_key)
+    parts = {part: name for part, name in names.items() if name in splits} | {"train": "train"}
+    for name in parts.values():
+        if splits[name].num_examples == 0:
+            raise InputError(f"the split {name} of {builder.info.full_name} is empty.")
+    shape = builder.info.features[image_key].shape
+    read: dict[str, tuple[np.ndarray | Images, np.ndarray]]
+    if None in shape:
+        read = _read_of_any_size(builder, parts, image_key, label_key, config)
+    else:
+        read = {part: _read(builder, name, shape, image_key, label_key) for part, name in parts.items()}
     return from_arrays(
-        images,
-        labels,
-        validation=given.get("validation"),
-        test=given.get("test"),
+        *read["train"],
+        validation=read.get("validation"),
+        test=read.get("test"),
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
@@ -118,19 +131,56 @@ def _keys(builder: Any) -> tuple[str, str]:
     return keys[tfds.features.Image][0], keys[tfds.features.ClassLabel][0]
 
 
-def _read(builder: Any, split: str, image_key: str, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+def _read(
+    builder: Any, split: str, shape: tuple[int, ...], image_key: str, label_key: str
+) -> tuple[np.ndarray, np.ndarray]:
     source = builder.as_data_source(split)
-    if len(source) == 0:
-        raise InputError(f"the split {split} of {builder.info.full_name} is empty.")
-    shape = np.shape(source[0][image_key])
     images = np.empty((len(source), *shape), np.uint8)
     labels = np.empty(len(source), np.int64)
     for start in range(0, len(source), 1000):
         for i, example in enumerate(source.__getitems__(range(start, min(start + 1000, len(source)))), start):
-            if np.shape(example[image_key]) != shape:
-                raise InputError(
-                    f"{builder.info.full_name} has images of {shape} and of {np.shape(example[image_key])}, but only "
-                    "sets of one image size are read so far."
-                )
             images[i], labels[i] = example[image_key], example[label_key]
     return images, labels
+
+
+class Records:
+    """The pictures of a split, as `Stored`, of the records at `indices`."""
+
+    def __init__(self, source: Any, image_key: str, channels: int, indices: np.ndarray, name: str) -> None:
+        self._source, self._image_key, self._channels, self._name = source, image_key, channels, name
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        number = int(self._indices[index])
+        try:
+            return with_channels(decode(self._source[number][self._image_key]), self._channels)
+        except Exception as error:
+            raise InputError(f"example {number} of {self._name} is no image that can be read: {error}") from error
+
+    def take(self, indices: np.ndarray) -> "Records":
+        """Returns those at `indices`, i64[m]."""
+        return Records(self._source, self._image_key, self._channels, self._indices[indices], self._name)
+
+
+def _read_of_any_size(
+    builder: Any, parts: dict[str, str], image_key: str, label_key: str, config: DataConfig
+) -> dict[str, tuple[np.ndarray | Images, np.ndarray]]:
+    """Returns images and labels of each split. All records are read once, for their labels and sizes."""
+    channels = builder.info.features[image_key].shape[-1] or 3
+    stored, labels = {}, {}
+    for part, split in parts.items():
+        source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+        name = f"the split {split} of {builder.info.full_name}"
+        sizes, labels[part] = [], np.empty(len(source), np.int64)
+        for start in range(0, len(source), 1000):
+            for i, example in enumerate(source.__getitems__(range(start, min(start + 1000, len(source)))), start):
+                sizes.append(upright_size(io.BytesIO(example[image_key]), f"example {i} of {name}"))
+                labels[part][i] = example[label_key]
+        stored[part] = (Records(source, image_key, channels, np.arange(len(source)), name), sizes)
+    images = arranged(
+        stored, side=config.image_size, channels=channels, memory=config.memory, advice="Prepare the data set again."
+    )
+    return {part: (images[part], labels[part]) for part in parts}

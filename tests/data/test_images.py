@@ -73,7 +73,7 @@ def test_it_stands_upright_as_exif_says(tmp_path, suffix):
     assert read.shape == upright.shape
     assert read[2, 8].min() > 200
     assert read[20, 8].max() < 50
-    assert upright_size(path) == (32, 16)
+    assert upright_size(path, "x") == (32, 16)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])

@@ -2,9 +2,11 @@
 
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import requires
 from typing import ClassVar
 
@@ -15,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from flaxcls.config import DataConfig
 from flaxcls.data import load_dataset
+from flaxcls.data.images import Images
 from flaxcls.data.tfds import PREPARE
 from flaxcls.errors import InputError
 from flaxcls.train import main
@@ -108,6 +111,24 @@ def data_dir(tmp_path_factory):
 
 def load(data_dir, name):
     return load_dataset(DataConfig(source="tfds", name=name, dir=str(data_dir)))
+
+
+@pytest.mark.parametrize("memory", [2.0, 0.0])
+def test_images_of_several_sizes_are_read_from_memory_and_from_the_records(data_dir, memory):
+    config = DataConfig(source="tfds", name="uneven", dir=str(data_dir), image_size=8, memory=memory)
+    dataset = load_dataset(config)
+    assert isinstance(dataset.test.images, Images)
+    assert dataset.test.images.in_memory == bool(memory)
+    assert {0, 2, 4, 6, 8, 10} <= set(dataset.test.images[:][:, 0, 0, 0].tolist())  # these are 8x8 already
+    assert [len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)] == [36, 4, 12]
+    moved = pickle.loads(pickle.dumps(dataset.train))  # to a worker process
+    np.testing.assert_array_equal(moved.images[:5], dataset.train.images[:5])
+    np.testing.assert_array_equal(
+        dataset.train.images.random_crops(np.arange(3), np.arange(3), seed=0, least_area=0.5),
+        load_dataset(replace(config, memory=2.0)).train.images.random_crops(
+            np.arange(3), np.arange(3), seed=0, least_area=0.5
+        ),
+    )
 
 
 def test_every_picture_is_read_once_in_its_colours(data_dir):
@@ -228,7 +249,6 @@ def test_the_command_that_prepares_installs_the_packages_of_the_extra():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("uneven", r"images of \(8, 8, 3\) and of \(9, 9, 3\)"),
         ("no_train", "none named train"),
         ("deep", "images of uint16, but only uint8"),
         ("no_label", "no set for image classification"),
