@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from flaxcls.data.images import Images
@@ -22,15 +23,15 @@ def feed(setup: Setup, start: int, rollbacks: int) -> Iterator[Batches]:
     those of the next dispatch on the devices. Others are only picked from an array. Raises InputError, when they are
     asked for, where a file cannot be read.
     """
-    make, images, plan = setup.batch_maker(rollbacks), setup.dataset.train.images, setup.plan
+    images, plan = setup.dataset.train.images, setup.plan
     if not isinstance(images, Images):
-        yield lambda start, end: setup.placed([*map(make, range(start, end))])
+        yield partial(setup.batches, rollbacks=rollbacks)
         return
     workers = setup.config.data.workers
     if workers is None:
         workers = 0 if images.in_memory else len(os.sched_getaffinity(0))
     with (
-        made_ahead(make, start, plan.total_steps, workers=workers) as made,
+        made_ahead(setup.batch_maker(rollbacks), start, plan.total_steps, workers=workers) as made,
         ThreadPoolExecutor(1, initializer=leave_signals_to_others) as thread,
     ):
 

@@ -93,9 +93,9 @@ class Setup:
         images, labels = zip(*made, strict=True)
         return {"image": put(np.stack(images)), "label": put(np.stack(labels))}
 
-    def batches(self, start: int, end: int) -> Any:
+    def batches(self, start: int, end: int, *, rollbacks: int = 0) -> Any:
         """Returns batches `start` up to `end`, from 0, on the devices: arrays [k b ...]."""
-        return self.placed([*map(self.batch_maker(0), range(start, end))])
+        return self.placed([*map(self.batch_maker(rollbacks), range(start, end))])
 
     def eval_batch_size(self, examples: int) -> int:
         """Returns a batch size for so many examples that the devices share evenly and that is no larger than needed."""

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import flaxcls.data.workers
 import flaxcls.run.loop
-import flaxcls.run.setup
 from flaxcls.errors import DivergenceError, InputError, Interrupted
 from flaxcls.run import fit
 from flaxcls.run.setup import Setup
@@ -97,13 +97,13 @@ def test_skip_ends_where_nothing_helps(run, poison, tmp_path):
 
 def test_rollback_goes_back_and_sees_the_data_in_another_order(run, poison, tmp_path, monkeypatch):
     poison(lambda step, rollbacks: step == 9 and rollbacks < 2)
-    seeds, batch_indices = set(), flaxcls.run.setup.batch_indices
+    seeds, batch_indices = set(), flaxcls.data.workers.batch_indices
 
     def noted(seed, *args, **options):
         seeds.add(seed)
         return batch_indices(seed, *args, **options)
 
-    monkeypatch.setattr(flaxcls.run.setup, "batch_indices", noted)
+    monkeypatch.setattr(flaxcls.data.workers, "batch_indices", noted)
     result = run(on_nan="rollback")
     assert "the loss is nan at step 9. Back to step 7, with another data order: rollback 1 of 3" in run.text
     assert "rollback 2 of 3" in run.text
