@@ -64,6 +64,12 @@ def check_workdir(
         raise InputError("resume and overwrite are both set, but a run is either continued or replaced: choose one.")
     if resume and workdir is None:
         raise InputError("resume needs the run's directory: name it with --workdir.")
+    place = (workdir or Path("runs")).absolute()
+    if set("[*?") & set(str(place)):
+        raise InputError(
+            f"the run directory {place} has one of [ * ? in its path, which orbax takes for a pattern when "
+            "it writes checkpoints: name another --workdir."
+        )
     if workdir is None:
         return
     if resume:

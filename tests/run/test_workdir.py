@@ -79,6 +79,18 @@ def test_a_directory_that_cannot_be_written(tmp_path, place, monkeypatch):
     assert (tmp_path / "file").read_text() == "precious"
 
 
+@pytest.mark.parametrize("name", ["a[1]", "a*", "what?"])
+def test_a_name_that_is_a_pattern_is_refused_before_anything_is_written(tmp_path, monkeypatch, name):
+    with pytest.raises(InputError, match=r"has one of \[ \* \? in its path, .* name another --workdir"):
+        open_(tmp_path / name)
+    assert not (tmp_path / name).exists()
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(InputError, match="in its path"):
+        open_(None)
+    assert not (tmp_path / name / "runs").exists()
+
+
 @pytest.mark.parametrize("cut_off", ["rename", "unlink", "replace"])
 def test_an_overwriting_that_is_cut_off_leaves_no_checkpoint_of_the_old_run_to_the_new(tmp_path, monkeypatch, cut_off):
     workdir = open_(tmp_path / "run")
