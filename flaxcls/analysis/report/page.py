@@ -1,0 +1,135 @@
+"""The page of a report: one HTML file with all that it needs inside it."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import vl_convert
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from flaxcls.analysis.evaluation import Evaluation
+from flaxcls.analysis.report import charts
+from flaxcls.analysis.report.content import RunContent
+from flaxcls.analysis.significance import McNemar, holm, mcnemar
+from flaxcls.run.result import versions
+
+# lines of metrics.jsonl that are drawn: the value, its title, and whether its axis is logarithmic
+CURVES = (
+    ("loss", "loss", True),
+    ("accuracy", "accuracy", False),
+    ("learning_rate", "learning rate", False),
+    ("images_per_second", "images per second", False),
+)
+# metrics in the table of several runs: the path in metrics.json, its title, and which is better
+COMPARED = (
+    ("accuracy", "accuracy", max),
+    ("balanced_accuracy", "balanced accuracy", max),
+    ("f1/macro", "F1, macro", max),
+    ("roc_auc/macro", "ROC AUC, macro", max),
+    ("average_precision/macro", "average precision, macro", max),
+    ("log_loss", "log loss", min),
+    ("brier_score", "Brier score", min),
+    ("calibration/ece_after", "calibration error", min),
+)
+
+
+def render(runs: Sequence[RunContent]) -> str:
+    """Returns the HTML of a report on one run, or on several side by side.
+
+    It loads nothing: charts, pictures and the program that draws them (Vega) are in it, and its content security policy
+    forbids every request.
+    """
+    specs: dict[str, charts.Spec] = {}
+    curves = [
+        (name, title, spec)
+        for name, title, log in CURVES
+        if (spec := charts.learning_curve(runs, name, title, log=log)) is not None
+    ]
+    specs |= {f"curve-{name}": spec for name, _, spec in curves}
+    thresholds: dict[str, Any] = {}
+    for number, run in enumerate(runs):
+        evaluation = run.evaluation
+        specs[f"confusion-{number}"] = charts.confusion(evaluation)
+        specs[f"reliability-{number}"] = charts.reliability_diagram(evaluation)
+        thresholds[str(number)] = charts.threshold_counts(evaluation)
+        if thresholds[str(number)]:
+            specs[f"roc-{number}"], specs[f"precision-recall-{number}"] = charts.roc_curves(evaluation)
+    environment = Environment(
+        loader=PackageLoader("flaxcls.analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "shown": _shown}
+    source = environment.loader.get_source  # type: ignore[union-attr]
+    return environment.get_template("report.html").render(
+        title=", ".join(run.name for run in runs),
+        runs=runs,
+        curves=[(name, title) for name, title, _ in curves],
+        compared=_compared(runs),
+        differing=_differing(runs),
+        tests=_tests(runs),
+        data={"specs": specs, "thresholds": thresholds, "grid": charts.THRESHOLDS.round(3).tolist()},
+        made=f"{datetime.now():%-d %B %Y, %H:%M}",
+        version=versions()["flaxcls"],
+        style=Markup(source(environment, "style.css")[0]),
+        script=Markup(source(environment, "script.js")[0]),
+        vega=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")),
+    )
+
+
+def _compared(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
+    """Returns the rows of the table of several runs, each with the places of its best values."""
+    rows = []
+    for path, title, better in COMPARED:
+        values = [_at(run.evaluation.metrics, path) for run in runs]
+        known = [value for value in values if value is not None]
+        best = better(known) if known and len(set(known)) > 1 else None
+        rows.append(
+            {"title": title, "values": values, "best": [value is not None and value == best for value in values]}
+        )
+    return rows
+
+
+def _differing(runs: Sequence[RunContent]) -> list[tuple[str, list[str]]]:
+    """Returns the options that are not the same in all runs."""
+    names = {name: None for run in runs for name in run.config}
+    rows = [(name, [_shown(run.config.get(name)) for run in runs]) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def _tests(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
+    """Returns McNemar's test for each pair of runs that were evaluated on the same examples."""
+    pairs = [(first, second) for place, first in enumerate(runs) for second in runs[place + 1 :]]
+    found = [_tested(first.evaluation, second.evaluation) for first, second in pairs]
+    adjusted = iter(holm([test.p_value for test in found if test]))
+    return [
+        {"first": first.name, "second": second.name, "found": test, "adjusted": next(adjusted) if test else None}
+        for (first, second), test in zip(pairs, found, strict=True)
+    ]
+
+
+def _tested(first: Evaluation, second: Evaluation) -> McNemar | None:
+    same = first.metrics["dataset"] == second.metrics["dataset"] and first.ids == second.ids
+    if not same or not np.array_equal(first.labels, second.labels):
+        return None
+    return mcnemar(first.predicted == first.labels, second.predicted == second.labels)
+
+
+def _at(metrics: dict[str, Any], path: str) -> float | None:
+    found: Any = metrics
+    for key in path.split("/"):
+        found = found[key]
+    return None if found is None else float(found)
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return "undefined" if value is None else f"{value:.{digits}%}"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "undefined" if value is None else f"{value:.{digits}f}"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,87 @@
+"use strict";
+// What moves in the report: charts, the threshold and the numbers that follow it, and tables that can be sorted.
+const report = JSON.parse(document.getElementById("report-data").textContent);
+const views = {};
+const share = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 2 });
+
+function setSignals(chart, values) {
+  const view = views[chart];
+  if (!view) return;
+  for (const [name, value] of Object.entries(values)) view.signal(name, value);
+  view.runAsync();
+}
+
+// an undefined share, such as the precision where nothing counts as of the class, is a dash
+function divided(part, whole) {
+  return whole > 0 ? part / whole : null;
+}
+
+function follow(section) {
+  const number = section.dataset.thresholds;
+  const counts = report.thresholds[number][section.querySelector("select").value];
+  const at = Number(section.querySelector(".threshold").value);
+  const [tp, fp] = [counts.tp[at], counts.fp[at]];
+  const [fn, tn] = [counts.positives - tp, counts.negatives - fp];
+  const shares = {
+    precision: divided(tp, tp + fp),
+    recall: divided(tp, tp + fn),
+    F1: divided(2 * tp, 2 * tp + fp + fn),
+    specificity: divided(tn, tn + fp),
+  };
+  const whole = { "true positives": tp, "false positives": fp, "false negatives": fn, "true negatives": tn };
+  for (const [name, value] of Object.entries(shares)) {
+    section.querySelector(`[data-number="${name}"]`).value = value === null ? "–" : share.format(value);
+  }
+  for (const [name, value] of Object.entries(whole)) {
+    section.querySelector(`[data-number="${name}"]`).value = value.toLocaleString("en");
+  }
+  section.querySelector(".value").value = report.grid[at].toFixed(3);
+  setSignals(`roc-${number}`, { x: 1 - shares.specificity, y: shares.recall });
+  // where nothing counts as of the class, there is no precision and no point to draw
+  setSignals(`precision-recall-${number}`, { x: shares.recall, y: shares.precision ?? -1 });
+}
+
+function sortBy(button) {
+  const head = button.closest("th");
+  const body = head.closest("table").tBodies[0];
+  const column = head.cellIndex;
+  const descending = head.getAttribute("aria-sort") === "ascending";
+  const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+  const rows = [...body.rows].sort((one, other) => {
+    const [a, b] = [key(one), key(other)];
+    if (a === "" || b === "") return (a === "") - (b === ""); // what is undefined comes last
+    const order = "value" in one.cells[column].dataset ? a - b : a.localeCompare(b, "en", { numeric: true });
+    return descending ? -order : order;
+  });
+  for (const each of head.parentNode.cells) each.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+  body.append(...rows);
+}
+
+for (const control of document.querySelectorAll("[data-signal]")) {
+  control.addEventListener("change", () => {
+    for (const chart of control.dataset.charts.split(" ")) setSignals(chart, { [control.dataset.signal]: control.value });
+  });
+}
+const sections = [...document.querySelectorAll("[data-thresholds]")].filter((section) => section.querySelector("select"));
+for (const section of sections) {
+  for (const event of ["input", "change"]) section.addEventListener(event, () => follow(section));
+  follow(section);
+}
+for (const button of document.querySelectorAll("table[data-sortable] button")) {
+  button.addEventListener("click", () => sortBy(button));
+}
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+});
+
+// ast: expressions are interpreted, as the page forbids making code of text
+const options = { renderer: "svg", ast: true, actions: false, tooltip: { disableDefaultStyle: true } };
+Promise.all(
+  Object.entries(report.specs).map(async ([id, spec]) => {
+    views[id] = (await vegaEmbed(document.getElementById(id), spec, options)).view;
+  }),
+).then(() => {
+  sections.forEach(follow);
+  document.documentElement.dataset.ready = "true";
+});

@@ -1,0 +1,72 @@
+"""The command `python -m flaxcls.report`: it parses, reads the runs, and writes one page."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from flaxcls.analysis.report import read_run, render
+from flaxcls.cli import NAMES
+from flaxcls.errors import InputError
+from flaxcls.run.workdir import write_whole
+
+
+@dataclass(frozen=True)
+class Command:
+    """Writes report.html: what a run has learned, or what sets several apart. It opens without network or server."""
+
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
+    """Run directories, as flaxcls.train has made them."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Examples to evaluate; none is augmented."""
+    out: Path | None = None
+    """File to write; without it report.html in the run directory, or here for several runs."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 2 for bad input, 130 after SIGINT."""
+    console = Console()
+    try:
+        command = tyro.cli(Command, args=args, prog="python -m flaxcls.report", registry=NAMES)
+        out = _write(command, console)
+    except KeyboardInterrupt:
+        return 130
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console.print(escape(f"written: {out} ({out.stat().st_size / 2**20:.1f} MiB)"), soft_wrap=True)
+    return 0
+
+
+def _write(command: Command, console: Console) -> Path:
+    if not command.runs:
+        raise InputError("no run was given: name one run directory or more.")
+    if len({run.resolve() for run in command.runs}) < len(command.runs):
+        raise InputError("a run is given twice: name each once.")
+    contents = []
+    for run, name in zip(command.runs, _names(command.runs), strict=True):
+        console.print(escape(f"evaluating {run} on its {command.split} split"), soft_wrap=True)
+        contents.append(read_run(run, name=name, split=command.split))
+    out = command.out or (command.runs[0] / "report.html" if len(command.runs) == 1 else Path("report.html"))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, render(contents))
+    except OSError as error:
+        raise InputError(
+            f"the report cannot be written to {out}: {error.strerror or error}. Name another --out."
+        ) from error
+    return out
+
+
+def _names(runs: tuple[Path, ...]) -> list[str]:
+    """Returns the names of the directories, or their paths where two have the same."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The page's text; what it does in a browser is tested with the command."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from flaxcls.analysis.calibration import softmax
+from flaxcls.analysis.evaluation import Evaluation
+from flaxcls.analysis.report import RunContent, render
+from flaxcls.analysis.scores import scores
+
+
+def evaluation(logits, labels, names, *, ids=None):
+    """Returns what `evaluate_run` would, of logits f32[n k]."""
+    labels, probabilities = np.array(labels), softmax(logits)
+    metrics = scores(probabilities, logits.argmax(axis=1), labels, names)
+    metrics |= {"dataset": "animals", "split": "test", "step": 1}
+    metrics["calibration"] = {"temperature": 1.0, "ece_before": 0.1, "ece_after": 0.1}
+    ids = ids or [f"{number}.png" for number in range(len(labels))]
+    return Evaluation("test", ids, labels, logits, 1.0, tuple(names), metrics)
+
+
+RIGHT, WRONG = (np.eye(2, dtype=np.float32)[[0, 1, 0, 1]] * sign for sign in (3, -3))
+
+
+def content(**changes):
+    """Returns a run of two classes and four examples, that knows them all."""
+    values = {
+        "name": "run",
+        "workdir": Path("runs/run"),
+        "config": {"seed": 0},
+        "evaluation": evaluation(RIGHT, [0, 1, 0, 1], ["cat", "dog"]),
+        "step": 1,
+        "stopped_early": False,
+        "lines": [],
+        "result": None,
+        "mistakes": [],
+        "no_grad_cam": "",
+        "pairs": [],
+        "copies": [],
+        "copies_found": 0,
+    }
+    return RunContent(**{**values, **changes})
+
+
+def text_of(page):
+    """Returns the words of a page without its programs."""
+    return " ".join(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
+
+
+def test_a_run_that_has_not_ended_and_knows_everything():
+    text = text_of(render([content()]))
+    for words in (
+        "accuracy 100.00%",
+        "the run has not ended",
+        "The run has logged nothing yet.",
+        "There is none: every example is predicted right.",
+        "None was found",
+        "It is written at the end of a run",
+    ):
+        assert words in text
+
+
+def test_names_cannot_break_out_of_the_page():
+    hostile = '</script><script>document.title = "taken"</script><img src=x onerror=alert(1)>'
+    found = evaluation(WRONG, [0, 1, 0, 1], [hostile, "dog"], ids=[hostile, "1", "2", "3"])
+    page = render([content(name=hostile, evaluation=found, config={hostile: hostile})])
+    assert hostile not in page
+    assert "<img src=x" not in page
+    data = json.loads(re.search(r'id="report-data">(.*?)</script>', page)[1])
+    assert list(data["thresholds"]["0"]) == [hostile, "dog"]
+
+
+def test_what_is_undefined_says_so():
+    found = evaluation(RIGHT[:2], [0, 0], ["cat", "dog"])
+    page = render([content(evaluation=found)])
+    assert "They are undefined: no class has examples both of it and of others." in text_of(page)
+    reason = found.metrics["undefined"]["per_class/1/recall"]
+    assert f'title="{reason}"' in page.replace("&#39;", "'")
+
+
+def test_several_runs_are_compared_on_the_same_examples_only():
+    other = content(name="other", evaluation=evaluation(WRONG, [0, 1, 0, 1], ["cat", "dog"]), config={"seed": 1})
+    text = text_of(render([content(), other]))
+    assert "run / other 4 0 0.125 0.125 no clear difference" in text
+    assert "accuracy 1.0000 ★ 0.0000" in text
+    assert "seed 0 1" in text
+    strange = evaluation(RIGHT, [0, 1, 0, 1], ["cat", "dog"], ids=list("abcd"))
+    text = text_of(render([content(), content(name="strange", evaluation=strange)]))
+    assert "not comparable: they were evaluated on other examples" in text
+    assert "All options are the same." in text
