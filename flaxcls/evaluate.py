@@ -12,6 +12,7 @@ from rich.markup import escape
 from flaxcls.analysis.classifier import config_path
 from flaxcls.analysis.evaluation import evaluate_run, write
 from flaxcls.analysis.tables import per_class, summary
+from flaxcls.analysis.tensorboard import write_events
 from flaxcls.cli import NAMES
 from flaxcls.config import DataConfig, from_json
 from flaxcls.errors import InputError
@@ -19,7 +20,7 @@ from flaxcls.errors import InputError
 
 @dataclass(frozen=True)
 class Command:
-    """Evaluates a run's best parameters; writes predictions.parquet and metrics.json."""
+    """Evaluates a run's best parameters; writes predictions.parquet, metrics.json and pictures for TensorBoard."""
 
     run: tyro.conf.Positional[Path]
     """Run directory, as flaxcls.train has made it."""
@@ -55,7 +56,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         command = parse(sys.argv[1:] if args is None else args)
         evaluation = evaluate_run(command.run, split=command.split, data=command.data, step=command.step)
-        files = write(evaluation, command.out or command.run / "evaluation" / command.split)
+        out = command.out or command.run / "evaluation" / command.split
+        files = [*write(evaluation, out), write_events(evaluation, out)]
     except KeyboardInterrupt:
         return 130
     except InputError as error:

@@ -1,6 +1,7 @@
 """What a run has come to, without its timings: what must be equal however often it was killed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,23 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def events(directory: Path) -> list[tuple[str, int, float]]:
-    """Returns (tag, step, value) of all events; the files frame each by its length, a checksum and another one."""
-    found = []
-    for path in sorted(directory.iterdir()):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            event = Event.FromString(data[12 : 12 + size])
-            found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            data = data[16 + size :]
+    """Returns (tag, step, value) of all numbers in the event files, less the timings."""
+    found = [
+        (value.tag, event.step, value.simple_value)
+        for path in sorted(directory.iterdir())
+        for event in read_events(path)
+        for value in event.summary.value
+    ]
     return [event for event in found if event[0].split("/")[-1] not in TIMINGS]
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Yields the events of a file of TensorBoard's, which frames each by its length, a checksum and another one."""
+    data = path.read_bytes()
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        yield Event.FromString(data[12 : 12 + size])
+        data = data[16 + size :]
 
 
 def _record(checkpoint: Path) -> Any:

@@ -18,6 +18,7 @@ from flaxcls.analysis.classifier import Classifier, keep_temperature, load_run
 from flaxcls.analysis.scores import log_loss, scores
 from flaxcls.config import DataConfig, differences
 from flaxcls.data import Dataset, Split, load_dataset
+from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
 from flaxcls.run.checkpoint import read_record
 from flaxcls.run.evaluation import padded
@@ -34,7 +35,7 @@ class Evaluation:
     """What a run predicts for a split of n examples, and how good that is.
 
     split: train, validation or test.
-    ids: what the examples are called; labels: i64[n], their true classes.
+    ids: what the examples are called; labels: i64[n], their true classes; images: [n h w c], as `Split` has them.
     logits: f32[n k], of the model, before the temperature.
     temperature: what the logits are divided by before the softmax.
     class_names: of the k classes.
@@ -44,6 +45,7 @@ class Evaluation:
     split: str
     ids: list[str]
     labels: np.ndarray
+    images: np.ndarray | Images
     logits: np.ndarray
     temperature: float
     class_names: tuple[str, ...]
@@ -107,6 +109,7 @@ def evaluate_run(
         split=split,
         ids=list(examples.ids),
         labels=np.asarray(examples.labels, np.int64),
+        images=examples.images,
         logits=logits[split],
         temperature=classifier.temperature or 1.0,
         class_names=classifier.class_names,

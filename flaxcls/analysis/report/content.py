@@ -123,7 +123,7 @@ def read_run(
     dataset = dataset or load_dataset(classifier.config.data)
     evaluation = evaluate_run(workdir, split=split, dataset=dataset, model=model)
     examples: Split = getattr(dataset, split)
-    mistakes, no_grad_cam = _mistakes(classifier, evaluation, examples)
+    mistakes, no_grad_cam = _mistakes(classifier, evaluation)
     found = None if split == "train" else _copies(examples, dataset)
     return RunContent(
         name=name or workdir.resolve().name,
@@ -190,11 +190,11 @@ def as_bytes(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.uint8 else np.rint(255 * image.clip(0, 1)).astype(np.uint8)
 
 
-def _mistakes(classifier: Classifier, evaluation: Evaluation, examples: Split) -> tuple[list[Mistake], str]:
+def _mistakes(classifier: Classifier, evaluation: Evaluation) -> tuple[list[Mistake], str]:
     chosen = worst(evaluation, MOST_MISTAKES)
     if not chosen:
         return [], ""
-    images = np.stack([as_bytes(examples.images[index]) for index in chosen])
+    images = np.stack([as_bytes(evaluation.images[index]) for index in chosen])
     reason, heats = "", None
     try:
         heats = grad_cam(

@@ -1,0 +1,87 @@
+"""What an evaluation shows in TensorBoard: the confusion matrix and sample pictures."""
+
+import io
+import json
+import time
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import vl_convert
+from PIL import Image
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import image
+
+from flaxcls.analysis.evaluation import Evaluation
+from flaxcls.analysis.report.charts import Spec, confusion
+from flaxcls.analysis.report.content import as_bytes, data_url, worst
+from flaxcls.data.resize import with_channels
+from flaxcls.errors import InputError
+
+EVENTS = "events"
+SAMPLES, COLUMNS = 24, 6
+
+
+def write_events(evaluation: Evaluation, directory: str | Path) -> Path:
+    """Writes an event file with pictures for TensorBoard, and returns its path; one that is there is replaced.
+
+    "confusion_matrix" has the share of each true class, "samples" are examples from all over the split and "mistakes"
+    the worst, each with what it is predicted as and, if that is wrong, its true class. Raises InputError where it
+    cannot be written.
+    """
+    directory = Path(directory)
+    every = np.unique(np.linspace(0, len(evaluation.labels) - 1, SAMPLES).round().astype(int))
+    pictures = {"confusion_matrix": _drawn({**_on_white(confusion(evaluation)), "width": 600})}
+    for tag, chosen in (("samples", every.tolist()), ("mistakes", worst(evaluation, SAMPLES))):
+        if chosen:
+            pictures[tag] = _drawn(_gallery(evaluation, chosen))
+    try:
+        for old in directory.glob(f"{EVENTS}.*"):
+            old.unlink()
+        writer = EventsWriter(str(directory / EVENTS))
+        for tag, picture in pictures.items():
+            summary = image(tag, picture, dataformats="HWC")
+            writer.write_event(Event(wall_time=time.time(), step=evaluation.metrics["step"], summary=summary))
+        writer.close()
+    except OSError as error:
+        raise InputError(f"events cannot be written to {directory}: {error.strerror or error}.") from error
+    return next(directory.glob(f"{EVENTS}.*"))
+
+
+def _on_white(spec: Spec) -> Spec:
+    """Returns a chart of the report for a place with no text around it whose colour it could have."""
+    plain: Spec = json.loads(json.dumps(spec).replace("currentColor", "#222"))
+    plain["params"] = [{**param, "value": "rates"} for param in plain["params"]]
+    return {**plain, "config": {**plain["config"], "background": "white"}}
+
+
+def _gallery(evaluation: Evaluation, chosen: list[int]) -> Spec:
+    names = evaluation.class_names
+    rows = []
+    for place, index in enumerate(chosen):
+        predicted, label = names[evaluation.predicted[index]], names[evaluation.labels[index]]
+        picture = data_url(with_channels(as_bytes(evaluation.images[index]), 3))
+        right = predicted == label
+        text = predicted if right else f"{predicted}, not {label}"
+        rows.append({"x": place % COLUMNS, "y": place // COLUMNS, "picture": picture, "text": text, "right": right})
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.5, COLUMNS - 0.5])),
+        y=alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[rows[-1]["y"] + 0.5, -0.5])),
+    )
+    pictures = base.mark_image(width=112, height=112, dy=-8).encode(url="picture:N")
+    texts = base.mark_text(dy=62, limit=136).encode(
+        text="text:N", color=alt.condition("datum.right", alt.value("#222"), alt.value("#c0392b"))
+    )
+    made: Spec = (
+        alt.layer(pictures, texts)
+        .properties(width=144 * COLUMNS, height=152 * (rows[-1]["y"] + 1), background="white")
+        .configure_view(stroke=None)
+        .to_dict()
+    )
+    return made
+
+
+def _drawn(spec: Spec) -> np.ndarray:
+    """Returns a chart as u8[h w 3]."""
+    return np.asarray(Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec))).convert("RGB"))
