@@ -39,9 +39,10 @@ def parse(args: list[str]) -> Command:
 
     Raises SystemExit for an option that is not known, and InputError where there is no run.
     """
-    if {"-h", "--help"} & set(args):
+    words = [arg for arg in args if arg not in ("-h", "--help")]
+    if not words and args:
         return _parse(args, DataConfig())
-    config = config_path(_parse(args, DataConfig()).run)
+    config = config_path(_parse(words, DataConfig()).run)
     return _parse(args, from_json(config.read_text(errors="replace")).data)
 
 

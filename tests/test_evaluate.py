@@ -65,6 +65,15 @@ def test_options(trained, capfd, tmp_path):
     assert json.loads((tmp_path / "other" / "metrics.json").read_text())["step"] == last
 
 
+def test_help_shows_the_defaults_of_the_run_if_one_is_named(trained, capfd):
+    code, out, _ = call(capfd, "--help")
+    assert code == 0
+    assert "(default: 0.2)" in out  # --data.test-fraction
+    code, out, _ = call(capfd, trained.workdir, "--help")
+    assert code == 0
+    assert "(default: 0.2)" not in out
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
