@@ -1,6 +1,5 @@
 """What an export with smaller weights costs in accuracy and brings in time."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import export
+from scipy.stats import binomtest
 
 from flaxcls.data import Split
 
@@ -66,7 +66,7 @@ def compare(plain: bytes, smaller: bytes, split: Split, *, batch_size: int = 64,
         milliseconds_range=(_range(times[0]), _range(times[1])),
         latency_won=float(np.median(1 - times[1] / times[0])),
         faster_in=faster,
-        chance=sign_test(faster, repetitions),
+        chance=float(binomtest(faster, repetitions).pvalue),
         bytes=(len(plain), len(smaller)),
         device=jax.devices()[0].device_kind,
     )
@@ -91,12 +91,6 @@ def _take_turns(programs: Sequence[Callable[..., Any]], images: Any, repetitions
             jax.block_until_ready(program(images))
             times[number, turn] = 1000 * (time.perf_counter() - start)
     return times
-
-
-def sign_test(heads: int, tosses: int) -> float:
-    """Returns the chance that a fair coin is as far from one half, on either side."""
-    most = max(heads, tosses - heads)
-    return min(1.0, 2 * sum(math.comb(tosses, n) for n in range(most, tosses + 1)) / 2**tosses)
 
 
 def _range(times: np.ndarray) -> tuple[float, float]:

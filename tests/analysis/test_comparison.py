@@ -4,7 +4,7 @@ import pytest
 from jax import export
 
 from flaxcls.analysis import comparison
-from flaxcls.analysis.comparison import compare, sign_test
+from flaxcls.analysis.comparison import compare
 from flaxcls.data import Split
 
 
@@ -47,9 +47,3 @@ def test_time_won_worked_by_hand(monkeypatch):
     assert found.latency_won == pytest.approx(0.25)
     assert found.faster_in == 2
     assert found.chance == 1.0
-
-
-def test_the_sign_test_worked_by_hand():
-    assert sign_test(2, 2) == sign_test(0, 2) == 0.5
-    assert sign_test(1, 2) == 1.0
-    assert sign_test(9, 10) == pytest.approx(2 * (10 + 1) / 1024)
