@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from flaxcls.data.dataset import Split
 from flaxcls.data.images import Files, Images
-from flaxcls.data.workers import BatchMaker, made_ahead
+from flaxcls.data.workers import AHEAD, BatchMaker, made_ahead
 from flaxcls.errors import InputError
 
 
@@ -41,6 +42,11 @@ def test_they_are_those_that_one_process_makes_from_any_step_on(paths, workers):
         np.testing.assert_array_equal(labels, maker(step)[1])
 
 
+def test_an_image_is_cut_differently_each_time_it_comes(paths):
+    maker = make(paths[:1], batch_size=1, rows=slice(0, 1))  # an epoch is a batch
+    assert len({maker(step)[0].tobytes() for step in range(5)}) == 5
+
+
 def test_the_rows_of_a_batch_are_a_part_of_the_same_batch(paths):
     images, labels = make(paths)(4)
     part_images, part_labels = make(paths, rows=slice(2, 6))(4)
@@ -63,7 +69,10 @@ def test_workers_are_closed_and_leave_no_shared_memory(paths):
     with made_ahead(make(paths), 0, 1000, workers=2) as made:
         next(made)
         assert len(workers_of(os.getpid())) == 2
-        assert shared_memory()
+        deadline = time.monotonic() + 20
+        while len(shared_memory()) < 2 * AHEAD:  # batches that were made and that nobody asks for
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     assert workers_of(os.getpid()) == []
     assert not shared_memory()
 
@@ -78,6 +87,7 @@ def test_a_file_that_cannot_be_read_is_named(paths, tmp_path, workers):
 
 PROGRAM = """
 import sys
+import time
 from pathlib import Path
 from flaxcls.data.workers import made_ahead
 from tests.data.test_workers import make
@@ -100,6 +110,9 @@ def test_workers_end_where_their_parent_is_killed(paths, tmp_path):
     workers = workers_of(process.pid)
     assert len(workers) == 2
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    process.stdout.close()
     _, alive = psutil.wait_procs(workers, timeout=20)
+    for worker in alive:
+        worker.kill()
     assert not alive
