@@ -53,9 +53,9 @@ class DataConfig:
     unreadable: Literal["stop", "skip"] = "stop"
     """With folder, what happens where files are no images."""
     memory: float = 2.0
-    """With tfds of any size and folder, GiB of decoded images that are kept; a larger set is read all along."""
+    """With tfds and folder, GiB of decoded images that are kept; a larger set is read all along."""
     workers: int | None = None
-    """With tfds of any size and folder, processes that make batches; None: one a core, none for what is in memory."""
+    """With tfds and folder, processes that make batches; None: one a core, none for what is in memory."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """shuffled: an epoch holds each training image once; balanced: it holds as many of each class, rare ones often."""
     validation_fraction: float = 0.1

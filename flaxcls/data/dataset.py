@@ -1,4 +1,4 @@
-"""A data set in memory, and how it is split."""
+"""A data set, and how it is split."""
 
 import math
 from collections.abc import Sequence
@@ -33,13 +33,17 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of one size in three disjoint splits. The test split is looked at once, at the end."""
+    """Images of one size in three disjoint splits. The test split is looked at once, at the end.
+
+    notes: what whoever trains on it should be told, such as files that were left out.
+    """
 
     name: str
     class_names: tuple[str, ...]
     train: Split
     validation: Split
     test: Split
+    notes: Sequence[str] = ()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -89,9 +93,17 @@ def from_arrays(
     return from_splits(train, given["validation"], given["test"], class_names=class_names, name=name)
 
 
-def from_splits(train: Split, validation: Split, test: Split, *, class_names: Sequence[str], name: str) -> Dataset:
+def from_splits(
+    train: Split,
+    validation: Split,
+    test: Split,
+    *,
+    class_names: Sequence[str],
+    name: str,
+    notes: Sequence[str] = (),
+) -> Dataset:
     """Returns a Dataset of three splits. Raises InputError where one is empty, or they do not fit together."""
-    dataset = Dataset(name, tuple(class_names), train, validation, test)
+    dataset = Dataset(name, tuple(class_names), train, validation, test, notes)
     _check(dataset)
     return dataset
 

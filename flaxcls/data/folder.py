@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, Split, from_splits
-from flaxcls.data.images import Files, arranged, check_readable, read_image, upright_size
+from flaxcls.data.images import Files, arranged, check_readable, read_image, unreadable, upright_size
 from flaxcls.errors import InputError
 
 # The names of the folders, or of the values in a table's column `split`, by what they hold.
@@ -54,12 +54,14 @@ def load(config: DataConfig) -> Dataset:
     place = Path(str(config.dir)).expanduser()
     files = _from_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
     class_names = _class_names(files, place)
-    files, sizes = _readable(files, config)
-    lost = [name for name in class_names if name not in {file.label for file in files}]
+    files, sizes, problems = _readable(files, config)
+    there = {file.label for file in files}
+    lost = [name for name in class_names if name not in there]
     if lost:
         raise InputError(f"the class {lost[0]!r} in {place} has no image that can be read: mend or remove it.")
     channels = 3 if config.color == "rgb" else 1
-    labels = np.array([class_names.index(file.label) for file in files], np.int32)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    labels = np.array([numbers[file.label] for file in files], np.int32)
     members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
     images = arranged(
         {
@@ -88,6 +90,7 @@ def load(config: DataConfig) -> Dataset:
         parts["test"],
         class_names=class_names,
         name=place.resolve().stem,
+        notes=[unreadable(problems, len(files) + len(problems)) + "\nThey are left out."] if problems else (),
     )
 
 
@@ -123,8 +126,14 @@ def _from_folders(place: Path) -> list[_File]:
         raise InputError(f"data.dir {str(place)!r} is no folder, and no table that ends with {' or '.join(TABLES)}.")
     folders = _folders(place)
     splits = [folder for folder in folders if folder.name.lower() in SPLITS]
+    strange = [folder.name for folder in folders if folder not in splits]
+    if strange and any(SPLITS[folder.name.lower()] == "train" for folder in splits):
+        raise InputError(
+            f"{place} has the split {splits[0].name} and beside it {', '.join(strange[:5])}, which is no split "
+            f"({', '.join(SPLITS)}): move it away, or, if all are classes, rename those that are named as splits."
+        )
     found: list[tuple[str | None, Path]]
-    if splits and len(splits) == len(folders):
+    if splits and not strange:
         found = [(folder.name.lower(), name) for folder in splits for name in _folders(folder)]
     else:
         found = [(None, folder) for folder in folders]
@@ -154,7 +163,10 @@ def _from_table(table: Path) -> list[_File]:
         if column not in rows[0]:
             raise InputError(f"the table {table} has the columns {', '.join(rows[0])}, but needs path and label.")
     files = []
-    for row in rows:
+    for number, row in enumerate(rows, 1):
+        for column in ("path", "label"):
+            if row[column] in (None, ""):
+                raise InputError(f"row {number} of the table {table} has no {column}: write one, or leave the row out.")
         split = str(row.get("split") or "").lower() or None
         if split is not None and split not in SPLITS:
             raise InputError(f"the table {table} has the split {split!r}, but {', '.join(SPLITS)} are known.")
@@ -170,8 +182,11 @@ def _from_table(table: Path) -> list[_File]:
 
 def _rows(table: Path) -> list[dict[str, object]]:
     if table.suffix.lower() == ".csv":
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as file:
+                return list(csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"the table {table} is no CSV file in UTF-8: {error}. Save it as one.") from error
     import pyarrow
     from pyarrow import parquet
 
@@ -202,8 +217,8 @@ def _class_names(files: list[_File], place: Path) -> list[str]:
     return names
 
 
-def _readable(files: list[_File], config: DataConfig) -> tuple[list[_File], list[tuple[int, int]]]:
-    """Returns the files that are images, and height and width of each.
+def _readable(files: list[_File], config: DataConfig) -> tuple[list[_File], list[tuple[int, int]], list[str]]:
+    """Returns the files that are images, height and width of each, and what is wrong with the others.
 
     Their heads are looked at; where broken ones are to be skipped, all of them, so that none is come upon in training.
     """
@@ -222,7 +237,7 @@ def _readable(files: list[_File], config: DataConfig) -> tuple[list[_File], list
     if config.unreadable == "stop":
         check_readable(sizes, ADVICE)
     kept = [(file, size) for file, size in zip(files, sizes, strict=True) if not isinstance(size, str)]
-    return [file for file, _ in kept], [size for _, size in kept]
+    return [file for file, _ in kept], [size for _, size in kept], [size for size in sizes if isinstance(size, str)]
 
 
 def _digests(files: list[_File]) -> dict[str, bytes]:

@@ -91,17 +91,18 @@ class Files:
 
 
 class Images:
-    """Images of several sizes that are indexed like an array u8[n h w c] of one: each scaled and cut at its centre.
+    """Images that are indexed like an array u8[n h w c] of one size: each scaled and cut at its centre.
 
     images: u8[h w c] each.
     shape: (h, w, c) that they are given.
+    whole: whether each has that size by itself, so that training need not cut out parts.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, images: list[np.ndarray] | Stored, shape: tuple[int, int, int]) -> None:
-        self._images, self._size = images, shape[:2]
+    def __init__(self, images: list[np.ndarray] | Stored, shape: tuple[int, int, int], *, whole: bool = False) -> None:
+        self._images, self._size, self.whole = images, shape[:2], whole
         self.shape = (len(images), *shape)
 
     def __len__(self) -> int:
@@ -116,7 +117,7 @@ class Images:
         """Returns those at `indices`, i64[m]."""
         images = self._images
         taken = [images[index] for index in indices] if isinstance(images, list) else images.take(indices)
-        return Images(taken, self.shape[1:])
+        return Images(taken, self.shape[1:], whole=self.whole)
 
     def __getitem__(self, which: Any) -> np.ndarray:
         """Returns u8[h w c] for a number, and u8[m h w c] for a slice or i64[m]."""
@@ -171,13 +172,14 @@ def arranged(
     sizes = [size for _, part in parts.values() for size in part]
     size = (side or USUAL_SIDE,) * 2 if side or len(set(sizes)) > 1 else sizes[0]
     small = sum(height * width for height, width in sizes) * channels <= memory * 2**30
+    whole = set(sizes) <= {size}
 
-    def arrange(stored: Stored, sizes: Sequence[tuple[int, int]]) -> np.ndarray | Images:
-        if small and all(each == size for each in sizes):
+    def arrange(stored: Stored) -> np.ndarray | Images:
+        if small and whole:
             return np.stack(read_all(stored, advice))
-        return Images(read_all(stored, advice) if small else stored, (*size, channels))
+        return Images(read_all(stored, advice) if small else stored, (*size, channels), whole=whole)
 
-    return {name: arrange(*part) for name, part in parts.items()}
+    return {name: arrange(stored) for name, (stored, _) in parts.items()}
 
 
 def read_all(stored: Stored, advice: str) -> list[np.ndarray]:
@@ -199,12 +201,13 @@ def check_readable(results: Sequence[object], advice: str) -> None:
     """Raises InputError where some of the results are strings, which say why a file cannot be read."""
     problems = [problem for problem in results if isinstance(problem, str)]
     if problems:
-        raise InputError(
-            f"{len(problems)} of {len(results)} files are no images:\n  "
-            + "\n  ".join(problems[:10])
-            + ("\n  ..." if len(problems) > 10 else "")
-            + f"\n{advice}"
-        )
+        raise InputError(f"{unreadable(problems, len(results))}\n{advice}")
+
+
+def unreadable(problems: Sequence[str], count: int) -> str:
+    """Returns a text that lists the first ten problems, of so many files."""
+    more = ["..."] if len(problems) > 10 else []
+    return "\n  ".join([f"{len(problems)} of {count} files are no images:", *problems[:10], *more])
 
 
 def random_box(seed: int, position: int, size: tuple[int, int], least_area: float) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ PREPARE = (
 def load(config: DataConfig) -> Dataset:
     """Returns the data set that was prepared as `config.name` below `config.dir`.
 
-    It is decoded into memory; one whose images are of several sizes and take more of it than `config.memory` is read
-    when it is needed.
+    It is decoded into memory if it takes no more of it than `config.memory`, and else read when it is needed.
 
     A test split is taken as it is; where there is none, a validation split stands for it (as in ImageNet), or one is
     carved out of train. A validation split that is not given is carved out of train.
@@ -62,8 +62,8 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
             raise InputError(f"the split {name} of {builder.info.full_name} is empty.")
     shape = builder.info.features[image_key].shape
     read: dict[str, tuple[np.ndarray | Images, np.ndarray]]
-    if None in shape:
-        read = _read_of_any_size(builder, parts, image_key, label_key, config)
+    if None in shape or _bytes(builder, parts, shape) > config.memory * 2**30:
+        read = _read_arranged(builder, parts, image_key, label_key, config)
     else:
         read = {part: _read(builder, name, shape, image_key, label_key) for part, name in parts.items()}
     return from_arrays(
@@ -76,6 +76,10 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
         class_names=builder.info.features[label_key].names,
         name=builder.info.full_name,
     )
+
+
+def _bytes(builder: Any, parts: dict[str, str], shape: tuple[int, ...]) -> int:
+    return sum(builder.info.splits[name].num_examples for name in parts.values()) * math.prod(shape)
 
 
 def _open(name: str, directory: Path) -> Any:
@@ -165,7 +169,7 @@ class Records:
         return Records(self._source, self._image_key, self._channels, self._indices[indices], self._name)
 
 
-def _read_of_any_size(
+def _read_arranged(
     builder: Any, parts: dict[str, str], image_key: str, label_key: str, config: DataConfig
 ) -> dict[str, tuple[np.ndarray | Images, np.ndarray]]:
     """Returns images and labels of each split. All records are read once, for their labels and sizes."""

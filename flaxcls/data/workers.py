@@ -49,7 +49,7 @@ class BatchMaker:
         """Returns the images and labels of batch `step`."""
         images, count = self.split.images, len(self.split.labels)
         indices = batch_indices(self.seed, step, count=count, batch_size=self.batch_size, order=self._order)[self.rows]
-        if not isinstance(images, Images):
+        if not isinstance(images, Images) or images.whole:
             return images[indices], self.split.labels[indices]
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self.rows]
         crops = images.random_crops(indices, positions, seed=self.seed, least_area=self.least_area)

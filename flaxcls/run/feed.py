@@ -29,7 +29,7 @@ def feed(setup: Setup, start: int, rollbacks: int) -> Iterator[Batches]:
         return
     workers = setup.config.data.workers
     if workers is None:
-        workers = 0 if images.in_memory else len(os.sched_getaffinity(0))
+        workers = 0 if images.in_memory else _cores()
     with (
         made_ahead(setup.batch_maker(rollbacks), start, plan.total_steps, workers=workers) as made,
         ThreadPoolExecutor(1, initializer=leave_signals_to_others) as thread,
@@ -49,3 +49,8 @@ def feed(setup: Setup, start: int, rollbacks: int) -> Iterator[Batches]:
             return ready
 
         yield batches
+
+
+def _cores() -> int:
+    """Returns how many cores this process may use; macOS does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

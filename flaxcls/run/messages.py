@@ -22,6 +22,8 @@ def introduce(setup: Setup, logs: Logs, workdir: Path, restored: Restored | None
     sizes = ", ".join(f"{len(getattr(dataset, part).labels):,} {part}" for part in ("train", "validation", "test"))
     logs.show(table(setup.model, dataset.image_shape))
     logs.say(f"{dataset.name}: {sizes} images of {len(dataset.class_names)} classes")
+    for note in dataset.notes:
+        logs.say(note)
     if line := imbalance(setup):
         logs.say(line)
     logs.say(f"{setup.plan.total_steps:,} steps of {setup.plan.batch_size} on {device()}; run directory {workdir}")

@@ -169,8 +169,8 @@ def make_setup(
 
 
 def _sample(images: np.ndarray | Images) -> np.ndarray | Images:
-    """Returns the images that stand for all where each has to be read and scaled: 4,096, evenly from the first on."""
-    if not isinstance(images, Images) or len(images) <= 4096:
+    """Returns the images that stand for all where they are of several sizes: 4,096, evenly from the first on."""
+    if not isinstance(images, Images) or images.whole or len(images) <= 4096:
         return images
     return images.take(np.linspace(0, len(images) - 1, 4096).round().astype(int))
 
@@ -191,7 +191,7 @@ def _with_extra(step: Callable[..., Any], logged: Callable[[TrainState], Any]) -
 def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
     blank = mean * (255 if dataset.train.images.dtype == np.uint8 else 1) if config.normalize else 0.0
     height, width, _ = dataset.image_shape
-    if isinstance(dataset.train.images, Images):
+    if isinstance(dataset.train.images, Images) and not dataset.train.images.whole:
         config = replace(config, resized_crop=None)  # the batches are such crops already
     return make_transform(
         mean=mean if config.normalize else None,

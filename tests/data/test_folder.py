@@ -170,6 +170,9 @@ def break_by(place, kind):
         save_all(place / "train", images, labels)
         (place / "test" / "colums").mkdir(parents=True)
         Image.fromarray(images[0]).save(place / "test" / "colums" / "x.png")
+    elif kind == "stray":
+        for part in ("train", "test", "annotations"):
+            save_all(place / part, *stripes_of_sizes(20))
     elif kind == "test only":
         save_all(place / "test", *stripes_of_sizes(20))
 
@@ -183,6 +186,7 @@ def break_by(place, kind):
         ("class", "more holds no image"),
         ("one", "has the class only alone"),
         ("unknown", "Did you mean 'columns'"),
+        ("stray", "has the split test and beside it annotations, which is no split"),
         ("test only", "has the splits test, but none named train"),
     ],
 )
@@ -205,6 +209,10 @@ def test_files_that_are_no_images_are_listed_or_skipped(tmp_path):
     assert "--data.unreadable skip" in text
     dataset = load_dataset(config(tmp_path / "d", image_size=16, unreadable="skip"))
     assert sum(len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)) == 60
+    (note,) = dataset.notes
+    assert "12 of 72 files are no images" in note
+    assert note.count("is no image that can be read") == 10
+    assert "left out" in note
 
 
 @pytest.mark.parametrize(
@@ -213,11 +221,14 @@ def test_files_that_are_no_images_are_listed_or_skipped(tmp_path):
         ("path,class\nx.png,a\n", "has the columns path, class, but needs path and label"),
         ("path,label\n", "has no rows"),
         ("path,label\nx.png,a\ny.png,b\n", "2 files of the table .* are not there"),
+        ("path,label\nx.png,a\ny.png,\n", "row 2 of the table .* has no label"),
+        ("path,label\nx.png,a\ny.png\n", "row 2 of the table .* has no label"),
+        ("path,label\nx.png,h\udce9\n", "is no CSV file in UTF-8"),
         ("path,label,split\nx.png,a,dev\n", "has the split 'dev'"),
     ],
 )
 def test_tables_that_will_not_do(tmp_path, text, message):
-    (tmp_path / "t.csv").write_text(text)
+    (tmp_path / "t.csv").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=message):
         load_dataset(config(tmp_path / "t.csv"))
 

@@ -131,6 +131,18 @@ def test_images_of_several_sizes_are_read_from_memory_and_from_the_records(data_
     )
 
 
+def test_images_of_one_size_that_do_not_fit_into_the_memory_are_read_from_the_records(data_dir):
+    held = load(data_dir, "toy")
+    read = load_dataset(DataConfig(source="tfds", name="toy", dir=str(data_dir), memory=0.0))
+    for part in ("train", "validation", "test"):
+        ours, theirs = getattr(held, part), getattr(read, part)
+        assert isinstance(ours.images, np.ndarray)
+        assert not theirs.images.in_memory
+        assert theirs.images.whole
+        np.testing.assert_array_equal(theirs.images[:], ours.images)
+        np.testing.assert_array_equal(theirs.labels, ours.labels)
+
+
 def test_every_picture_is_read_once_in_its_colours(data_dir):
     dataset = load(data_dir, "toy")
     assert dataset.class_names == ("cat", "dog")

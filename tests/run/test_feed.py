@@ -16,6 +16,7 @@ from flaxcls.data import load_dataset
 from flaxcls.run import fit
 from flaxcls.run.feed import feed
 from flaxcls.run.setup import make_setup
+from tests.conftest import make_stripes
 from tests.data.test_folder import save_all, stripes_of_sizes
 
 
@@ -45,6 +46,19 @@ def test_batches_are_those_of_the_setup(small_config, folder, options, steps):
                 np.testing.assert_array_equal(found[name], expected[name])
                 assert found[name].sharding == expected[name].sharding
             start = end
+
+
+@pytest.mark.parametrize("augment", [AugmentConfig(), AugmentConfig(resized_crop=0.5, crop_padding=0)])
+def test_images_of_one_size_give_the_same_bits_from_memory_and_from_files(small_config, quiet, tmp_path, augment):
+    images, labels = make_stripes(150)
+    save_all(tmp_path / "data", images[..., 0], labels)
+    found = set()
+    for memory in (1.0, 0.0):
+        data = DataConfig(source="folder", dir=str(tmp_path / "data"), color="grey", memory=memory, workers=0)
+        config = replace(small_config, data=data, augment=augment)
+        result = fit(config, workdir=tmp_path / str(memory), console=quiet)
+        found.add((result.fingerprint, result.test["loss"]))
+    assert len(found) == 1
 
 
 def test_a_run_that_is_interrupted_while_workers_read_goes_on_to_the_same_bits(small_config, folder, quiet, tmp_path):
