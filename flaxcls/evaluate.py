@@ -9,13 +9,14 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from flaxcls.analysis.classifier import config_path
+from flaxcls.analysis.classifier import config_path, load_run
 from flaxcls.analysis.evaluation import evaluate_run, write
 from flaxcls.analysis.tables import per_class, summary
 from flaxcls.analysis.tensorboard import write_events
 from flaxcls.cli import NAMES
 from flaxcls.config import DataConfig, from_json
 from flaxcls.errors import InputError
+from flaxcls.run.workdir import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,14 @@ def parse(args: list[str]) -> Command:
     words = [arg for arg in args if arg not in ("-h", "--help")]
     if not words and args:
         return _parse(args, DataConfig())
-    config = config_path(_parse(words, DataConfig()).run)
-    return _parse(args, from_json(config.read_text(errors="replace")).data)
+    run = _parse(words, DataConfig()).run
+    text = config_path(run).read_text(errors="replace")
+    try:
+        return _parse(args, from_json(text).data)
+    except InputError:
+        if (run / CHECKPOINTS).is_dir():
+            load_run(run)  # which says so if it is of a later version
+        raise
 
 
 def _parse(args: list[str], data: DataConfig) -> Command:

@@ -23,6 +23,8 @@ class Command:
     """Run directories, as flaxcls.train has made them."""
     split: Literal["train", "validation", "test"] = "test"
     """Examples to evaluate; none is augmented."""
+    data_dir: Path | None = None
+    """Where the runs' data lies now, if not where it was."""
     out: Path | None = None
     """File to write; without it report.html in the run directory, or here for several runs."""
 
@@ -50,7 +52,7 @@ def _write(command: Command, console: Console) -> Path:
     contents = []
     for run, name in zip(command.runs, _names(command.runs), strict=True):
         console.print(escape(f"evaluating {run} on its {command.split} split"), soft_wrap=True)
-        contents.append(read_run(run, name=name, split=command.split))
+        contents.append(read_run(run, name=name, split=command.split, data_dir=command.data_dir))
     out = command.out or (command.runs[0] / "report.html" if len(command.runs) == 1 else Path("report.html"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

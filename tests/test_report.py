@@ -83,6 +83,10 @@ def numbers(browser):
     return {each.get_attribute("data-number"): each.text for each in found}
 
 
+def signals(browser, chart):
+    return browser.execute_script(f"return ['x', 'y'].map((name) => views['{chart}'].signal(name))")
+
+
 def test_it_opens_from_disk_without_an_error_or_a_request(browser, page):
     sent, console = opened(browser, page)
     assert [url for url in sent if not url.startswith("data:")] == [page.as_uri()]
@@ -116,7 +120,7 @@ def test_the_threshold_moves_the_numbers(browser, page, runs, tmp_path):
     labels = np.array(table["label"])
     Select(find(browser, "#thresholds-0 select")).select_by_visible_text("3")
     slider = find(browser, "#thresholds-0 .threshold")
-    points = []
+    points = set()
     for keys, threshold in (("", 0.5), (Keys.ARROW_LEFT * 40, 0.3), (Keys.HOME, 0.0), (Keys.END, 1.0)):
         slider.send_keys(keys)
         assert float(find(browser, "#thresholds-0 .value").text) == threshold
@@ -131,8 +135,13 @@ def test_the_threshold_moves_the_numbers(browser, page, runs, tmp_path):
             "precision": f"{right / chosen.sum():.2%}" if chosen.any() else "\N{EN DASH}",
         }
         assert {name: numbers(browser)[name] for name in expected} == expected
-        points.append(find(browser, "#roc-0 .mark-symbol path").get_attribute("transform"))
-    assert points[0] == points[3] != points[1] != points[2]  # nothing is as probable as 0.5
+        fpr, recall = (chosen & ~positive).sum() / (~positive).sum(), right / positive.sum()
+        assert signals(browser, "roc-0") == pytest.approx([fpr, recall])
+        precision = right / chosen.sum() if chosen.any() else -1
+        assert signals(browser, "precision-recall-0") == pytest.approx([recall, precision])
+        assert slider.get_attribute("aria-valuetext") == f"{threshold:.3f}"
+        points.add(find(browser, "#roc-0 .mark-symbol path").get_attribute("transform"))
+    assert len(points) >= 3
 
 
 def test_the_class_decides_which_curve_is_drawn(browser, page):
@@ -189,11 +198,24 @@ def test_it_fits_a_phone_and_the_dark(browser, page, width, scheme):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+def test_requests_are_forbidden(browser, page):
+    opened(browser, page)
+    asked = "return fetch('https://example.org').then(() => 'sent', () => 'refused')"
+    assert browser.execute_script(asked) == "refused"
+    assert "Content Security Policy" in browser.get_log("browser")[0]["message"]
+
+
 def test_it_prints(browser, page):
     opened(browser, page)
-    pdf = browser.print_page()
-    assert len(pdf) > 50_000
+    assert browser.print_page()
     assert all(each.get_attribute("open") for each in browser.find_elements(By.TAG_NAME, "details"))
+    try:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert not find(browser, "nav").is_displayed()
+        labels = browser.find_elements(By.CSS_SELECTOR, "#confusion-section-0 label")
+        assert [label.text for label in labels if label.is_displayed()] == ["counts"]
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_several_runs_side_by_side(browser, runs, tmp_path):

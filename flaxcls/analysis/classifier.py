@@ -21,7 +21,7 @@ from flaxcls.errors import InputError, StorageError
 from flaxcls.models import build_model
 from flaxcls.run.checkpoint import read_arrays, read_record, read_steps
 from flaxcls.run.record import FORMAT
-from flaxcls.run.workdir import CHECKPOINTS, CONFIG
+from flaxcls.run.workdir import CHECKPOINTS, CONFIG, write_whole
 
 CALIBRATION = "calibration.json"
 
@@ -52,7 +52,8 @@ class Classifier:
     class_names: of the k classes.
     image_shape: (h, w, c) that the model sees.
     mean, std: f64[c] that images of 0..1 are normalised with, or None.
-    step: that the parameters are of.
+    step: that the parameters are of; sha256: of the arrays of its checkpoint.
+    data: name of the data set; examples: in its train, validation and test splits.
     temperature: what logits are divided by before the softmax; fitted on the validation split; None where it was not.
     """
 
@@ -64,6 +65,9 @@ class Classifier:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     step: int
+    sha256: str
+    data: str
+    examples: tuple[int, ...]
     temperature: float | None = None
 
     def predict(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 256) -> Predictions:
@@ -179,6 +183,9 @@ def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int |
         mean=tuple(record["mean"]) if normalized else None,
         std=tuple(record["std"]) if normalized else None,
         step=chosen,
+        sha256=record["sha256"],
+        data=record["data"],
+        examples=tuple(record["examples"]),
         temperature=_temperature(workdir, record),
     )
     _check_model(loaded, workdir)
@@ -195,9 +202,8 @@ def config_path(workdir: Path) -> Path:
 
 def keep_temperature(workdir: Path, classifier: Classifier, temperature: float) -> Classifier:
     """Keeps a temperature, fitted on the validation split, in the run directory; returns the classifier with it."""
-    record = read_record(workdir / CHECKPOINTS, classifier.step)
-    text = json.dumps({"temperature": temperature, "step": classifier.step, "sha256": record["sha256"]})
-    (workdir / CALIBRATION).write_text(text + "\n")
+    text = json.dumps({"temperature": temperature, "step": classifier.step, "sha256": classifier.sha256})
+    write_whole(workdir / CALIBRATION, text + "\n")
     return dataclasses.replace(classifier, temperature=temperature)
 
 

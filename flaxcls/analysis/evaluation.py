@@ -7,23 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from flax import linen as nn
 
 from flaxcls.analysis.calibration import BINS, expected_calibration_error, fit_temperature, softmax
-from flaxcls.analysis.classifier import Classifier, keep_temperature, load_run
+from flaxcls.analysis.classifier import Classifier, load_run
+from flaxcls.analysis.inference import predict_splits
 from flaxcls.analysis.scores import log_loss, scores
+from flaxcls.analysis.temperature import with_temperature
 from flaxcls.config import DataConfig, differences
-from flaxcls.data import Dataset, Split, load_dataset
+from flaxcls.data import Dataset, load_dataset
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
-from flaxcls.run.checkpoint import read_record
-from flaxcls.run.evaluation import padded
-from flaxcls.run.workdir import CHECKPOINTS, PARTIAL, write_whole
-from flaxcls.sharding import batch_sharding, make_mesh, on_devices, replicated
+from flaxcls.run.workdir import PARTIAL, write_whole
 from flaxcls.validation import validate
 
 SPLITS = ("train", "validation", "test")
@@ -70,6 +68,7 @@ def evaluate_run(
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     step: int | None = None,
+    classifier: Classifier | None = None,
 ) -> Evaluation:
     """Returns the predictions of a run's best parameters for a split, and their metrics. Nothing is augmented.
 
@@ -83,27 +82,37 @@ def evaluate_run(
       dataset: the caller's own, where `fit` was given one.
       model: the caller's own module, where `fit` was given one.
       step: another checkpoint than that of the best parameters.
+      classifier: of the run, where it has been loaded already.
 
     Raises:
-      InputError: if there is no such run, step or split, the data is not there or has other classes or images than the
-        run, or the model's output is not finite.
+      InputError: if there is no such run, step or split, the data is not there, is not what `fit` was given or has
+        other classes or images than the run, or the model's output is not finite.
     """
     if split not in SPLITS:
         raise InputError(unknown("split", split, SPLITS))
     workdir = Path(workdir)
-    classifier = load_run(workdir, model=model, step=step)
+    classifier = classifier or load_run(workdir, model=model, step=step)
     changed = dataclasses.replace(classifier.config, data=data or classifier.config.data)
     validate(changed)
-    dataset = dataset or load_dataset(changed.data)
+    if dataset is None:
+        dataset = load_dataset(changed.data)
+        if changed == classifier.config:
+            check_named(classifier, dataset)
     check_fit(classifier, dataset)
-    differs = _differences(workdir, classifier, dataset, changed.data)
+    differs = _differences(classifier, dataset, changed.data)
     found = {split: getattr(dataset, split)}
+    fitted_on = "validation"
     if classifier.temperature is None:
         found["validation"] = dataset.validation
     logits = dict(zip(found, predict_splits(classifier, list(found.values())), strict=True))
     if classifier.temperature is None:
         temperature = fit_temperature(logits["validation"], dataset.validation.labels)
-        classifier = _keep(workdir, classifier, temperature, own=not differs and step is None)
+        if differs:
+            fitted_on = f"validation of {dataset.name}, which is not the run's own"
+        if differs or step is not None:
+            classifier = dataclasses.replace(classifier, temperature=temperature)
+        else:
+            classifier = with_temperature(workdir, classifier, temperature)
     examples = found[split]
     made = Evaluation(
         split=split,
@@ -115,12 +124,21 @@ def evaluate_run(
         class_names=classifier.class_names,
         metrics={"split": split, "step": classifier.step, "dataset": dataset.name},
     )
-    made.metrics.update(_metrics(made))
+    made.metrics.update(_metrics(made, fitted_on))
     if differs:
         made.metrics["notes"]["dataset"] = (
             f"not the run's own data ({differs}), so the split may hold examples that it was trained on"
         )
     return made
+
+
+def check_named(classifier: Classifier, dataset: Dataset) -> None:
+    """Raises InputError where the run was given another data set than its configuration names."""
+    if dataset.name != classifier.data:
+        raise InputError(
+            f"the run was trained on {classifier.data}, but its configuration names {dataset.name}: where arrays were "
+            "given to fit, give them again (dataset=), or name other data (--data.*)."
+        )
 
 
 def check_fit(classifier: Classifier, dataset: Dataset) -> None:
@@ -144,37 +162,11 @@ def check_fit(classifier: Classifier, dataset: Dataset) -> None:
         )
 
 
-def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarray]:
-    """Returns the logits f32[n k] of each split's examples, computed over all devices.
-
-    Raises InputError where one is not finite.
-    """
-    mesh = make_mesh()
-    most = max(len(split.labels) for split in splits)
-    # one size, so that it is compiled once; the devices share it evenly
-    size = -(-min(classifier.config.loop.eval_batch_size, max(most, 1)) // mesh.size) * mesh.size
-    variables = on_devices(classifier.variables, replicated(mesh))
-
-    def apply(variables: Any, images: jax.Array) -> Any:
-        return classifier.evaluated.apply(variables, classifier.normalized(images), train=False)
-
-    compiled = jax.jit(apply, out_shardings=replicated(mesh))
-    made = []
-    for split in splits:
-        rows = np.zeros((len(split.labels), len(classifier.class_names)), np.float32)
-        for start in range(0, len(rows), size):
-            part = slice(start, start + size)
-            batch = padded(np.asarray(split.images[part]), split.labels[part], size)
-            images = on_devices(batch["image"], batch_sharding(mesh))
-            rows[part] = np.asarray(compiled(variables, images))[batch["mask"]]
-        wrong = int((~np.isfinite(rows)).any(axis=1).sum())
-        if wrong:
-            raise InputError(
-                f"the model's output is NaN or infinite for {wrong} of {len(rows)} examples: the parameters of step "
-                f"{classifier.step} are of no use; choose another step (--step)."
-            )
-        made.append(rows)
-    return made
+def worst(evaluation: Evaluation, most: int) -> list[int]:
+    """Returns the wrong predictions by position, the one whose true class was given the least probability first."""
+    of_true = evaluation.probabilities[np.arange(len(evaluation.labels)), evaluation.labels]
+    wrong = np.flatnonzero(evaluation.predicted != evaluation.labels)
+    return wrong[np.argsort(of_true[wrong], kind="stable")][:most].tolist()
 
 
 def write(evaluation: Evaluation, directory: str | Path) -> tuple[Path, Path]:
@@ -209,7 +201,7 @@ def _table(evaluation: Evaluation) -> pa.Table:
     return pa.Table.from_arrays(columns, names=names).replace_schema_metadata(kept)
 
 
-def _metrics(evaluation: Evaluation) -> dict[str, Any]:
+def _metrics(evaluation: Evaluation, fitted_on: str) -> dict[str, Any]:
     labels = evaluation.labels
     if len(labels) == 0:
         raise InputError(f"the {evaluation.split} split has no example: choose another with --split, or other --data.*")
@@ -217,7 +209,7 @@ def _metrics(evaluation: Evaluation) -> dict[str, Any]:
     before = softmax(evaluation.logits)
     made["calibration"] = {
         "temperature": evaluation.temperature,
-        "temperature_fitted_on": "validation",
+        "temperature_fitted_on": fitted_on,
         "bins": BINS,
         "ece_before": expected_calibration_error(before, labels),
         "ece_after": expected_calibration_error(evaluation.probabilities, labels),
@@ -233,23 +225,14 @@ def _metrics(evaluation: Evaluation) -> dict[str, Any]:
     return made
 
 
-def _keep(workdir: Path, classifier: Classifier, temperature: float, *, own: bool) -> Classifier:
-    """Returns the classifier with a temperature, which is kept in the run where it is of the run's own data."""
-    try:
-        if own:
-            return keep_temperature(workdir, classifier, temperature)
-    except OSError:  # somebody else's run, which can be read only
-        pass
-    return dataclasses.replace(classifier, temperature=temperature)
-
-
-def _differences(workdir: Path, classifier: Classifier, dataset: Dataset, data: DataConfig) -> str:
+def _differences(classifier: Classifier, dataset: Dataset, data: DataConfig) -> str:
     """Returns in what the data differs from the run's own; the directory that it lies in is of no account."""
     config = classifier.config
     lines = differences(config, dataclasses.replace(config, data=dataclasses.replace(data, dir=config.data.dir)))
-    record = read_record(workdir / CHECKPOINTS, classifier.step)
-    sizes = [len(getattr(dataset, part).labels) for part in SPLITS]
-    for what, ours, theirs in (("name", record["data"], dataset.name), ("examples", record["examples"], sizes)):
+    for what, ours, theirs in (
+        ("name", classifier.data, dataset.name),
+        ("examples", list(classifier.examples), list(dataset.sizes)),
+    ):
         if ours != theirs:
             lines.append(f"{what}: {ours} -> {theirs}")
     return "; ".join(lines)

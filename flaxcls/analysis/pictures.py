@@ -1,5 +1,7 @@
 """Pictures of images, heat, filters and feature maps, to look at."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,8 @@ from flaxcls.data.resize import with_channels
 
 # Pixels, that small images are enlarged to by a whole factor, or below.
 SHOWN = 224
+# Pixels of a side up to which a picture on a page is kept exactly.
+MOST_PNG = 128
 
 
 def enlarged(picture: np.ndarray, size: int = SHOWN) -> np.ndarray:
@@ -77,6 +81,18 @@ def tiled(pictures: Sequence[np.ndarray], *, columns: int) -> np.ndarray:
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Writes u8[h w 3] as a PNG file."""
     Image.fromarray(picture).save(path, format="png")
+
+
+def data_url(picture: np.ndarray) -> str:
+    """Returns a picture u8[h w 3] as a URL: a PNG file, or a JPEG if it is a photo of some size, to save room."""
+    file, kind = io.BytesIO(), "png" if max(picture.shape[:2]) <= MOST_PNG else "jpeg"
+    Image.fromarray(picture).save(file, format=kind, quality=90)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """Returns u8[h w c] of an image u8[h w c] or of floats of 0..1."""
+    return image if image.dtype == np.uint8 else np.rint(255 * image.clip(0, 1)).astype(np.uint8)
 
 
 def _grid(pictures: Sequence[np.ndarray]) -> np.ndarray:

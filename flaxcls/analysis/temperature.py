@@ -1,31 +1,26 @@
 """The validation split of a run, and the temperature that is fitted on it."""
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
 from flaxcls.analysis.calibration import fit_temperature
 from flaxcls.analysis.classifier import Classifier, keep_temperature
-from flaxcls.analysis.evaluation import predict_splits
+from flaxcls.analysis.inference import predict_splits
 from flaxcls.data import Split, load_dataset
 from flaxcls.errors import InputError
-from flaxcls.run.checkpoint import read_record
-from flaxcls.run.workdir import CHECKPOINTS
 
 
-def validation_split(workdir: Path, classifier: Classifier) -> Split:
+def validation_split(classifier: Classifier) -> Split:
     """Returns the validation split that the run was trained with, loaded anew as its configuration says.
 
     Raises:
       InputError: if the data is not there any more or is not what the run saw, as where `fit` was given arrays.
     """
-    record = read_record(workdir / CHECKPOINTS, classifier.step)
     dataset = load_dataset(classifier.config.data)
-    sizes = [len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)]
     for what, ours, theirs in (
-        ("the data set", dataset.name, record["data"]),
-        ("classes", list(dataset.class_names), record["class_names"]),
-        ("examples", sizes, record["examples"]),
+        ("the data set", dataset.name, classifier.data),
+        ("classes", list(dataset.class_names), list(classifier.class_names)),
+        ("examples", dataset.sizes, classifier.examples),
     ):
         if ours != theirs:
             raise InputError(
@@ -44,12 +39,19 @@ def calibrated(workdir: Path, classifier: Classifier) -> tuple[Classifier, str |
     if classifier.temperature is not None:
         return classifier, None
     try:
-        split = validation_split(workdir, classifier)
+        split = validation_split(classifier)
     except InputError as error:
         return classifier, str(error)
     (logits,) = predict_splits(classifier, [split])
-    temperature = fit_temperature(logits, split.labels)
-    fitted = dataclasses.replace(classifier, temperature=temperature)
-    with contextlib.suppress(OSError):  # a run that cannot be written to is fitted anew each time
-        keep_temperature(workdir, classifier, temperature)
-    return fitted, None
+    return with_temperature(workdir, classifier, fit_temperature(logits, split.labels)), None
+
+
+def with_temperature(workdir: Path, classifier: Classifier, temperature: float) -> Classifier:
+    """Returns the classifier with a temperature of the run's own validation split, which is kept in the run.
+
+    A run that cannot be written to is somebody else's; it is fitted anew each time.
+    """
+    try:
+        return keep_temperature(workdir, classifier, temperature)
+    except OSError:
+        return dataclasses.replace(classifier, temperature=temperature)

@@ -13,14 +13,14 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import image
 
-from flaxcls.analysis.evaluation import Evaluation
+from flaxcls.analysis.evaluation import Evaluation, worst
+from flaxcls.analysis.pictures import as_bytes, data_url, enlarged
 from flaxcls.analysis.report.charts import Spec, confusion
-from flaxcls.analysis.report.content import as_bytes, data_url, worst
 from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError
 
-EVENTS = "events"
-SAMPLES, COLUMNS = 24, 6
+SUFFIX = ".evaluation"
+SAMPLES, COLUMNS, PICTURE = 24, 6, 112
 
 
 def write_events(evaluation: Evaluation, directory: str | Path) -> Path:
@@ -37,16 +37,16 @@ def write_events(evaluation: Evaluation, directory: str | Path) -> Path:
         if chosen:
             pictures[tag] = _drawn(_gallery(evaluation, chosen))
     try:
-        for old in directory.glob(f"{EVENTS}.*"):
+        for old in directory.glob(f"events.out.tfevents.*{SUFFIX}"):
             old.unlink()
-        writer = EventsWriter(str(directory / EVENTS))
+        writer = EventsWriter(str(directory / "events"), SUFFIX)
         for tag, picture in pictures.items():
             summary = image(tag, picture, dataformats="HWC")
             writer.write_event(Event(wall_time=time.time(), step=evaluation.metrics["step"], summary=summary))
         writer.close()
     except OSError as error:
         raise InputError(f"events cannot be written to {directory}: {error.strerror or error}.") from error
-    return next(directory.glob(f"{EVENTS}.*"))
+    return next(directory.glob(f"events.out.tfevents.*{SUFFIX}"))
 
 
 def _on_white(spec: Spec) -> Spec:
@@ -61,7 +61,7 @@ def _gallery(evaluation: Evaluation, chosen: list[int]) -> Spec:
     rows = []
     for place, index in enumerate(chosen):
         predicted, label = names[evaluation.predicted[index]], names[evaluation.labels[index]]
-        picture = data_url(with_channels(as_bytes(evaluation.images[index]), 3))
+        picture = data_url(enlarged(with_channels(as_bytes(evaluation.images[index]), 3), PICTURE))
         right = predicted == label
         text = predicted if right else f"{predicted}, not {label}"
         rows.append({"x": place % COLUMNS, "y": place // COLUMNS, "picture": picture, "text": text, "right": right})
@@ -69,7 +69,7 @@ def _gallery(evaluation: Evaluation, chosen: list[int]) -> Spec:
         x=alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.5, COLUMNS - 0.5])),
         y=alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[rows[-1]["y"] + 0.5, -0.5])),
     )
-    pictures = base.mark_image(width=112, height=112, dy=-8).encode(url="picture:N")
+    pictures = base.mark_image(width=PICTURE, height=PICTURE, dy=-8).encode(url="picture:N")
     texts = base.mark_text(dy=62, limit=136).encode(
         text="text:N", color=alt.condition("datum.right", alt.value("#222"), alt.value("#c0392b"))
     )

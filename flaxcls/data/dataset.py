@@ -50,6 +50,11 @@ class Dataset:
         """(h, w, c) of one image."""
         return self.train.images.shape[1:]
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many examples are in train, validation and test."""
+        return tuple(len(split.labels) for split in (self.train, self.validation, self.test))
+
 
 def from_arrays(
     images: np.ndarray | Images,

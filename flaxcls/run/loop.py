@@ -31,7 +31,15 @@ from flaxcls.run.record import check_record, make_record
 from flaxcls.run.restart import early_stopping, without_a_damaged_best
 from flaxcls.run.result import FitResult, device, versions
 from flaxcls.run.setup import Setup, make_setup
-from flaxcls.run.workdir import CHECKPOINTS, RESULT, check_workdir, note_changes, open_workdir, write_whole
+from flaxcls.run.workdir import (
+    CHECKPOINTS,
+    RESULT,
+    check_workdir,
+    note_changes,
+    open_workdir,
+    with_absolute_paths,
+    write_whole,
+)
 from flaxcls.state import TrainState
 from flaxcls.validation import validate
 
@@ -77,6 +85,7 @@ def fit(
     workdir = None if workdir is None else Path(workdir)
     console = (console or Console()) if is_first() else Console(quiet=True)
     validate(config)
+    config = with_absolute_paths(config)
     if stop_after is not None and stop_after < 1:
         raise InputError(f"stop_after is {stop_after}, but must be 1 or more: the step to stop after.")
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)

@@ -8,6 +8,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -143,6 +144,14 @@ def note_changes(workdir: Path, config: Config, step: int) -> list[str]:
             file.write(json.dumps({"step": step, "changes": changes}) + "\n")
         write_whole(workdir / CONFIG, to_json(config))
     return changes
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Returns the configuration with the place of the data as it is from any directory; a URL is one already."""
+    place = config.data.dir
+    if place is None or "://" in place:
+        return config
+    return replace(config, data=replace(config.data, dir=str(Path(place).expanduser().absolute())))
 
 
 def remove(path: Path) -> None:

@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from flaxcls.analysis.duplicates import near_duplicates
 from flaxcls.data import Split
@@ -32,6 +33,12 @@ def test_copies_are_found_though_they_are_compressed_or_brighter(pictures):
     assert {(pair.first, pair.second) for pair in found} == {(1, 3), (2, 7)}
     assert all(0.985 < pair.correlation <= 1 for pair in found)
     assert [pair.correlation for pair in found] == sorted((pair.correlation for pair in found), reverse=True)
+
+
+def test_photos_of_different_things_are_not_alike():
+    photos = [image[:400, left : left + 400] for image in load_sample_images().images for left in (0, 200)]
+    test, train = split(np.stack(photos[::2])), split(np.stack(photos[1::2]))
+    assert near_duplicates(test, train) == []
 
 
 def test_floats_grey_images_and_images_of_one_colour(pictures):

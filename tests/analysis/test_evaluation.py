@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 from rich.console import Console
 from sklearn import metrics as reference
 
-from flaxcls.analysis import evaluation as module
+from flaxcls.analysis import inference as module
 from flaxcls.analysis import load_run
 from flaxcls.analysis.calibration import fit_temperature
 from flaxcls.analysis.evaluation import evaluate_run, write
@@ -212,8 +212,10 @@ def test_what_cannot_be_evaluated(trained, workdir, tmp_path):
     dataset = trained[1]
     with pytest.raises(InputError, match=r"unknown split 'tests'. Did you mean 'test'"):
         evaluate_run(workdir, dataset=dataset, split="tests")
-    with pytest.raises(InputError, match=r"digits has 10 classes, and the run was trained on 6: .* lacks \['rows'"):
+    with pytest.raises(InputError, match=r"trained on stripes, but its configuration names digits: .* \(dataset=\)"):
         evaluate_run(workdir)
+    with pytest.raises(InputError, match=r"digits has 10 classes, and the run was trained on 6: .* lacks \['rows'"):
+        evaluate_run(workdir, data=DataConfig(split_seed=1))
     with pytest.raises(InputError, match="they come in another order"):
         evaluate_run(workdir, dataset=dataclasses.replace(dataset, class_names=NAMES[::-1]))
     large = from_arrays(dataset.train.images.repeat(2, axis=1), dataset.train.labels, class_names=NAMES)

@@ -18,9 +18,11 @@ def pictures(path):
 
 
 def test_the_matrix_and_samples_are_there_and_replace_earlier_ones(tmp_path):
-    write_events(evaluation(RIGHT, [0, 1, 0, 1], ["cat", "dog"]), tmp_path)
+    (tmp_path / "events.csv").write_text("somebody's own")
+    write_events(evaluation(RIGHT, [0, 1, 0, 1], ["constructor", "dog"]), tmp_path)
     path = write_events(evaluation(WRONG, [0, 1, 0, 1], ["cat", "dog"]), tmp_path)
-    assert list(tmp_path.iterdir()) == [path]
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, "events.csv"}
+    assert path.name.startswith("events.out.tfevents.")  # the name that TensorBoard looks for
     found, steps = pictures(path)
     assert steps == {1}
     assert set(found) == {"confusion_matrix", "samples", "mistakes"}

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from flaxcls.config import Config, to_json
+from flaxcls.config import Config, DataConfig, to_json
 from flaxcls.errors import InputError
-from flaxcls.run.workdir import check_workdir, open_workdir, read_config
+from flaxcls.run.workdir import check_workdir, open_workdir, read_config, with_absolute_paths
 
 
 def open_(workdir, config=None, *, resume=False, overwrite=False):
@@ -77,6 +77,15 @@ def test_a_directory_that_cannot_be_written(tmp_path, place, monkeypatch):
     with pytest.raises(InputError, match=r"cannot be written: .*\. Name another with --workdir"):
         open_(tmp_path / place)
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("kept", [None, "/data", "gs://bucket/data"])
+def test_the_place_of_the_data_is_kept_as_it_is_from_anywhere(tmp_path, monkeypatch, kept):
+    monkeypatch.chdir(tmp_path)
+    config = Config(data=DataConfig(source="folder", dir="photos"))
+    assert with_absolute_paths(config).data.dir == str(tmp_path / "photos")
+    config = Config(data=DataConfig(source="folder", dir=kept))
+    assert with_absolute_paths(config) == config
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "what?"])

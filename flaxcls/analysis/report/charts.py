@@ -16,7 +16,8 @@ from flaxcls.analysis.calibration import reliability, softmax
 from flaxcls.analysis.evaluation import Evaluation
 from flaxcls.analysis.report.content import RunContent
 
-BLUE, ORANGE = "#4c78a8", "#f58518"
+# both are seen on white and in the dark; CELL is dark enough for white letters
+BLUE, ORANGE, CELL = "#4c78a8", "#d9700a", "#2f5d8c"
 UNSCALED, SCALED = "as the network says", "after temperature scaling"
 # points of a line in a learning curve, and of all ROC curves together
 MOST_POINTS, MOST_CURVE_POINTS = 500, 6000
@@ -46,7 +47,7 @@ def learning_curve(runs: Sequence[RunContent], field: str, title: str, *, log: b
         .mark_line(point=len(rows) < 30, clip=True)
         .encode(
             x=alt.X("step:Q", title="step"),
-            y=alt.Y("value:Q", title=title, scale=alt.Scale(type="log") if log else alt.Scale(zero=False)),
+            y=alt.Y("value:Q", title=title, scale=alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)),
             tooltip=[
                 *(["run:N"] if several else []),
                 "split:N",
@@ -93,6 +94,8 @@ def confusion(evaluation: Evaluation) -> Spec:
     ]
     labels = len(names) <= MOST_NAMED
     axis = partial(alt.Axis, labels=labels, ticks=labels, labelLimit=120, grid=False)
+    # not sort=, which makes an expression of the names, and stumbles over one such as "constructor"
+    order = alt.Scale(domain=list(names))
     base = (
         alt.Chart(alt.Data(values=rows))
         .transform_calculate(
@@ -100,8 +103,8 @@ def confusion(evaluation: Evaluation) -> Spec:
             text="shown == 'rates' ? format(datum.r, '.1%') : format(datum.n, ',')",
         )
         .encode(
-            x=alt.X("p:N", sort=list(names), title="predicted", axis=axis(labelAngle=-45)),
-            y=alt.Y("t:N", sort=list(names), title="true", axis=axis()),
+            x=alt.X("p:N", scale=order, title="predicted", axis=axis(labelAngle=-45)),
+            y=alt.Y("t:N", scale=order, title="true", axis=axis()),
             tooltip=[
                 alt.Tooltip("t:N", title="true"),
                 alt.Tooltip("p:N", title="predicted"),
@@ -110,28 +113,28 @@ def confusion(evaluation: Evaluation) -> Spec:
             ],
         )
     )
-    cells = base.mark_rect(color=BLUE).encode(
+    cells = base.mark_rect(color=CELL).encode(
         opacity=alt.Opacity("strength:Q", scale=alt.Scale(domain=[0, 1], range=[0, 1]), legend=None)
     )
     shown = alt.param(name="shown", value="counts")
     layers = [cells]
     if len(names) <= MOST_NUMBERED:
-        colour = alt.condition("datum.strength > 0.55", alt.value("white"), alt.value("currentColor"))
+        colour = alt.condition("datum.strength > 0.8", alt.value("white"), alt.value("currentColor"))
         layers.append(base.mark_text(fontSize=11).encode(text="text:N", color=colour))
     description = f"Confusion matrix of {len(names)} classes: true classes in rows, predicted ones in columns"
     height = min(640, max(180, 32 * len(names)))
     return _finished(alt.layer(*layers).add_params(shown), description, height=height)
 
 
-def roc_curves(evaluation: Evaluation) -> tuple[Spec, Spec]:
-    """Returns ROC and precision-recall curves, one class against the rest.
+def roc_curves(evaluation: Evaluation, names: Sequence[str]) -> tuple[Spec, Spec]:
+    """Returns ROC and precision-recall curves of some classes, each against the rest.
 
     Their signals: `shown`, the class; `x` and `y`, the point of the threshold, which is not drawn where y is below 0.
     """
-    rows, first = _curve_points(evaluation), _first_class(evaluation)
+    rows = _curve_points(evaluation, names)
 
     def curve(x: str, y: str, x_title: str, y_title: str, description: str) -> Spec:
-        shown = alt.param(name="shown", value=first)
+        shown = alt.param(name="shown", value=names[0])
         point_at = [alt.param(name=name, value=-1) for name in ("x", "y")]
         share = alt.Scale(domain=[0, 1])
         line = (
@@ -258,18 +261,13 @@ def _points(run: RunContent, split: str, field: str) -> list[dict[str, Any]]:
     ]
 
 
-def _first_class(evaluation: Evaluation) -> str:
-    return next(iter(threshold_counts(evaluation)), evaluation.class_names[0])
-
-
 def _no_less(values: np.ndarray) -> np.ndarray:
     """Returns how many values are no less than each of `THRESHOLDS`."""
     return len(values) - np.searchsorted(np.sort(values), THRESHOLDS.astype(np.float32), side="left")
 
 
-def _curve_points(evaluation: Evaluation) -> list[dict[str, Any]]:
-    names = list(threshold_counts(evaluation))
-    most = max(20, MOST_CURVE_POINTS // max(len(names), 1))
+def _curve_points(evaluation: Evaluation, names: Sequence[str]) -> list[dict[str, Any]]:
+    most = max(20, MOST_CURVE_POINTS // len(names))
     rows = []
     for name in names:
         index = evaluation.class_names.index(name)

@@ -1,23 +1,20 @@
 """What a report says of a run: gathered here, drawn in charts.py and laid out in page.py."""
 
-import base64
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from PIL import Image
 
 from flaxcls.analysis.activations import grad_cam
 from flaxcls.analysis.classifier import Classifier, load_run
 from flaxcls.analysis.duplicates import Duplicate, near_duplicates
-from flaxcls.analysis.evaluation import Evaluation, evaluate_run
-from flaxcls.analysis.pictures import enlarged, overlay
+from flaxcls.analysis.evaluation import Evaluation, check_named, evaluate_run, worst
+from flaxcls.analysis.pictures import as_bytes, data_url, enlarged, overlay
 from flaxcls.config import to_json
 from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.data.images import Images
@@ -104,6 +101,7 @@ def read_run(
     *,
     name: str | None = None,
     split: str = "test",
+    data_dir: str | Path | None = None,
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
 ) -> RunContent:
@@ -113,6 +111,7 @@ def read_run(
       workdir: of the run.
       name: what it is called; without it as its directory.
       split: train, validation or test.
+      data_dir: where its data lies now, if not where it was.
       dataset: the caller's own, where `fit` was given one.
       model: the caller's own module, where `fit` was given one.
 
@@ -120,8 +119,12 @@ def read_run(
     """
     workdir = Path(workdir)
     classifier = load_run(workdir, model=model)
-    dataset = dataset or load_dataset(classifier.config.data)
-    evaluation = evaluate_run(workdir, split=split, dataset=dataset, model=model)
+    if dataset is None:
+        data = classifier.config.data
+        dataset = load_dataset(replace(data, dir=str(data_dir)) if data_dir else data)
+        if not data_dir:
+            check_named(classifier, dataset)
+    evaluation = evaluate_run(workdir, split=split, dataset=dataset, classifier=classifier)
     examples: Split = getattr(dataset, split)
     mistakes, no_grad_cam = _mistakes(classifier, evaluation)
     found = None if split == "train" else _copies(examples, dataset)
@@ -159,13 +162,6 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return made
 
 
-def worst(evaluation: Evaluation, most: int) -> list[int]:
-    """Returns the wrong predictions by position, the one whose true class was given the least probability first."""
-    of_true = evaluation.probabilities[np.arange(len(evaluation.labels)), evaluation.labels]
-    wrong = np.flatnonzero(evaluation.predicted != evaluation.labels)
-    return wrong[np.argsort(of_true[wrong], kind="stable")][:most].tolist()
-
-
 def confused_pairs(confusion: np.ndarray, class_names: Sequence[str], most: int = MOST_PAIRS) -> list[Pair]:
     """Returns the classes that are most often taken for one another, of a confusion matrix i64[true predicted]."""
     wrong = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
@@ -176,18 +172,6 @@ def confused_pairs(confusion: np.ndarray, class_names: Sequence[str], most: int 
         for true, predicted in places
         if (count := int(wrong[true, predicted]))
     ]
-
-
-def data_url(picture: np.ndarray) -> str:
-    """Returns a picture u8[h w 3] as the URL of a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(enlarged(picture, PICTURE)).save(file, format="png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def as_bytes(image: np.ndarray) -> np.ndarray:
-    """Returns u8[h w c] of an image u8[h w c] or of floats of 0..1."""
-    return image if image.dtype == np.uint8 else np.rint(255 * image.clip(0, 1)).astype(np.uint8)
 
 
 def _mistakes(classifier: Classifier, evaluation: Evaluation) -> tuple[list[Mistake], str]:
@@ -213,8 +197,8 @@ def _mistakes(classifier: Classifier, evaluation: Evaluation) -> tuple[list[Mist
             predicted=names[evaluation.predicted[index]],
             probability=float(rows[index].max()),
             probability_of_true=float(rows[index, evaluation.labels[index]]),
-            picture=data_url(with_channels(image, 3)),
-            grad_cam=None if heats is None else data_url(overlay(image, heats[place])),
+            picture=_url(with_channels(image, 3)),
+            grad_cam=None if heats is None else _url(overlay(image, heats[place])),
         )
         for place, (index, image) in enumerate(zip(chosen, images, strict=True))
     ]
@@ -230,7 +214,7 @@ def _copies(examples: Split, dataset: Dataset) -> list[Duplicate] | None:
 
 def _copy(pair: Duplicate, examples: Split, dataset: Dataset) -> Copy:
     pictures = (examples.images[pair.first], dataset.train.images[pair.second])
-    shown = [data_url(with_channels(as_bytes(picture), 3)) for picture in pictures]
+    shown = [_url(with_channels(as_bytes(picture), 3)) for picture in pictures]
     return Copy(
         first=examples.ids[pair.first],
         second=dataset.train.ids[pair.second],
@@ -240,6 +224,10 @@ def _copy(pair: Duplicate, examples: Split, dataset: Dataset) -> Copy:
         picture=shown[0],
         train_picture=shown[1],
     )
+
+
+def _url(picture: np.ndarray) -> str:
+    return data_url(enlarged(picture, PICTURE))
 
 
 def _stopped_early(checkpoints: Path) -> bool:

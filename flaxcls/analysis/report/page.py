@@ -10,6 +10,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from flaxcls.analysis.duplicates import ALIKE
 from flaxcls.analysis.evaluation import Evaluation
 from flaxcls.analysis.report import charts
 from flaxcls.analysis.report.content import RunContent
@@ -55,8 +56,8 @@ def render(runs: Sequence[RunContent]) -> str:
         specs[f"confusion-{number}"] = charts.confusion(evaluation)
         specs[f"reliability-{number}"] = charts.reliability_diagram(evaluation)
         thresholds[str(number)] = charts.threshold_counts(evaluation)
-        if thresholds[str(number)]:
-            specs[f"roc-{number}"], specs[f"precision-recall-{number}"] = charts.roc_curves(evaluation)
+        if names := list(thresholds[str(number)]):
+            specs[f"roc-{number}"], specs[f"precision-recall-{number}"] = charts.roc_curves(evaluation, names)
     environment = Environment(
         loader=PackageLoader("flaxcls.analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -67,6 +68,8 @@ def render(runs: Sequence[RunContent]) -> str:
         runs=runs,
         curves=[(name, title) for name, title, _ in curves],
         compared=_compared(runs),
+        same=all(_same_examples(runs[0].evaluation, run.evaluation) for run in runs[1:]),
+        alike=ALIKE,
         differing=_differing(runs),
         tests=_tests(runs),
         data={"specs": specs, "thresholds": thresholds, "grid": charts.THRESHOLDS.round(3).tolist()},
@@ -79,12 +82,16 @@ def render(runs: Sequence[RunContent]) -> str:
 
 
 def _compared(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
-    """Returns the rows of the table of several runs, each with the places of its best values."""
+    """Returns the rows of the table of several runs, each with the places of its best values.
+
+    Where they were evaluated on other examples, none is the best.
+    """
+    same = all(_same_examples(runs[0].evaluation, run.evaluation) for run in runs[1:])
     rows = []
     for path, title, better in COMPARED:
         values = [_at(run.evaluation.metrics, path) for run in runs]
         known = [value for value in values if value is not None]
-        best = better(known) if known and len(set(known)) > 1 else None
+        best = better(known) if same and len(set(known)) > 1 else None
         rows.append(
             {"title": title, "values": values, "best": [value is not None and value == best for value in values]}
         )
@@ -110,10 +117,20 @@ def _tests(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
 
 
 def _tested(first: Evaluation, second: Evaluation) -> McNemar | None:
-    same = first.metrics["dataset"] == second.metrics["dataset"] and first.ids == second.ids
-    if not same or not np.array_equal(first.labels, second.labels):
+    if not _same_examples(first, second):
         return None
     return mcnemar(first.predicted == first.labels, second.predicted == second.labels)
+
+
+def _same_examples(first: Evaluation, second: Evaluation) -> bool:
+    """Returns whether two runs were evaluated on the same examples; of the images, a hundred are looked at."""
+    if first.ids != second.ids or not np.array_equal(first.labels, second.labels):
+        return False
+    chosen = np.unique(np.linspace(0, len(first.ids) - 1, 100).round().astype(int)).tolist()
+    # runs of other image sizes may have been given the same files
+    return first.images.shape != second.images.shape or all(
+        np.array_equal(first.images[index], second.images[index]) for index in chosen
+    )
 
 
 def _at(metrics: dict[str, Any], path: str) -> float | None:

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from flaxcls.analysis.report.charts import MOST_NUMBERED, confusion, learning_curve, roc_curves, threshold_counts
+from flaxcls.analysis.report.charts import (
+    MOST_NUMBERED,
+    SCALED,
+    UNSCALED,
+    confusion,
+    learning_curve,
+    reliability_diagram,
+    roc_curves,
+    threshold_counts,
+)
 from tests.analysis.report.test_page import content, evaluation
 
 
@@ -25,11 +34,24 @@ def test_threshold_counts_worked_by_hand():
 
 
 def test_roc_and_precision_recall_worked_by_hand():
-    roc, precision_recall = roc_curves(evaluation(LOGITS, [0, 0, 1, 1], ["cat", "dog", "cow"]))
+    roc, precision_recall = roc_curves(evaluation(LOGITS, [0, 0, 1, 1], ["cat", "dog", "cow"]), ["cat", "dog"])
     points = [(row["fpr"], row["tpr"], row["precision"]) for row in rows(roc) if row["c"] == "dog"]
     # dogs have 0.6 and 0.2, the others 0.5 and 0.2
     assert points == [(0, 0, 1), (0, 0.5, 1), (0.5, 0.5, 0.5), (1, 1, 0.5)]
     assert rows(roc) == rows(precision_recall)
+
+
+def test_the_reliability_diagram_worked_by_hand():
+    found = evaluation(LOGITS, [0, 0, 1, 1], ["cat", "dog", "cow"], temperature=0.5)
+    spec = reliability_diagram(found)
+    assert [spec["layer"][1]["encoding"][axis]["field"] for axis in "xy"] == ["confidence", "accuracy"]
+    points = {what: [] for what in (UNSCALED, SCALED)}
+    for row in rows(spec, 1):
+        points[row["what"]].append((round(row["confidence"], 4), row["accuracy"], row["examples"]))
+    # of 15 bins, 0.6 and 0.6 share one
+    assert points[UNSCALED] == [(0.5, 0.0, 1), (0.6, 0.5, 2), (0.7, 1.0, 1)]
+    # squared and normalised: 0.25 / 0.42, 0.36 / 0.44, 0.36 / 0.46, 0.49 / 0.54
+    assert points[SCALED] == [(0.5952, 0.0, 1), (0.7826, 1.0, 1), (0.8182, 0.0, 1), (0.9074, 1.0, 1)]
 
 
 def test_the_confusion_matrix_has_counts_and_rates():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from flaxcls.analysis.report.content import Pair, confused_pairs, flat, read_lines, worst
+from flaxcls.analysis.evaluation import worst
+from flaxcls.analysis.report.content import Pair, confused_pairs, flat, read_lines
 from flaxcls.errors import InputError
 from tests.analysis.report.test_page import evaluation
 

@@ -12,15 +12,21 @@ from flaxcls.analysis.report import RunContent, render
 from flaxcls.analysis.scores import scores
 
 
-def evaluation(logits, labels, names, *, ids=None):
+def evaluation(logits, labels, names, *, ids=None, temperature=1.0, images=None):
     """Returns what `evaluate_run` would, of logits f32[n k]."""
-    labels, probabilities = np.array(labels), softmax(logits)
+    labels, probabilities = np.array(labels), softmax(logits, temperature)
     metrics = scores(probabilities, logits.argmax(axis=1), labels, names)
     metrics |= {"dataset": "animals", "split": "test", "step": 1}
-    metrics["calibration"] = {"temperature": 1.0, "ece_before": 0.1, "ece_after": 0.1}
+    metrics["calibration"] = {
+        "temperature": 1.0,
+        "temperature_fitted_on": "validation",
+        "ece_before": 0.1,
+        "ece_after": 0.1,
+    }
     ids = ids or [f"{number}.png" for number in range(len(labels))]
-    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
-    return Evaluation("test", ids, labels, images, logits, 1.0, tuple(names), metrics)
+    if images is None:
+        images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    return Evaluation("test", ids, labels, images, logits, temperature, tuple(names), metrics)
 
 
 RIGHT, WRONG = (np.eye(2, dtype=np.float32)[[0, 1, 0, 1]] * sign for sign in (3, -3))
@@ -92,3 +98,19 @@ def test_several_runs_are_compared_on_the_same_examples_only():
     text = text_of(render([content(), content(name="strange", evaluation=strange)]))
     assert "not comparable: they were evaluated on other examples" in text
     assert "All options are the same." in text
+    assert "\N{BLACK STAR}" not in text
+
+
+def test_examples_of_the_same_number_may_be_others():
+    ours = evaluation(RIGHT, [0, 1, 0, 1], ["cat", "dog"])
+    other = evaluation(WRONG, [0, 1, 0, 1], ["cat", "dog"], images=ours.images + 1)
+    text = text_of(render([content(), content(name="other", evaluation=other)]))
+    assert "not comparable" in text
+    assert "\N{BLACK STAR}" not in text
+
+
+def test_the_best_is_the_least_where_less_is_better():
+    other = evaluation(RIGHT, [0, 1, 0, 1], ["cat", "dog"])
+    other.metrics["calibration"] = {**other.metrics["calibration"], "ece_after": 0.05}
+    text = text_of(render([content(), content(name="other", evaluation=other)]))
+    assert "calibration error 0.1000 0.0500 \N{BLACK STAR}" in text

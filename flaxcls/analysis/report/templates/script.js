@@ -35,7 +35,9 @@ function follow(section) {
   for (const [name, value] of Object.entries(whole)) {
     section.querySelector(`[data-number="${name}"]`).value = value.toLocaleString("en");
   }
-  section.querySelector(".value").value = report.grid[at].toFixed(3);
+  const threshold = report.grid[at].toFixed(3);
+  section.querySelector(".value").value = threshold;
+  section.querySelector(".threshold").setAttribute("aria-valuetext", threshold);
   setSignals(`roc-${number}`, { x: 1 - shares.specificity, y: shares.recall });
   // where nothing counts as of the class, there is no precision and no point to draw
   setSignals(`precision-recall-${number}`, { x: shares.recall, y: shares.precision ?? -1 });
@@ -77,11 +79,12 @@ addEventListener("beforeprint", () => {
 
 // ast: expressions are interpreted, as the page forbids making code of text
 const options = { renderer: "svg", ast: true, actions: false, tooltip: { disableDefaultStyle: true } };
-Promise.all(
+Promise.allSettled(
   Object.entries(report.specs).map(async ([id, spec]) => {
     views[id] = (await vegaEmbed(document.getElementById(id), spec, options)).view;
   }),
-).then(() => {
+).then((drawn) => {
   sections.forEach(follow);
+  for (const { reason } of drawn) if (reason) console.error(reason);
   document.documentElement.dataset.ready = "true";
 });
