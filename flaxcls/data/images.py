@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
@@ -39,6 +40,11 @@ def decode(data: bytes) -> np.ndarray:
     """Returns the picture in the bytes of a file, as `read_image` does; what is no image raises what Pillow raises."""
     with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
         warnings.simplefilter("ignore")  # of strange metadata
+        if opened.format == "JPEG" and opened.mode == "RGB" and _orientation(opened) == 1:
+            # the same pixels as Pillow's, in half the time; None where the file is cut short
+            whole = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+            if whole is not None:
+                return whole
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I"):  # 16 bits; those of RGB Pillow reduces by itself
             values = np.asarray(image)
@@ -54,8 +60,7 @@ def upright_size(file: Path | io.BytesIO, name: str) -> tuple[int, int]:
     try:
         with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("ignore")
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return image.size if turned else image.size[::-1]
+            return image.size if _orientation(image) >= 5 else image.size[::-1]
     except Exception as error:
         raise InputError(f"{name} is no image that can be read: {_first_line(error)}") from error
 
@@ -225,6 +230,11 @@ def random_box(seed: int, position: int, size: tuple[int, int], least_area: floa
     rows = min(height, max(1, round(width / RATIOS[0])))
     columns = min(width, max(1, round(height * RATIOS[1])))
     return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+def _orientation(image: Image.Image) -> int:
+    """Returns how the picture is to be turned, as EXIF counts it: 1 is upright, from 5 on rows become columns."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _first_line(error: BaseException) -> str:
