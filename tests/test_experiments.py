@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from flaxcls.cli import load_experiment
 from flaxcls.config import Config
 from flaxcls.data import load_dataset
+from flaxcls.data.dataset import Split
+from flaxcls.data.images import Files, Images, read_image, upright_size
+from flaxcls.data.resize import resize
 from flaxcls.models import build_model
 from flaxcls.models.summary import count
 from flaxcls.validation import validate
@@ -92,3 +96,22 @@ def test_real_cifar10_is_read_and_trained_on(tmp_path):
     assert (
         result["test"]["accuracy"] > 0.35
     )  # a tenth is chance; two epochs of a seventh of the data come to about 0.45
+
+
+def test_the_benchmark_of_streaming_tells_its_peer_the_parts_that_are_made_of_its_photographs(tmp_path):
+    from experiments.benchmarks import streaming
+
+    for name in ("photos", "again"):
+        streaming.save_photos(tmp_path / name, 8)
+    paths, again = (sorted((tmp_path / name).rglob("*.jpg")) for name in ("photos", "again"))
+    assert [path.parent.name for path in paths] == ["china"] * 4 + ["flower"] * 4
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+    assert {upright_size(path, "") for path in paths} == {(375, 500), (500, 375)}
+    split = Split(Images(Files(paths, 3), (*streaming.SIZE, 3)), np.arange(8, dtype=np.int32))
+    images, labels = streaming.batch_maker(split, 0.08)(1)
+    stream = streaming.drawn(split, paths, 0.08, 2 * streaming.BATCH)
+    assert stream["labels"][streaming.BATCH :] == labels.tolist()
+    for number in (0, 33):
+        path, (top, left, height, width) = (stream[name][streaming.BATCH + number] for name in ("paths", "boxes"))
+        part = read_image(Path(path))[top : top + height, left : left + width]
+        np.testing.assert_array_equal(images[number], resize(part, streaming.SIZE))

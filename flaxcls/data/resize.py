@@ -7,8 +7,7 @@ import numpy as np
 def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns the largest centred part of u8[h w c] that has the proportions of `size` (height, width), scaled to it.
 
-    The aspect ratio is kept. An image of that size comes back as it is; one that is made smaller is averaged over
-    areas, one that is made larger is interpolated between pixels.
+    The aspect ratio is kept. An image of that size comes back as it is.
     """
     height, width = size
     if image.shape[:2] == size:
@@ -20,11 +19,16 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns u8[h w c] scaled to `size` (height, width)."""
+    """Returns u8[h w c] scaled to `size` (height, width).
+
+    It is interpolated between pixels. Where that would leave pixels out, as one side becomes less than half as long and
+    the other no longer, it is averaged over areas, which takes four times as long.
+    """
     if image.shape[:2] == size:
         return image
-    smaller = size[0] < image.shape[0] or size[1] < image.shape[1]
-    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    factors = [old / new for old, new in zip(image.shape[:2], size, strict=True)]
+    averaged = min(factors) >= 1 and max(factors) > 2
+    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
     return scaled.reshape(*size, image.shape[2])  # OpenCV drops the axis of a single channel
 
 

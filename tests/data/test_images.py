@@ -1,8 +1,11 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from flaxcls.data.images import Images, random_box, read_image, upright_size
+from flaxcls.data import images as images_module
+from flaxcls.data.images import Images, box_draws, decode, random_box, read_image, upright_size
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError
 
@@ -28,6 +31,65 @@ def test_jpeg(tmp_path):
     path = saved(tmp_path / "x.jpg", np.stack([smooth] * 3, axis=2), quality=95)
     assert np.abs(read_image(path).astype(int) - smooth[..., None]).max() < 8
     assert read_image(saved(tmp_path / "grey.jpg", smooth)).shape == (64, 48, 1)
+
+
+def jpeg(mode="RGB", **options):
+    """Returns the bytes of one that is no multiple of its blocks large."""
+    file = io.BytesIO()
+    Image.fromarray(COLOURS).resize((61, 47)).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def decoded(data):
+    """Returns the pixels, or the kind of error."""
+    try:
+        return decode(data).tolist()
+    except Exception as error:
+        return type(error)
+
+
+PLAIN = [
+    {},
+    {"progressive": True},
+    {"subsampling": "4:4:4"},
+    {"subsampling": "4:2:2"},
+    {"keep_rgb": True},
+    {"restart_marker_rows": 1},
+    {"icc_profile": b"profile" * 100, "comment": b"comment"},
+]
+
+
+@pytest.mark.parametrize("options", PLAIN, ids=str)
+def test_a_plain_jpeg_has_the_pixels_that_pillow_reads(options, monkeypatch):
+    data = jpeg(**options)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image)
+    monkeypatch.setattr(Image, "open", None)
+    np.testing.assert_array_equal(decode(data), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_damaged_jpeg_is_what_pillow_makes_of_it(options, monkeypatch, capfd):
+    rng, damaged = np.random.default_rng(0), []
+    for _ in range(150):
+        data = bytearray(jpeg(**options))
+        for _ in range(3):
+            data[rng.integers(2, len(data))] = rng.integers(256)
+        damaged.append(bytes(data[: rng.integers(len(data))] if rng.random() < 0.2 else data))
+    found = [*map(decoded, damaged)]
+    monkeypatch.setattr(images_module, "_is_plain_jpeg", lambda data: False)
+    assert found == [*map(decoded, damaged)]
+    assert sum(isinstance(result, list) for result in found) > 20
+    assert sum(isinstance(result, type) for result in found) > 20
+    assert capfd.readouterr().err == ""
+
+
+def test_a_jpeg_so_large_that_it_may_be_meant_to_fill_the_memory_is_left_to_pillow():
+    data = bytearray(jpeg())
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = b"\xff\xdc" * 2
+    with pytest.raises(Image.DecompressionBombError):
+        decode(bytes(data))
 
 
 def test_grey_palette_and_one_bit(tmp_path):
@@ -150,3 +212,11 @@ def test_random_boxes_lie_within_the_image_and_have_the_areas_that_are_asked_for
     assert 1.25 < (width / height).max() < 1.38
     assert abs((top / (60 - height).clip(1)).mean() - 0.5) < 0.03
     assert random_box(0, 0, (10, 1000), 1.0) == (0, 493, 10, 13)  # none fits: the largest of an allowed shape
+
+
+@pytest.mark.parametrize("seed", [0, 3, 2**63 + 5])
+def test_what_decides_a_part_is_a_generator_of_its_own(seed):
+    positions = np.array([7, 0, 2**40])
+    for position, draws in zip(positions, box_draws(seed, positions), strict=True):
+        bits = np.random.Philox(key=np.array([seed, position], np.uint64), counter=[0, 0, 0, 1])
+        np.testing.assert_array_equal(draws, (bits.random_raw(22) >> np.uint64(11)) * 2.0**-53)

@@ -1,0 +1,192 @@
+"""Images a second of the path for large JPEGs, against tf.data on the same files and cores: batches at 224x224.
+
+Both read 500x375 JPEGs from the page cache, cut a random part out of each, scale it and put 64 into a batch: the same
+files in the same order and the same parts, which flaxcls draws and tf.data is told, and no network. flaxcls decodes
+whole images by libjpeg's accurate transform, and interpolates between pixels, or averages over areas where a side
+becomes less than half as long. tf.data does the same, or decodes the part alone (`decode_and_crop_jpeg`), or that with
+the fast transform, its default. What both make of a part is compared first. While one is measured the others are
+idle. The first time, TensorFlow is installed into an environment of its own, at --peers.
+
+Command:   python -m experiments.benchmarks.streaming
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from flaxcls.config import DataConfig
+from flaxcls.data import load_dataset
+from flaxcls.data.dataset import Split
+from flaxcls.data.images import random_box, read_image, upright_size
+from flaxcls.data.resize import resize
+from flaxcls.data.stream import batch_indices
+from flaxcls.data.workers import BatchMaker, made_ahead
+
+TENSORFLOW = "tensorflow-cpu==2.21.0"
+WIDE = (500, 375)
+SIZE = (224, 224)
+BATCH = 64
+WARM_UP = 4  # batches
+KINDS = {"whole": "tf.data, the same", "part": "tf.data, of the part alone", "usual": "tf.data, its defaults"}
+
+
+def save_photos(place: Path, count: int, seed: int = 0) -> None:
+    """Saves JPEGs of the usual size of ImageNet's, in a folder for each of two classes.
+
+    They are parts of the two photographs that come with scikit-learn, three of ten upright.
+    """
+    from sklearn.datasets import load_sample_images
+
+    rng = np.random.default_rng(seed)
+    samples = load_sample_images()
+    for name, photo in zip(("china", "flower"), samples.images, strict=True):
+        (place / name).mkdir(parents=True)
+        for number in range(count // 2):
+            column, row = rng.integers(photo.shape[1] - WIDE[0]), rng.integers(photo.shape[0] - WIDE[1])
+            part = photo[row : row + WIDE[1], column : column + WIDE[0]][:, :: rng.choice([-1, 1])]
+            upright = np.rot90(part) if rng.random() < 0.3 else part
+            Image.fromarray(np.ascontiguousarray(upright)).save(place / name / f"{number:04d}.jpg", quality=95)
+
+
+def batch_maker(split: Split, least_area: float) -> BatchMaker:
+    """Returns what makes the batches of a run."""
+    return BatchMaker(split, 0, BATCH, slice(0, BATCH), balanced=False, least_area=least_area)
+
+
+def flaxcls_seconds(split: Split, least_area: float, workers: int, batches: int) -> float:
+    """Returns the seconds that so many batches take after the first ones, made as `feed` has them made."""
+    with made_ahead(batch_maker(split, least_area), 0, 10**9, workers=workers) as made:
+        for _ in range(WARM_UP):
+            next(made)
+        began = time.perf_counter()
+        for _ in range(batches):
+            next(made)
+        return time.perf_counter() - began
+
+
+@contextmanager
+def tensorflow(peers: Path) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Gives the version, and what sends one request to streaming_tfdata.py and returns its answer."""
+    python = peers / "bin" / "python"
+    if not python.exists():
+        venv.create(peers, with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", TENSORFLOW], check=True)
+    command = [str(python), str(Path(__file__).with_name("streaming_tfdata.py")), *map(str, (*SIZE, BATCH))]
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(command, text=True, env=quiet, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        asked, answers = process.stdin, process.stdout
+        assert asked is not None
+        assert answers is not None
+
+        def ask(do: str, **request: Any) -> Any:
+            print(json.dumps({"do": do, **request}), file=asked, flush=True)
+            return json.loads(answers.readline())
+
+        yield json.loads(answers.readline())["tensorflow"], ask
+
+
+def drawn(split: Split, paths: Sequence[Path], least_area: float, count: int) -> dict[str, list[Any]]:
+    """Returns the stream's first images, as flaxcls draws them, for tf.data: path, part and label of each."""
+    order = batch_indices(0, 0, count=len(paths), batch_size=count).tolist()
+    sizes = [upright_size(path, str(path)) for path in paths]
+    boxes = [random_box(0, position, sizes[index], least_area) for position, index in enumerate(order)]
+    return {"paths": [str(paths[index]) for index in order], "boxes": boxes, "labels": split.labels[order].tolist()}
+
+
+def differences(ask: Callable[..., Any], stream: dict[str, list[Any]], kind: str) -> tuple[float, float]:
+    """Returns mean and largest difference of a pixel between what both make of the first parts."""
+    found = []
+    for path, box in zip(stream["paths"][:20], stream["boxes"], strict=False):
+        top, left, height, width = box
+        ours = resize(read_image(Path(path))[top : top + height, left : left + width], SIZE).astype(int)
+        found.append(np.abs(ours - ask("cut", path=path, box=box, kind=kind)))
+    return float(np.mean(found)), float(np.max(found))
+
+
+def processor() -> str:
+    """Returns its name."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main(
+    peers: Path = Path("build/peers"),
+    out: Path = Path("build/streaming.json"),
+    images: int = 400,
+    batches: int = 60,
+    repeats: int = 7,
+    least_area: float = 0.08,
+) -> None:
+    """Prints medians over the repeats, and the ratio of each pair, measured in turn.
+
+    Args:
+      peers: environment that TensorFlow is installed into.
+      out: JSON file of every measurement.
+      images: files.
+      batches: of each measurement.
+      repeats: measurements of each.
+      least_area: smallest share of an image that is cut out.
+    """
+    cores, console = len(os.sched_getaffinity(0)), Console()
+    with tempfile.TemporaryDirectory() as folder, tensorflow(peers.absolute()) as (tensorflow_version, ask):
+        place = Path(folder) / "photos"
+        save_photos(place, images)
+        split = load_dataset(DataConfig(source="folder", dir=str(place), memory=0.0, image_size=SIZE[0])).train
+        assert split.ids is not None
+        paths = [place / name for name in split.ids]
+        size = statistics.mean(path.stat().st_size for path in paths)
+        stream = drawn(split, paths, least_area, (WARM_UP + batches) * BATCH)
+        area = float(np.mean([height * width for _, _, height, width in stream["boxes"]])) / (WIDE[0] * WIDE[1])
+        away = {kind: differences(ask, stream, kind) for kind in KINDS}
+        rates: dict[str, list[float]] = {"flaxcls": [], **{kind: [] for kind in KINDS}}
+        for repeat in range(repeats):
+            turn = repeat % len(rates)
+            for name in [*rates][turn:] + [*rates][:turn]:
+                if name == "flaxcls":
+                    seconds = flaxcls_seconds(split, least_area, cores, batches)
+                else:
+                    seconds = ask("seconds", kind=name, warm_up=WARM_UP, **stream)
+                rates[name].append(batches * BATCH / seconds)
+                console.print(f"{repeat + 1}/{repeats} {name}: {rates[name][-1]:.0f} images/s")
+    versions = {name: version(name) for name in ("grain", "numpy", "opencv-python-headless", "simplejpeg")}
+    versions |= {"python": platform.python_version(), "tensorflow": tensorflow_version}
+    console.print(f"{cores} cores of {processor()}, {len(paths)} files of {size / 1000:.0f} kB, n = {repeats};")
+    console.print(f"{area:.2f} of an image is cut out on average")
+    console.print(", ".join(f"{name} {number}" for name, number in versions.items()))
+    table = Table()
+    for header in ("", "images/s", "range", "flaxcls to it", "pixels differ by"):
+        table.add_column(header, justify="right" if header else "left", no_wrap=True)
+    for name, values in rates.items():
+        row = [KINDS.get(name, name), f"{statistics.median(values):.0f}", f"{min(values):.0f} to {max(values):.0f}"]
+        if name in KINDS:
+            ratios = [ours / theirs for ours, theirs in zip(rates["flaxcls"], values, strict=True)]
+            row += [f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
+            row += ["{:.2f}, at most {:.0f}".format(*away[name])]
+        table.add_row(*row)
+    console.print(table)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"processor": processor(), "cores": cores, "files": len(paths), "mean_bytes": size, "versions": versions}
+    settings = {"batch_size": BATCH, "batches": batches, "repeats": repeats, "least_area": least_area, "area": area}
+    record = {**about, **settings, "images_per_second": rates, "pixel_difference": away}
+    out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main, prog="python -m experiments.benchmarks.streaming")
