@@ -49,7 +49,11 @@ def decode(data: bytes) -> np.ndarray:
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I"):  # 16 bits; those of RGB Pillow reduces by itself
             values = np.asarray(image)
-            return (values >> 8 if values.max() > 255 else values).astype(np.uint8)[..., np.newaxis]
+            if values.min() < 0 or values.max() > 65535:
+                raise ValueError(f"it has grey values of {values.min()} to {values.max()}, and 0 to 65535 are known")
+            return (values >> 8).astype(np.uint8)[..., np.newaxis]
+        if image.mode == "F":
+            raise ValueError("its grey values are floating-point numbers, whose scale is not known: save it as 16 bits")
         transparent = image.has_transparency_data
         grey = image.mode in ("1", "L", "LA", "La")
         pixels = np.asarray(image.convert(("LA" if transparent else "L") if grey else "RGBA" if transparent else "RGB"))

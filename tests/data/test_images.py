@@ -122,6 +122,22 @@ def test_sixteen_bits(tmp_path):
     deep = np.array([[0, 257, 65535]], np.uint16)
     path = saved(tmp_path / "x.png", deep)
     np.testing.assert_array_equal(read_image(path)[..., 0], [[0, 1, 255]])
+    dark = saved(tmp_path / "dark.png", np.array([[0, 100, 255]], np.uint16))  # one bright pixel decides of no other
+    assert not read_image(dark).any()
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (np.array([[0, 70000]], np.int32), "grey values of 0 to 70000"),
+        (np.array([[-1, 5]], np.int32), "grey values of -1 to 5"),
+        (np.array([[0.5, 1]], np.float32), "floating-point numbers"),
+    ],
+)
+def test_values_that_cannot_be_eight_bits(tmp_path, values, problem):
+    Image.fromarray(values).save(tmp_path / "x.tiff")
+    with pytest.raises(InputError, match=problem):
+        read_image(tmp_path / "x.tiff")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
