@@ -2,11 +2,17 @@
 
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from rich.console import Console
+from sklearn.datasets import load_digits
 
+from flaxcls.analysis import load_run
+from flaxcls.analysis.temperature import calibrated
 from flaxcls.config import Config, DataConfig, LoopConfig, ModelConfig
+from flaxcls.data.images import read_image
 from flaxcls.evaluate import main
 from flaxcls.run import fit
 
@@ -63,6 +69,36 @@ def test_options(trained, capfd, tmp_path):
     assert f"step {last}" in out
     assert "data.split_seed: 0 -> 1" in out
     assert json.loads((tmp_path / "other" / "metrics.json").read_text())["step"] == last
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_new_images_of_any_size_in_folders(trained, capfd, tmp_path, splits):
+    images, labels = load_digits().images[:30].astype(np.uint8) * 15, load_digits().target[:30]
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if label != 4:  # not all classes need be there
+            folder = tmp_path / "new" / ("test" if splits else "") / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            grown = image.repeat(2 + number % 2, axis=0).repeat(3, axis=1)
+            Image.fromarray(grown).save(folder / f"{number}.png")
+    args = ("--data.source", "folder", "--data.dir", tmp_path / "new", "--out", tmp_path / "out")
+    code, out, err = call(capfd, trained.workdir, *args)
+    assert code == 0, err
+    assert "new, test split" in out
+    table = pq.read_table(tmp_path / "out" / "predictions.parquet")
+    files = [tmp_path / "new" / name for name in table["id"].to_pylist()]
+    assert len(files) == (labels != 4).sum()
+    assert table["label"].to_pylist() == [int(file.parent.name) for file in files]
+    expected = calibrated(trained.workdir, load_run(trained.workdir))[0].predict([read_image(file) for file in files])
+    np.testing.assert_allclose(np.array(table["p_8"]), expected.probabilities[:, 8], atol=1e-6)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["per_class"][4]["recall"] is None
+    assert metrics["notes"]["dataset"] == "not the run's own data"
+    code, _, err = call(capfd, trained.workdir, *args, "--split", "validation")
+    assert code == (2 if splits else 0)
+    assert not splits or "has the splits test, but not validation" in err
+    (tmp_path / "new" / ("test" if splits else "") / "ten").mkdir()
+    (files[0]).rename(files[0].parents[1] / "ten" / "x.png")
+    assert "unknown class 'ten'" in call(capfd, trained.workdir, *args)[2]
 
 
 def test_help_shows_the_defaults_of_the_run_if_one_is_named(trained, capfd):

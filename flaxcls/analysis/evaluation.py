@@ -16,9 +16,10 @@ from flaxcls.analysis.calibration import BINS, expected_calibration_error, fit_t
 from flaxcls.analysis.classifier import Classifier, load_run
 from flaxcls.analysis.inference import predict_splits
 from flaxcls.analysis.scores import log_loss, scores
-from flaxcls.analysis.temperature import with_temperature
+from flaxcls.analysis.temperature import calibrated, with_temperature
 from flaxcls.config import DataConfig, differences
-from flaxcls.data import Dataset, load_dataset
+from flaxcls.data import Dataset, Split, load_dataset
+from flaxcls.data.folder import load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
 from flaxcls.run.workdir import PARTIAL, write_whole
@@ -78,7 +79,8 @@ def evaluate_run(
     Args:
       workdir: of the run.
       split: train, validation or test.
-      data: where the examples come from, if not from where the run had them.
+      data: where the examples come from, if not from where the run had them. Of another folder of images than the
+        run's all are taken where it has no splits; they may be of any size, and not all classes need be there.
       dataset: the caller's own, where `fit` was given one.
       model: the caller's own module, where `fit` was given one.
       step: another checkpoint than that of the best parameters.
@@ -94,6 +96,8 @@ def evaluate_run(
     classifier = classifier or load_run(workdir, model=model, step=step)
     changed = dataclasses.replace(classifier.config, data=data or classifier.config.data)
     validate(changed)
+    if dataset is None and _is_new_folder(classifier, changed.data):
+        return _of_new_folder(workdir, classifier, changed.data, split)
     if dataset is None:
         dataset = load_dataset(changed.data)
         if changed == classifier.config:
@@ -113,22 +117,47 @@ def evaluate_run(
             classifier = dataclasses.replace(classifier, temperature=temperature)
         else:
             classifier = with_temperature(workdir, classifier, temperature)
-    examples = found[split]
+    made = _evaluation(classifier, split, found[split], logits[split], name=dataset.name, fitted_on=fitted_on)
+    if differs:
+        made.metrics["notes"]["dataset"] = (
+            f"not the run's own data ({differs}), so the split may hold examples that it was trained on"
+        )
+    return made
+
+
+def _is_new_folder(classifier: Classifier, data: DataConfig) -> bool:
+    """Returns whether the data are other images than the run's; a folder of its name is taken for it, moved."""
+    return data.source == "folder" and Path(str(data.dir)).resolve().stem != classifier.data
+
+
+def _of_new_folder(workdir: Path, classifier: Classifier, data: DataConfig, split: str) -> Evaluation:
+    """Returns the evaluation of images in a folder that the run was not trained on, in the sizes that they have."""
+    name, examples, notes = load_examples(
+        data, split, class_names=classifier.class_names, image_shape=classifier.image_shape
+    )
+    classifier, reason = calibrated(workdir, classifier)
+    (logits,) = predict_splits(classifier, [examples])
+    made = _evaluation(
+        classifier, split, examples, logits, name=name, fitted_on=f"nothing: {reason}" if reason else "validation"
+    )
+    made.metrics["notes"]["dataset"] = "\n".join(["not the run's own data", *notes])
+    return made
+
+
+def _evaluation(
+    classifier: Classifier, split: str, examples: Split, logits: np.ndarray, *, name: str, fitted_on: str
+) -> Evaluation:
     made = Evaluation(
         split=split,
         ids=list(examples.ids),
         labels=np.asarray(examples.labels, np.int64),
         images=examples.images,
-        logits=logits[split],
+        logits=logits,
         temperature=classifier.temperature or 1.0,
         class_names=classifier.class_names,
-        metrics={"split": split, "step": classifier.step, "dataset": dataset.name},
+        metrics={"split": split, "step": classifier.step, "dataset": name},
     )
     made.metrics.update(_metrics(made, fitted_on))
-    if differs:
-        made.metrics["notes"]["dataset"] = (
-            f"not the run's own data ({differs}), so the split may hold examples that it was trained on"
-        )
     return made
 
 

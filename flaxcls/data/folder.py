@@ -13,7 +13,8 @@ import numpy as np
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, Split, from_splits
 from flaxcls.data.images import Files, arranged, check_readable, read_image, unreadable, upright_size
-from flaxcls.errors import InputError
+from flaxcls.data.resize import square
+from flaxcls.errors import InputError, unknown
 
 # The names of the folders, or of the values in a table's column `split`, by what they hold.
 SPLITS = {
@@ -51,8 +52,7 @@ def load(config: DataConfig) -> Dataset:
       InputError: where there are no classes or no images, and for files that are no images, unless
         `config.unreadable` says to skip them.
     """
-    place = Path(str(config.dir)).expanduser()
-    files = _from_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
+    place, files = _found(config)
     class_names = _class_names(files, place)
     files, sizes, problems = _readable(files, config)
     there = {file.label for file in files}
@@ -68,7 +68,7 @@ def load(config: DataConfig) -> Dataset:
             part: (Files([files[index].path for index in chosen], channels), [sizes[index] for index in chosen])
             for part, chosen in members.items()
         },
-        side=config.image_size,
+        size=square(config.image_size),
         channels=channels,
         memory=config.memory,
         advice=ADVICE,
@@ -90,8 +90,59 @@ def load(config: DataConfig) -> Dataset:
         parts["test"],
         class_names=class_names,
         name=place.resolve().stem,
-        notes=[unreadable(problems, len(files) + len(problems)) + "\nThey are left out."] if problems else (),
+        notes=_left_out(problems, len(files)),
     )
+
+
+def load_examples(
+    config: DataConfig, part: str, *, class_names: Sequence[str], image_shape: tuple[int, int, int]
+) -> tuple[str, Split, Sequence[str]]:
+    """Returns what a trained model is tried on: the name of the set, its examples and notes on them.
+
+    They are those of the part train, validation or test; where nothing says which is what, all there are. Classes may
+    be missing.
+
+    Args:
+      config: of the folder or the table.
+      part: of it.
+      class_names: that the model knows.
+      image_shape: (h, w, c) that it sees.
+
+    Raises InputError as `load` does, and where it has no such part, or a class that the model does not know.
+    """
+    place, files = _found(config)
+    parts = {file.part for file in files if file.split}
+    if parts:
+        files = [file for file in files if file.part == part]
+    if not files:
+        raise InputError(f"{place} has the splits {', '.join(sorted(parts))}, but not {part}: choose one with --split.")
+    numbers = {name: number for number, name in enumerate(class_names)}
+    for file in files:
+        if file.label not in numbers:
+            raise InputError(f"{file.name} in {place}: {unknown('class', file.label, class_names)}")
+    files, sizes, problems = _readable(files, config)
+    if not files:
+        raise InputError(f"{unreadable(problems, len(problems))}\nNone is left.")
+    images = arranged(
+        {part: (Files([file.path for file in files], image_shape[2]), sizes)},
+        size=image_shape[:2],
+        channels=image_shape[2],
+        memory=config.memory,
+        advice=ADVICE,
+    )
+    labels = np.array([numbers[file.label] for file in files], np.int32)
+    split = Split(images[part], labels, [file.name for file in files])
+    return place.resolve().stem, split, _left_out(problems, len(files))
+
+
+def _found(config: DataConfig) -> tuple[Path, list[_File]]:
+    place = Path(str(config.dir)).expanduser()
+    return place, _from_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
+
+
+def _left_out(problems: Sequence[str], count: int) -> Sequence[str]:
+    """Returns the note on files that are no images, beside so many that are."""
+    return [f"{unreadable(problems, count + len(problems))}\nThey are left out."] if problems else ()
 
 
 def hash_split(

@@ -185,7 +185,7 @@ class Images:
 def arranged(
     parts: Mapping[str, tuple[Stored, Sequence[tuple[int, int]]]],
     *,
-    side: int | None,
+    size: tuple[int, int] | None,
     channels: int,
     memory: float,
     advice: str,
@@ -194,13 +194,13 @@ def arranged(
 
     Args:
       parts: of each split, its pictures, and height and width of each.
-      side: what they are brought to; None: their own size if all are alike, else `USUAL_SIDE`.
+      size: height and width that they are brought to; None: their own if all are alike, else `USUAL_SIDE`.
       channels: that they have.
       memory: GiB of decoded pictures that may be kept.
       advice: what to do about one that cannot be read.
     """
     sizes = [size for _, part in parts.values() for size in part]
-    size = (side or USUAL_SIDE,) * 2 if side or len(set(sizes)) > 1 else sizes[0]
+    size = size or ((USUAL_SIDE, USUAL_SIDE) if len(set(sizes)) > 1 else sizes[0])
     small = sum(height * width for height, width in sizes) * channels <= memory * 2**30
     whole = set(sizes) <= {size}
 

@@ -32,6 +32,11 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return scaled.reshape(*size, image.shape[2])  # OpenCV drops the axis of a single channel
 
 
+def square(side: int | None) -> tuple[int, int] | None:
+    """Returns the size (height, width) of a square, or None."""
+    return None if side is None else (side, side)
+
+
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Returns u8[h w channels] of a grey image, one in colours or one with transparency, which is laid on white.
 

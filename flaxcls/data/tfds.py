@@ -14,7 +14,7 @@ from tensorflow_datasets.core.read_only_builder import builder_from_files
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, from_arrays
 from flaxcls.data.images import Images, arranged, decode, upright_size
-from flaxcls.data.resize import with_channels
+from flaxcls.data.resize import square, with_channels
 from flaxcls.errors import InputError
 
 # TensorFlow, which most builders need to prepare their data, is kept out of the environment that trains. These are the
@@ -185,6 +185,10 @@ def _read_arranged(
                 labels[part][i] = example[label_key]
         stored[part] = (Records(source, image_key, channels, np.arange(len(source)), name), sizes)
     images = arranged(
-        stored, side=config.image_size, channels=channels, memory=config.memory, advice="Prepare the data set again."
+        stored,
+        size=square(config.image_size),
+        channels=channels,
+        memory=config.memory,
+        advice="Prepare the data set again.",
     )
     return {part: (images[part], labels[part]) for part in parts}
