@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from flaxcls.analysis.classifier import load_run
-from flaxcls.analysis.export import DESCRIPTION, ONNX, STABLEHLO, add_onnx, export_run
+from flaxcls.analysis.export import DESCRIPTION, ONNX, STABLEHLO, add_onnx, check_folder, export_run
 from flaxcls.analysis.onnx import ADVICE
 from flaxcls.analysis.temperature import calibrated
 from flaxcls.cli import NAMES
@@ -31,14 +31,16 @@ class Command:
     out: Path | None = None
     """Folder to write to; without it RUN/export, or RUN/export-DTYPE for other types than float32."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Replace the export in the folder."""
+    """Replace model.stablehlo, model.onnx and model.json in the folder."""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, or 2 for bad input."""
+    """Runs the command and returns its exit code: 0, 2 for bad input, 130 after SIGINT."""
     command = tyro.cli(Command, args=args, prog="python -m flaxcls.export", registry=NAMES)
     try:
         _export(command)
+    except KeyboardInterrupt:
+        return 130
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -51,10 +53,7 @@ def _export(command: Command) -> None:
     out = command.out or command.run / ("export" if plain else f"export-{command.dtype}")
     if command.format == "onnx" and command.onnx_python is None:
         raise InputError(f"--format onnx needs --onnx-python: {ADVICE}, and give --onnx-python onnx/bin/python.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is no folder: name a new one.")
-    if (out / DESCRIPTION).exists() and not command.overwrite:
-        raise InputError(f"{out} holds an export: name another folder by --out, or replace it by --overwrite.")
+    check_folder(out, overwrite=command.overwrite)
     classifier, reason = calibrated(command.run, load_run(command.run))
     description = export_run(command.run, classifier, out, dtype=command.dtype, not_calibrated=reason)
     size = description["files"][STABLEHLO]["bytes"]

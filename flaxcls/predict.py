@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxcls.analysis.classifier import load_run
-from flaxcls.analysis.prediction import find_images, predict_files, write
+from flaxcls.analysis.prediction import check_new, find_images, predict_files, write
 from flaxcls.analysis.temperature import calibrated
 from flaxcls.cli import NAMES
 from flaxcls.errors import InputError
@@ -36,11 +36,13 @@ class Command:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 1 where files could not be read, 2 for bad input."""
+    """Runs the command; its exit code is 0, 1 where files could not be read, 2 for bad input, 130 after SIGINT."""
     command = tyro.cli(Command, args=args, prog="python -m flaxcls.predict", registry=NAMES)
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         return _predict(command, errors)
+    except KeyboardInterrupt:
+        return 130
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,9 +58,8 @@ def _predict(command: Command, errors: Console) -> int:
         raise InputError(f"batch_size is {command.batch_size}, but must be 1 or more.")
     if form == "parquet" and out is None:
         raise InputError("Parquet is not for the standard output: name a file by --out.")
-    if out is not None and (out.exists() or not out.parent.is_dir()):
-        reason = "is there already" if out.exists() else "is in a folder that is not there"
-        raise InputError(f"--out {out} {reason}: name a new file in a folder that is there.")
+    if out is not None:
+        check_new(out)
     classifier = load_run(command.run)
     classes = len(classifier.class_names)
     if not 1 <= command.top <= classes:
@@ -75,9 +76,7 @@ def _predict(command: Command, errors: Console) -> int:
         )
     write(found, command.top, form, out)
     if found.unreadable:
-        errors.print(f"{len(found.unreadable)} of {len(paths)} files could not be read:")
-        for _, reason in found.unreadable:
-            errors.print(f"  {reason}")
+        errors.print(found.complaint)
     return 1 if found.unreadable else 0
 
 

@@ -1,9 +1,13 @@
 """The command, as a user types it."""
 
+import dataclasses
 import shutil
+import signal
 
+import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from PIL import Image
 from rich.console import Console
 
@@ -132,14 +136,61 @@ def test_the_same_name_of_another_folder_is_not_written_over(folder, tmp_path, c
     assert str(arrays_in(tmp_path / "one-2.npz")["source"]) == str(folder / "b" / "one.png")
 
 
+@pytest.mark.parametrize("end", ["", "*.png"])
+def test_unreadable_files_are_listed_and_the_rest_goes_on(folder, tmp_path, capsys, end):
+    (tmp_path / "images").mkdir()
+    shutil.copy(folder / "a/one.png", tmp_path / "images/one.png")
+    for name in ("broken.png", ".hidden.png"):
+        shutil.copy(folder / "broken.png", tmp_path / "images" / name)
+    args = [tmp_path / "images" / end, folder / "b/two.PNG", "--methods", "occlusion", "--out", tmp_path / "out"]
+    code, out, err = call(capsys, folder / "run", *args)
+    assert code == 1
+    assert written(tmp_path / "out") == {"filters.png"} | files_of("one", ["occlusion"]) | files_of(
+        "two", ["occlusion"]
+    )
+    assert "one.png: " in out
+    assert err.startswith("1 of 3 files could not be read:\n")
+    assert f"{tmp_path / 'images' / 'broken.png'} is no image" in err
+
+
+def test_where_no_file_can_be_read_nothing_is_written(folder, tmp_path, capsys):
+    code, out, err = call(capsys, folder / "run", folder / "broken.png", "--out", tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert err.startswith("1 of 1 files could not be read:\n")
+    assert not (tmp_path / "out").exists()
+
+
+class Jump(nn.Module):
+    """A logit that all but jumps, in a model without a convolution."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        return jax.nn.sigmoid(1e7 * (images.mean(axis=(1, 2, 3))[:, None] - np.float32([[0.0501, 2, 3]])))
+
+
+def test_it_says_what_a_model_has_not_got_and_what_did_not_succeed(folder, tmp_path, capsys, monkeypatch):
+    classifier = dataclasses.replace(load_run(folder / "run"), model=Jump(), mean=None, std=None)
+    monkeypatch.setattr("flaxcls.explain.load_run", lambda workdir: classifier)
+    code, out, err = call(capsys, folder / "run", folder / "a", folder / "b", "--out", tmp_path)
+    assert code == 0
+    assert err.count("Grad-CAM and feature maps are left out: the model has no layer") == 1
+    assert err.count("filters.png is left out: the model has no two-dimensional convolution") == 1
+    assert out.count("Integrated gradients are not exact here: their sum is 100.0% off the difference") == 3
+    assert out.endswith(f"The files are in {tmp_path}.\n")
+
+
+def test_an_interrupt(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("flaxcls.analysis.explained.read_image", lambda path: signal.raise_signal(signal.SIGINT))
+    code, out, err = call(capsys, folder / "run", folder / "a", "--out", tmp_path)
+    assert (code, out, err) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["broken.png"], ["broken.png is no image"]),
-        (["a", "b/notes.txt"], ["notes.txt is no image"]),
-        (["empty"], ["empty has no image in it", ".png"]),
-        (["nowhere.png"], ["nowhere.png does not exist"]),
-        ([], ["no image was given"]),
+        (["empty"], ["empty has no image", ".png"]),
+        (["nowhere.png"], ["nowhere.png is no file"]),
+        ([], ["no image was named"]),
         (["a", "--methods", "gradcam"], ["unknown method 'gradcam'", "Did you mean 'grad-cam'?", "occlusion"]),
         (["a", "--class-name", "row"], ["unknown class 'row'", "Did you mean 'rows'?", "columns"]),
         (["a", "--layer", "Conv_9"], ["unknown layer 'Conv_9'", "Did you mean 'Conv_1'?", "BatchNorm_1"]),

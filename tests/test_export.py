@@ -1,6 +1,7 @@
 """The command, as a user types it."""
 
 import json
+import signal
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_it_writes_to_the_run_and_replaces_nothing_unasked(run, capfd):
     assert json.loads((run / "export/model.json").read_text())["temperature"] > 0  # fitted on the validation split
     code, _, err = call(capfd, run)
     assert code == 2
-    assert "holds an export: name another folder by --out, or replace it by --overwrite" in err
+    assert "holds model.json and model.stablehlo: name another folder by --out, or replace the export by" in err
     assert call(capfd, run, "--overwrite")[0] == 0
 
 
@@ -49,12 +50,32 @@ def test_it_says_what_smaller_weights_cost(run, capfd, tmp_path):
     assert ("no clear difference" in out) == (found["chance"] > 0.01)
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.stablehlo"])
+def test_a_file_of_somebody_else_stays(run, capfd, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    code, _, err = call(capfd, run, "--out", tmp_path)
+    assert code == 2
+    assert f"{tmp_path} holds {name}: " in err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+    assert call(capfd, run, "--out", tmp_path, "--overwrite")[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"model.stablehlo", "model.json"}
+
+
+def test_an_interrupt(run, capfd, monkeypatch, tmp_path):
+    monkeypatch.setattr("flaxcls.analysis.export.to_stablehlo", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert call(capfd, run, "--out", tmp_path) == (130, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         (["nowhere"], "nowhere has no config.json"),
         (["RUN", "--format", "onnx"], "--format onnx needs --onnx-python: make the environment by"),
         (["RUN", "--out", "file"], "file is no folder"),
+        (["RUN", "--out", "file/deep"], "file/deep is no folder"),
+        (["RUN", "--out", "x" * 300], "cannot be written: File name too long"),
         (["RUN", "--format", "onnx", "--onnx-python", "none", "--out", "o"], "--onnx-python none cannot be run"),
     ],
 )

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from flaxcls.analysis import load_run
+from flaxcls.analysis.classifier import Classifier
 from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.data import load_dataset
 from flaxcls.predict import main
@@ -59,9 +61,10 @@ def test_a_pipe_gets_clean_csv_of_calibrated_probabilities(run, images, capfd):
         np.testing.assert_allclose(found, np.sort(probabilities)[::-1], atol=1e-5)
 
 
-def test_unreadable_files_are_listed_and_the_rest_goes_on(run, images, capfd):
+@pytest.mark.parametrize("end", ["", "*.png"])
+def test_unreadable_files_are_listed_and_the_rest_goes_on(run, images, capfd, end):
     (images / "2.png").write_bytes(b"no image")
-    code, out, err = call(capfd, run, images, "--format", "jsonl")
+    code, out, err = call(capfd, run, images / end, "--format", "jsonl")
     assert code == 1
     assert [json.loads(line)["path"][-5:] for line in out.splitlines()] == ["0.png", "1.png", "3.png", "4.png"]
     assert err.startswith("1 of 5 files could not be read:")
@@ -75,6 +78,14 @@ def test_a_file_is_written_as_its_name_says_and_never_replaced(run, images, capf
     code, _, err = call(capfd, run, images, "--out", out)
     assert code == 2
     assert "is there already" in err
+
+
+def test_an_interrupt_leaves_no_file(run, images, capfd, monkeypatch):
+    monkeypatch.setattr(Classifier, "predict", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    code, _, err = call(capfd, run, images, "--out", images.parent / "found.csv")
+    assert code == 130
+    assert "Traceback" not in err
+    assert [path.name for path in images.parent.iterdir()] == ["images"]
 
 
 @pytest.mark.parametrize("form", ["table", "csv"])
@@ -99,6 +110,9 @@ def test_it_runs_as_a_module_and_its_reader_may_leave(run, images, form):
         (["RUN", "images", "--batch-size", "0"], "batch_size is 0"),
         (["RUN", "images", "--format", "parquet"], "name a file by --out"),
         (["RUN", "images", "--out", "no/where.csv"], "is in a folder that is not there"),
+        # the file is tried before anything is loaded
+        (["nowhere", "images", "--out", "x" * 300], "cannot be written: File name too long"),
+        (["RUN", "x" * 300], "is no file"),
     ],
 )
 def test_bad_input(run, images, capfd, monkeypatch, args, words):

@@ -67,7 +67,7 @@ def choose_layer(found: Sequence[tuple[str, jax.ShapeDtypeStruct]], layer: str |
     if not found:
         raise InputError(
             "the model has no layer with an output [b h w c], which Grad-CAM and feature maps are made of: "
-            "use the other methods."
+            "use the other methods, and name no layer."
         )
     if layer is None:
         large = [index for index, (_, shape) in enumerate(found) if shape.shape[1] * shape.shape[2] > 1]

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 
 from flaxcls.analysis.activations import choose_layer, feature_maps, first_layer_filters, grad_cam, map_layers
 from flaxcls.analysis.classifier import Classifier
-from flaxcls.analysis.explanation import integrated_gradients, occlusion, smooth_grad
+from flaxcls.analysis.explanation import TOLERANCE, completeness_gap, integrated_gradients, occlusion, smooth_grad
 from flaxcls.analysis.pictures import (
     beside,
     filters_picture,
@@ -21,12 +21,33 @@ from flaxcls.analysis.pictures import (
     strength,
     write_png,
 )
-from flaxcls.data.images import SUFFIXES, read_image
+from flaxcls.analysis.prediction import FilePredictions
+from flaxcls.data.images import read_image
 from flaxcls.errors import InputError, unknown
 
 METHODS = ("grad-cam", "integrated-gradients", "smooth-grad", "occlusion")
 # More of them are too small to be seen in one picture; the arrays hold all.
 SHOWN_MAPS = 64
+# that integrated gradients start from
+BLACK = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How images are explained by a model.
+
+    methods: of `METHODS`. label: of the class whose logit is explained; None: the most probable one of each image.
+    layer: as it was asked for. layer_path: of the layer that the feature maps are of; None where the model has no map.
+    filters: f32[h w c n] of the first convolution; None where there is none.
+    left_out: a sentence for what the model has not got.
+    """
+
+    methods: tuple[str, ...]
+    label: int | None
+    layer: str | None
+    layer_path: str | None
+    filters: np.ndarray | None
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,8 @@ class Explained:
     """An image that was explained.
 
     source: its file. predicted, probability: the most probable class. explained: the class that was asked for.
+    gap: how far the sum of the integrated gradients is off the difference of the logits, as a part of it; 0 where they
+    were not asked for.
     files: what was written.
     """
 
@@ -41,28 +64,53 @@ class Explained:
     predicted: str
     probability: float
     explained: str
+    gap: float
     files: list[Path]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the integrated gradients sum to what they should, within the tolerance of the method."""
+        return self.gap <= TOLERANCE
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """Returns files, and the image files in and below folders, each once.
 
-    Raises InputError where there is nothing, or no image in a folder.
+def make_plan(
+    classifier: Classifier,
+    *,
+    methods: Sequence[str] | None = None,
+    class_name: str | None = None,
+    layer: str | None = None,
+) -> Plan:
+    """Returns how images are explained.
+
+    Args:
+      classifier: whose answer is explained.
+      methods: to explain them by, of `METHODS`; None: by all that the model can be explained by.
+      class_name: whose logit is explained; None: that of the most probable class of each image.
+      layer: for Grad-CAM and the feature maps, see `grad_cam`.
+
+    Raises InputError for a method, class or layer that is not known, and where Grad-CAM or a layer is asked for and the
+    model has no map.
     """
-    found: dict[Path, Path] = {}
-    for path in paths:
-        files = [path]
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            if not files:
-                raise InputError(f"the folder {path} has no image in it: name one with {', '.join(SUFFIXES)} files.")
-        elif not path.is_file():
-            raise InputError(f"{path} does not exist: name an image file, or a folder of them.")
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    if not found:
-        raise InputError("no image was given: name image files, or folders of them.")
-    return list(found.values())
+    for method in methods or ():
+        if method not in METHODS:
+            raise InputError(unknown("method", method, METHODS))
+    if class_name is not None and class_name not in classifier.class_names:
+        raise InputError(unknown("class", class_name, classifier.class_names))
+    shape = jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)
+    layers = map_layers(classifier.model, classifier.variables, shape)
+    chosen, path, filters, left_out = METHODS if methods is None else tuple(methods), None, None, []
+    if layers or layer is not None or "grad-cam" in (methods or ()):
+        path, _ = layers[choose_layer(layers, layer)]
+    else:
+        chosen = tuple(method for method in chosen if method != "grad-cam")
+        what = "Grad-CAM and feature maps are" if methods is None else "Feature maps are"
+        left_out.append(f"{what} left out: the model has no layer with an output [b h w c], which they are made of.")
+    try:
+        filters = first_layer_filters(classifier.model, classifier.variables, shape)
+    except InputError as error:
+        left_out.append(f"filters.png is left out: {error}")
+    label = None if class_name is None else classifier.class_names.index(class_name)
+    return Plan(chosen, label, layer, path, filters, tuple(left_out))
 
 
 def logits_function(classifier: Classifier, variables: Any) -> Partial:
@@ -97,68 +145,53 @@ def explain_image(
         "grad-cam": lambda: grad_cam(
             classifier.model, logits_fn.args[0], classifier.normalized(jnp.asarray(images)), classes, layer=layer
         ),
-        "integrated-gradients": lambda: integrated_gradients(logits_fn, images, classes, baseline=0.0),
+        "integrated-gradients": lambda: integrated_gradients(logits_fn, images, classes, baseline=BLACK),
         "smooth-grad": lambda: smooth_grad(logits_fn, images, classes, key=jax.random.key(0)),
         "occlusion": lambda: occlusion(logits_fn, images, classes, size=size, stride=size // 2, fill=fill),
     }
     return {method: made[method]()[0] for method in methods}
 
 
-def explain_files(
-    classifier: Classifier,
-    files: Sequence[Path],
-    *,
-    methods: Sequence[str],
-    class_name: str | None,
-    layer: str | None,
-    out: Path,
-) -> Iterator[Explained]:
+def explain_files(classifier: Classifier, plan: Plan, found: FilePredictions, out: Path) -> Iterator[Explained]:
     """Writes below `out` what explains each image, and yields it as it goes on.
 
     Of NAME.jpg there will be NAME.npz and a picture NAME-METHOD.png for each method, and NAME-feature-maps.png;
     filters.png is of the model. A file of the same name from another folder becomes NAME-2. The arrays are `image`
     u8[h w c] as the model sees it, `probabilities` f32[k], `class_names`, `predicted` and `explained` (class names),
-    `source` (path), `feature_maps` f32[h' w' n] of `layer` (path), and, under its name, what each method returns,
-    without the axis of the batch.
+    `source` (path), `feature_maps` f32[h' w' n] of `layer` (path), where the model has any, and, under its name, what
+    each method returns, without the axis of the batch.
 
     Args:
       classifier: whose answer is explained.
-      files: of the images; all are read before the first is explained.
-      methods: to explain them by, of `METHODS`.
-      class_name: whose logit is explained; None: that of the most probable class of each image.
-      layer: for Grad-CAM and the feature maps, see `grad_cam`.
-      out: directory, made if need be.
+      plan: of `make_plan` for it.
+      found: what `predict_files` has answered.
+      out: directory, made if need be, unless there is no image.
 
-    Raises InputError for a file that is no image, a method, class or layer that is not known, and where nothing can be
-    written.
+    Raises InputError where nothing can be written.
     """
-    for method in methods:
-        if method not in METHODS:
-            raise InputError(unknown("method", method, METHODS))
-    if class_name is not None and class_name not in classifier.class_names:
-        raise InputError(unknown("class", class_name, classifier.class_names))
-    images = np.stack([classifier.prepared(read_image(file)) for file in files])
-    rows = classifier.predict(images).probabilities
     names = np.array(classifier.class_names)
     variables = jax.device_put(classifier.variables)
     logits_fn = logits_function(classifier, variables)
-
-    def maps_of(image: np.ndarray) -> np.ndarray:
-        return feature_maps(classifier.model, variables, classifier.normalized(jnp.asarray(image[None])), layer)[0]
-
-    shape = jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)
-    layers = map_layers(classifier.model, variables, shape)
-    path, _ = layers[choose_layer(layers, layer)]
-    filters = first_layer_filters(classifier.model, variables, shape)
     taken: set[str] = set()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_png(out / "filters.png", filters_picture(filters))
-        for file, image, row in zip(files, images, rows, strict=True):
+        if found.paths:
+            out.mkdir(parents=True, exist_ok=True)
+            if plan.filters is not None:
+                write_png(out / "filters.png", filters_picture(plan.filters))
+        for file, row in zip(map(Path, found.paths), found.predictions.probabilities, strict=True):
+            image = classifier.prepared(read_image(file))
             label = int(row.argmax())
-            explained = label if class_name is None else classifier.class_names.index(class_name)
-            arrays = explain_image(classifier, logits_fn, image, explained, methods=methods, layer=layer)
-            maps = maps_of(image)
+            explained = label if plan.label is None else plan.label
+            arrays = explain_image(classifier, logits_fn, image, explained, methods=plan.methods, layer=plan.layer)
+            pictures = {method: beside(image, strength(values)) for method, values in arrays.items()}
+            gap = 0.0
+            if "integrated-gradients" in arrays:
+                gap = _gap(arrays["integrated-gradients"], logits_fn, image, explained)
+            if plan.layer_path is not None:
+                seen = classifier.normalized(jnp.asarray(image[None]))
+                maps = feature_maps(classifier.model, variables, seen, plan.layer)[0]
+                arrays |= {"layer": np.array(plan.layer_path), "feature_maps": maps}
+                pictures["feature-maps"] = maps_picture(maps[..., :SHOWN_MAPS])
             name = _free_name(file, out, taken)
             np.savez_compressed(
                 out / f"{name}.npz",
@@ -168,20 +201,21 @@ def explain_files(
                 predicted=names[label],
                 explained=names[explained],
                 source=str(file.resolve()),
-                layer=path,
-                feature_maps=maps,
                 **arrays,  # type: ignore[arg-type]
             )
-            pictures = {method: beside(image, strength(values)) for method, values in arrays.items()}
-            pictures["feature-maps"] = maps_picture(maps[..., :SHOWN_MAPS])
-            for method in METHODS:
-                (out / f"{name}-{method}.png").unlink(missing_ok=True)  # of an explanation before this one
-            for method, picture in pictures.items():
-                write_png(out / f"{name}-{method}.png", picture)
-            files_written = [out / f"{name}.npz", *(out / f"{name}-{method}.png" for method in pictures)]
-            yield Explained(file, str(names[label]), float(row[label]), str(names[explained]), files_written)
+            for kind in (*METHODS, "feature-maps"):
+                (out / f"{name}-{kind}.png").unlink(missing_ok=True)  # of an explanation before this one
+            for kind, picture in pictures.items():
+                write_png(out / f"{name}-{kind}.png", picture)
+            files = [out / f"{name}.npz", *(out / f"{name}-{kind}.png" for kind in pictures)]
+            yield Explained(file, str(names[label]), float(row[label]), str(names[explained]), gap, files)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror or error}. Name another with --out.") from error
+
+
+def _gap(found: np.ndarray, logits_fn: Partial, image: np.ndarray, label: int) -> float:
+    images = image[np.newaxis].astype(np.float32) / 255
+    return float(completeness_gap(found[np.newaxis], logits_fn, images, np.array([label]), baseline=BLACK)[0])
 
 
 def _free_name(file: Path, out: Path, taken: set[str]) -> str:

@@ -19,7 +19,9 @@ LogitsFn = Callable[[jax.Array], jax.Array]
 
 # Images that are computed at once, as long as one call is no larger than the caller's own batch.
 BATCH = 32
+# Of integrated gradients: parts of the line, and how far a sum may be off, as a part of the difference of the logits.
 MOST_STEPS = 1024
+TOLERANCE = 0.01
 
 
 def integrated_gradients(
@@ -42,25 +44,39 @@ def integrated_gradients(
       classes: i32[b], whose logits are explained.
       baseline: what stands for the absence of an image: a number, f32[c] or f32[h w c].
       steps: parts of the line. They are doubled, up to `MOST_STEPS`, until the sum of each image is within 1 % of the
-        difference of the logits.
+        difference of the logits. `completeness_gap` says by how much it is off where that is not reached, as for a
+        logit that all but jumps.
     """
-    images = jnp.asarray(images, jnp.float32)
-    start = jnp.broadcast_to(jnp.asarray(baseline, jnp.float32), images.shape)
+    images, start = _ends(images, baseline)
 
     def points(indices: np.ndarray) -> jax.Array:
         parts = jnp.asarray((indices + 0.5) / steps, jnp.float32).reshape(-1, 1, 1, 1, 1)
         return start[None] + parts * (images - start)[None]
 
-    ends = np.asarray(
-        _class_logits(_compiled_once(logits_fn), jnp.stack([start, images]), jnp.asarray(classes, jnp.int32))
-    )
-    difference = ends[1] - ends[0]
+    difference = _difference(logits_fn, start, images, classes)
     while True:
         found = np.asarray(images - start) * _mean_gradient(logits_fn, points, steps, classes)
-        gaps = np.abs(found.sum(axis=(1, 2, 3)) - difference)
-        if 2 * steps > MOST_STEPS or np.all(gaps <= 0.01 * np.abs(difference)):
+        if 2 * steps > MOST_STEPS or np.all(_gaps(found, difference) <= TOLERANCE):
             return found
         steps *= 2
+
+
+def completeness_gap(
+    found: np.ndarray,
+    logits_fn: LogitsFn,
+    images: jax.Array | np.ndarray,
+    classes: jax.Array | np.ndarray,
+    *,
+    baseline: float | jax.Array | np.ndarray,
+) -> np.ndarray:
+    """Returns f32[b], how far the sums of integrated gradients are off the differences of the logits, as part of these.
+
+    Args:
+      found: f32[b h w c], what `integrated_gradients` has returned for the other arguments.
+      logits_fn, images, classes, baseline: as they were given to it.
+    """
+    images, start = _ends(images, baseline)
+    return _gaps(found, _difference(logits_fn, start, images, classes))
 
 
 def smooth_grad(
@@ -139,6 +155,28 @@ def occlusion(
             falls[:, *square] += weight * fall[:, None, None]
             counts[square] += weight
     return (falls / counts).astype(np.float32)
+
+
+def _ends(images: jax.Array | np.ndarray, baseline: float | jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Returns images and baseline, both f32[b h w c]."""
+    images = jnp.asarray(images, jnp.float32)
+    return images, jnp.broadcast_to(jnp.asarray(baseline, jnp.float32), images.shape)
+
+
+def _difference(
+    logits_fn: LogitsFn, start: jax.Array, images: jax.Array, classes: jax.Array | np.ndarray
+) -> np.ndarray:
+    """Returns f32[b], the logits of the classes for the images minus those for `start`."""
+    points = jnp.stack([start, images])
+    logits = np.asarray(_class_logits(_compiled_once(logits_fn), points, jnp.asarray(classes, jnp.int32)))
+    return logits[1] - logits[0]
+
+
+def _gaps(found: np.ndarray, difference: np.ndarray) -> np.ndarray:
+    """Returns f32[b], how far the sums of f32[b h w c] are off f32[b], as a part of it: of 0, nothing or infinite."""
+    off = np.abs(found.sum(axis=(1, 2, 3)) - difference)
+    part = np.where(off > 0, np.float32(np.inf), np.float32(0))
+    return np.divide(off, np.abs(difference), out=part, where=difference != 0)
 
 
 def _mean_gradient(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,22 @@ model = export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
 images = np.zeros((7, {shape}), np.uint8)
 logits, probabilities = jax.jit(model.call)(images)
 """
+
+
+def check_folder(out: Path, *, overwrite: bool) -> None:
+    """Raises InputError where `out` is no folder, or holds a file that an export writes, or removes, and may not."""
+    try:
+        held = sorted({STABLEHLO, ONNX, DESCRIPTION} & {path.name for path in out.iterdir()})
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise InputError(f"--out {out} is no folder: name a new one.") from error
+    except OSError as error:
+        raise _not_written(out, error) from error
+    if held and not overwrite:
+        raise InputError(
+            f"{out} holds {' and '.join(held)}: name another folder by --out, or replace the export by --overwrite."
+        )
 
 
 def to_stablehlo(classifier: Classifier, dtype: WeightType = "float32") -> bytes:
@@ -60,7 +77,14 @@ def export_run(
     split of the run in `workdir`; where that cannot be loaded, the measurement is null and a reason is there.
 
     not_calibrated: why the classifier has no temperature.
+
+    What `check_folder` looks for is replaced. Raises InputError where the folder cannot be written to.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()  # to know it before the work
+    except OSError as error:
+        raise _not_written(out, error) from error
     program = to_stablehlo(classifier, dtype)
     description: dict[str, Any] = {
         "input": {"images": f"u8[b {' '.join(map(str, classifier.image_shape))}]", "values": "0..255, RGB or grey"},
@@ -85,10 +109,11 @@ def export_run(
             description["compared_with_float32"] = dataclasses.asdict(compare(plain, program, split))
         except InputError as error:
             description["not_compared"] = str(error)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / ONNX).unlink(missing_ok=True)  # of an export that is replaced
-    (out / STABLEHLO).write_bytes(program)
-    _write_description(out, description)
+    try:
+        (out / ONNX).unlink(missing_ok=True)  # of an export that is replaced
+    except OSError as error:
+        raise _not_written(out, error) from error
+    _write(out, STABLEHLO, program, description)
     return description
 
 
@@ -100,11 +125,19 @@ def add_onnx(classifier: Classifier, out: Path, description: dict[str, Any], pyt
     """
     program, record = to_onnx(classifier, python, description["dtype"])
     record |= {"bytes": len(program), "sha256": hashlib.sha256(program).hexdigest()}
-    (out / ONNX).write_bytes(program)
     description["files"][ONNX] = record
-    _write_description(out, description)
+    _write(out, ONNX, program, description)
     return record
 
 
-def _write_description(out: Path, description: dict[str, Any]) -> None:
-    (out / DESCRIPTION).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write(out: Path, name: str, program: bytes, description: dict[str, Any]) -> None:
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    try:
+        (out / name).write_bytes(program)
+        (out / DESCRIPTION).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _not_written(out, error) from error
+
+
+def _not_written(out: Path, error: OSError) -> InputError:
+    return InputError(f"{out} cannot be written: {error.strerror or error}. Name another folder by --out.")

@@ -1,16 +1,17 @@
 """Predictions for image files: which files, how they are read, and tables of the most probable classes."""
 
-import contextlib
 import csv
 import glob
+import io
 import itertools
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,15 @@ class FilePredictions(NamedTuple):
     predictions: Predictions
     unreadable: list[tuple[str, str]]
 
+    @property
+    def complaint(self) -> str:
+        """The files that could not be read and why, a line each; "" where there are none."""
+        if not self.unreadable:
+            return ""
+        total = len(self.paths) + len(self.unreadable)
+        lines = [f"{len(self.unreadable)} of {total} files could not be read:"]
+        return "\n".join(lines + [f"  {reason}" for _, reason in self.unreadable])
+
 
 def find_images(names: Sequence[str]) -> list[str]:
     """Returns the files that are meant by files, folders (with all below them) and globs, each once.
@@ -42,9 +52,10 @@ def find_images(names: Sequence[str]) -> list[str]:
     """
     if not names:
         raise InputError("no image was named: give files, folders or globs after the run.")
-    found: dict[str, None] = {}
+    found: dict[Path, str] = {}
     for name in names:
-        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute ones)
+        is_there = os.path.exists(name)  # noqa: PTH110 (Path.exists raises for names too long, folders that are closed)
+        matches = [name] if is_there else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute ones)
         if not matches:
             raise InputError(f"{name} is no file, no folder, and no glob that matches any: name images that are there.")
         files = [file for match in matches for file in (_images_below(match) if Path(match).is_dir() else [match])]
@@ -53,8 +64,9 @@ def find_images(names: Sequence[str]) -> list[str]:
                 f"{name} has no image: looked for files that end in {', '.join(SUFFIXES)}. "
                 "A file of another name can be given by itself."
             )
-        found |= dict.fromkeys(files)
-    return list(found)
+        for file in files:
+            found.setdefault(Path(file).absolute(), file)
+    return list(found.values())
 
 
 def _images_below(folder: str) -> list[str]:
@@ -88,7 +100,8 @@ def predict_files(
     read: list[str] = []
     unreadable: list[tuple[str, str]] = []
     parts = [np.zeros((0, len(classifier.class_names)), np.float32)]
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         images: list[np.ndarray] = []
         for done, (path, future) in enumerate(_ahead(pool, prepared, paths, batch_size), 1):
             try:
@@ -102,6 +115,8 @@ def predict_files(
                 parts.append(classifier.predict(padded, batch_size=batch_size).probabilities[: len(images)])
                 images = []
             advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)  # at an interrupt, no more files are read
     return FilePredictions(read, Predictions(np.concatenate(parts), classifier.class_names), unreadable)
 
 
@@ -136,31 +151,72 @@ def columns(top: int) -> list[str]:
     return ["path", *(name + end for end in ends for name in ("class", "probability"))]
 
 
+def check_new(out: Path) -> None:
+    """Raises InputError where a file is there already or cannot be made, and leaves nothing behind."""
+    try:
+        if not out.parent.is_dir():
+            raise InputError(f"--out {out} is in a folder that is not there: name a new file in one that is.")
+        out.touch(exist_ok=False)
+        out.unlink()
+    except FileExistsError as error:
+        raise InputError(f"--out {out} is there already: name a new file.") from error
+    except OSError as error:
+        raise _not_written(out, error) from error
+
+
 def write(found: FilePredictions, top: int, form: str, out: Path | None) -> None:
-    """Writes the `top` classes of each image as table, csv, jsonl or parquet to a file, or to the standard output."""
+    """Writes the `top` classes of each image as table, csv, jsonl or parquet to a new file, or to the standard output.
+
+    Raises InputError where the file cannot be written; nothing is left of it then.
+    """
     rows = top_rows(found, top)
-    if form == "parquet":
-        if out is None:
+    if out is None:
+        if form == "parquet":
             raise InputError("Parquet is not for the standard output: name a file by --out.")
-        fields = [(name, pa.float32() if name.startswith("probability") else pa.string()) for name in columns(top)]
-        parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), out)
+        sys.stdout.write(_text(rows, top, form, sys.stdout))
+        sys.stdout.flush()
         return
-    with contextlib.nullcontext(sys.stdout) if out is None else out.open("w", newline="", encoding="utf-8") as file:
-        if form == "csv":
-            writer = csv.DictWriter(file, columns(top), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({name: _digits(value) for name, value in row.items()} for row in rows)
-        elif form == "jsonl":
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        else:
-            table = Table(*(Column(name, overflow="fold") for name in columns(top)))
-            for row in rows:
-                table.add_row(*(escape(_digits(value)) for value in row.values()))
-            console = Console(file=file)
-            with console.capture() as text:  # where a reader has left, print would end the process
-                console.print(table)
-            file.write(text.get())
-        file.flush()
+    data = _parquet(rows, top) if form == "parquet" else _text(rows, top, form, io.StringIO()).encode()
+    try:
+        with out.open("xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+            except BaseException:
+                out.unlink()
+                raise
+    except OSError as error:
+        raise _not_written(out, error) from error
+
+
+def _not_written(out: Path, error: OSError) -> InputError:
+    return InputError(f"--out {out} cannot be written: {error.strerror or error}. Name another file.")
+
+
+def _parquet(rows: list[dict[str, Any]], top: int) -> bytes:
+    fields = [(name, pa.float32() if name.startswith("probability") else pa.string()) for name in columns(top)]
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), file)
+    return file.getvalue()
+
+
+def _text(rows: list[dict[str, Any]], top: int, form: str, target: IO[str]) -> str:
+    """Returns the rows as csv, jsonl or a table that is drawn as `target` can show it."""
+    if form == "jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if form == "csv":
+        file = io.StringIO()
+        writer = csv.DictWriter(file, columns(top), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _digits(value) for name, value in row.items()} for row in rows)
+        return file.getvalue()
+    table = Table(*(Column(name, overflow="fold") for name in columns(top)))
+    for row in rows:
+        table.add_row(*(escape(_digits(value)) for value in row.values()))
+    console = Console(file=target)
+    with console.capture() as text:  # where a reader has left, print would end the process
+        console.print(table)
+    return text.get()
 
 
 def _digits(value: str | float) -> str:

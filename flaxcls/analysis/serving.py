@@ -16,7 +16,7 @@ from flaxcls.config import AugmentConfig
 WeightType = Literal["float32", "bfloat16", "int8"]
 
 
-class Stored(NamedTuple):
+class StoredArray(NamedTuple):
     """An array as it is stored: `values`, times `scale` f32[outputs] along their last axis where there is one."""
 
     values: Any
@@ -24,7 +24,7 @@ class Stored(NamedTuple):
 
 
 def store(variables: Any, dtype: WeightType) -> Any:
-    """Returns the tree with each array as `Stored` in the type `dtype`.
+    """Returns the tree with each array as `StoredArray` in the type `dtype`.
 
     Kernels alone are stored smaller: floats of two axes or more, with the outputs along the last. int8 is symmetric, of
     127 steps up to the largest weight of each output (as in Krishnamoorthi 2018, "Quantizing deep convolutional
@@ -33,20 +33,20 @@ def store(variables: Any, dtype: WeightType) -> Any:
     return jax.tree.map(lambda array: _stored(np.asarray(array), dtype), variables)
 
 
-def _stored(array: np.ndarray, dtype: WeightType) -> Stored:
+def _stored(array: np.ndarray, dtype: WeightType) -> StoredArray:
     if array.ndim < 2 or array.dtype != np.float32 or dtype == "float32":
-        return Stored(array)
+        return StoredArray(array)
     if dtype == "bfloat16":
-        return Stored(array.astype(jnp.bfloat16))
+        return StoredArray(array.astype(jnp.bfloat16))
     largest = np.abs(array).max(axis=tuple(range(array.ndim - 1)))
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return Stored(np.rint(array / scale).astype(np.int8), scale)
+    return StoredArray(np.rint(array / scale).astype(np.int8), scale)
 
 
 def restore(stored: Any) -> Any:
     """Returns the arrays of `store` as they are computed with; small types become f32."""
 
-    def restored(leaf: Stored) -> Any:
+    def restored(leaf: StoredArray) -> Any:
         values = jnp.asarray(leaf.values)
         if values.dtype in (jnp.bfloat16, jnp.int8):
             values = values.astype(jnp.float32)
@@ -54,7 +54,7 @@ def restore(stored: Any) -> Any:
             return values
         return values * jnp.asarray(leaf.scale).reshape(*[1] * (values.ndim - 1), -1)
 
-    return jax.tree.map(restored, stored, is_leaf=lambda leaf: isinstance(leaf, Stored))
+    return jax.tree.map(restored, stored, is_leaf=lambda leaf: isinstance(leaf, StoredArray))
 
 
 def evaluated(model: nn.Module, augment: AugmentConfig) -> nn.Module:

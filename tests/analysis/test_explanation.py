@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from scipy.stats import spearmanr
 
 from flaxcls.analysis.activations import grad_cam
-from flaxcls.analysis.explanation import integrated_gradients, occlusion, smooth_grad
+from flaxcls.analysis.explanation import completeness_gap, integrated_gradients, occlusion, smooth_grad
 from flaxcls.errors import InputError
 from flaxcls.models import MODELS
 
@@ -79,6 +79,28 @@ def test_integrated_gradients_sum_to_the_difference_of_the_logits(name, trained)
         found = integrated_gradients(logits_fn, images, classes, baseline=baseline)
         assert found.shape == images.shape
         np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), difference, rtol=0.0101)
+
+
+def test_the_gap_of_what_is_not_complete():
+    """F = x y from 0: half of the product each; a logit that jumps between two of the most steps cannot be found."""
+    images = np.float32([[[[2.0], [3.0]]], [[[1.0], [1.0]]], [[[0.0], [0.0]]]])
+
+    def product(x):
+        return (x[:, 0, 0, 0] * x[:, 0, 1, 0])[:, None]
+
+    found = integrated_gradients(product, images, [0, 0, 0], baseline=0.0)
+    np.testing.assert_allclose(completeness_gap(found, product, images, [0, 0, 0], baseline=0.0), 0, atol=1e-6)
+    gaps = completeness_gap(0.75 * found + 0.01, product, images, [0, 0, 0], baseline=0.0)
+    np.testing.assert_allclose(gaps, [(0.25 * 6 - 0.02) / 6, 0.25 - 0.02, np.inf], rtol=1e-5)
+
+    found = integrated_gradients(product, images[:1], [0], baseline=1.0)
+    np.testing.assert_allclose(completeness_gap(found, product, images[:1], [0], baseline=1.0), 0, atol=1e-6)
+
+    def jump(x):
+        return jax.nn.sigmoid(1e5 * (x.mean(axis=(1, 2)) - 0.3001))
+
+    found = integrated_gradients(jump, images[1:2], [0], baseline=0.0)
+    np.testing.assert_allclose(completeness_gap(found, jump, images[1:2], [0], baseline=0.0), 1, atol=1e-3)
 
 
 def test_integrated_gradients_of_a_product():

@@ -1,5 +1,7 @@
 import csv
 import json
+import resource
+import time
 
 import numpy as np
 import pyarrow.parquet
@@ -7,7 +9,7 @@ import pytest
 from PIL import Image
 
 from flaxcls.analysis.classifier import Predictions
-from flaxcls.analysis.prediction import FilePredictions, find_images, predict_files, top_rows, write
+from flaxcls.analysis.prediction import FilePredictions, check_new, find_images, predict_files, top_rows, write
 from flaxcls.errors import InputError
 
 
@@ -32,6 +34,12 @@ def test_files_folders_and_globs(tmp_path, grey):
     assert find_images([str(tmp_path / "**/*.webp")]) == [str(tmp_path / "sub/deep/c.webp")]
     assert find_images([str(tmp_path / "s*")]) == [str(tmp_path / "sub/deep/c.webp")]
     assert find_images([str(tmp_path / "notes.txt")]) == [str(tmp_path / "notes.txt")]
+
+
+def test_a_file_counts_once_however_it_is_named(tmp_path, grey, monkeypatch):
+    save(grey, tmp_path / "sub/a.png")
+    monkeypatch.chdir(tmp_path)
+    assert find_images(["sub/a.png", "./sub", str(tmp_path), "*/*.png"]) == ["sub/a.png"]
 
 
 def test_a_file_whose_name_reads_as_a_glob(tmp_path, grey):
@@ -88,6 +96,25 @@ def test_the_rest_goes_on_where_a_file_cannot_be_read(tmp_path):
     assert sum(done) == 11
 
 
+def test_an_interrupt_reads_no_more_files(tmp_path, grey):
+    class Interrupted(Brightness):
+        read = 0
+
+        def prepared(self, image):
+            self.read += 1
+            time.sleep(0.02)
+            return super().prepared(image)
+
+        def predict(self, images, *, batch_size):
+            raise KeyboardInterrupt
+
+    paths = [str(save(grey, tmp_path / f"{n}.png")) for n in range(40)]
+    model = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(model, paths, batch_size=20, threads=1)
+    assert 20 <= model.read < 30  # 39 were under way
+
+
 def test_no_file_can_be_read(tmp_path):
     (tmp_path / "0.png").write_bytes(b"")
     found = predict_files(Brightness(), [str(tmp_path / "0.png")])
@@ -107,6 +134,35 @@ def test_rows_hold_the_most_probable_first(found):
         {"path": "a.png", "class": "[red]", "probability": 0.625, "class_2": "cat", "probability_2": 0.25},
         {"path": "b, c.png", "class": "cat", "probability": 0.5, "class_2": "dog", "probability_2": 0.5},
     ]
+
+
+def test_a_new_file_is_tried_and_nothing_is_left(tmp_path):
+    check_new(tmp_path / "new.csv")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "link.csv").symlink_to("nowhere")
+    for name, words in {"link.csv": "is there already", "no/x.csv": "in a folder that is not there"}.items():
+        with pytest.raises(InputError, match=words):
+            check_new(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["link.csv"]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_full_disk_leaves_no_file(found, tmp_path, form):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(InputError, match="cannot be written: File too large"):
+            write(found, 2, form, tmp_path / "found")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_has_come_meanwhile_stays(found, tmp_path):
+    (tmp_path / "found").write_text("mine")
+    with pytest.raises(InputError, match="File exists"):
+        write(found, 2, "csv", tmp_path / "found")
+    assert (tmp_path / "found").read_text() == "mine"
 
 
 def test_each_format_reads_back_the_same(found, tmp_path, capsys):
