@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from flaxcls.data.resize import fit_image, resize, with_channels
 from flaxcls.errors import InputError
@@ -281,4 +281,6 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):  # which names a place in the memory
+        return "it is of no known format"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
