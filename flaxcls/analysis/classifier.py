@@ -65,9 +65,9 @@ class Classifier:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     step: int
-    sha256: str
-    data: str
-    examples: tuple[int, ...]
+    sha256: str = ""
+    data: str = ""
+    examples: tuple[int, ...] = ()
     temperature: float | None = None
 
     def predict(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 256) -> Predictions:
