@@ -7,7 +7,10 @@ becomes less than half as long. tf.data does the same, or decodes the part alone
 the fast transform, its default. What both make of a part is compared first. While one is measured the others are
 idle. The first time, TensorFlow is installed into an environment of its own, at --peers.
 
-Command:   python -m experiments.benchmarks.streaming
+Command:   python -m experiments.benchmarks.streaming --batches 60
+Hardware:  2 cores of an Intel Xeon, otherwise idle, Python 3.13
+Result:    1,245 images/s, 1.16 times tf.data's by the same arithmetic (n = 7, 1.10 to 1.27), 0.94 and 0.87 times its
+           other two; beside other work it was 0.9 times, as each batch waits for the slower of the workers
 """
 
 import json
