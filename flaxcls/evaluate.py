@@ -21,7 +21,7 @@ from flaxcls.run.workdir import CHECKPOINTS
 
 @dataclass(frozen=True)
 class Command:
-    """Evaluates a run's best parameters; writes predictions.parquet, metrics.json and pictures for TensorBoard."""
+    """Evaluates a run's best parameters: writes metrics, ROC curves, predictions and pictures for TensorBoard."""
 
     run: tyro.conf.Positional[Path]
     """Run directory, as flaxcls.train has made it."""

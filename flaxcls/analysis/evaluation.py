@@ -15,7 +15,7 @@ from flax import linen as nn
 from flaxcls.analysis.calibration import BINS, expected_calibration_error, fit_temperature, softmax
 from flaxcls.analysis.classifier import Classifier, load_run
 from flaxcls.analysis.inference import predict_splits
-from flaxcls.analysis.scores import log_loss, scores
+from flaxcls.analysis.scores import log_loss, roc_curves, scores
 from flaxcls.analysis.temperature import calibrated, with_temperature
 from flaxcls.config import DataConfig, differences
 from flaxcls.data import Dataset, Split, load_dataset
@@ -26,7 +26,7 @@ from flaxcls.run.workdir import PARTIAL, write_whole
 from flaxcls.validation import validate
 
 SPLITS = ("train", "validation", "test")
-PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
+PREDICTIONS, METRICS, ROC = "predictions.parquet", "metrics.json", "roc.json"
 
 
 @dataclass(frozen=True)
@@ -198,25 +198,28 @@ def worst(evaluation: Evaluation, most: int) -> list[int]:
     return wrong[np.argsort(of_true[wrong], kind="stable")][:most].tolist()
 
 
-def write(evaluation: Evaluation, directory: str | Path) -> tuple[Path, Path]:
-    """Writes predictions.parquet and metrics.json, each whole or not at all, and returns their paths.
+def write(evaluation: Evaluation, directory: str | Path) -> tuple[Path, Path, Path]:
+    """Writes predictions.parquet, metrics.json and roc.json, each whole or not at all, and returns their paths.
 
     The table has the columns id, label, predicted and, of each class, p_NAME, its calibrated probability; the file's
-    metadata holds class_names (a JSON list) and temperature. Raises InputError if it cannot be written.
+    metadata holds class_names (a JSON list) and temperature. roc.json is what `scores.roc_curves` returns. Raises
+    InputError if it cannot be written.
     """
     directory = Path(directory)
-    predictions, metrics = directory / PREDICTIONS, directory / METRICS
+    predictions, metrics, roc = directory / PREDICTIONS, directory / METRICS, directory / ROC
     try:
         directory.mkdir(parents=True, exist_ok=True)
         partial = predictions.with_name(f"{PREDICTIONS}{PARTIAL}")
         pq.write_table(_table(evaluation), partial)
         partial.replace(predictions)
         write_whole(metrics, json.dumps(evaluation.metrics, indent=2, allow_nan=False) + "\n")
+        curves = roc_curves(evaluation.probabilities, evaluation.labels, evaluation.class_names)
+        write_whole(roc, json.dumps(curves, allow_nan=False) + "\n")
     except OSError as error:
         raise InputError(
             f"the evaluation cannot be written to {directory}: {error.strerror or error}. Name another with --out."
         ) from error
-    return predictions, metrics
+    return predictions, metrics, roc
 
 
 def _table(evaluation: Evaluation) -> pa.Table:

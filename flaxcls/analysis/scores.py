@@ -83,6 +83,39 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(metrics.log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=np.arange(classes)))
 
 
+def roc_curves(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """Returns the ROC curve of each class against the rest, and their mean.
+
+    "classes" has for each name the false and true positive rates from (0, 0) to (1, 1) with the least probability that
+    counts as of the class (None at first, where none does), or None where there is no example of the class or no other;
+    points on a line between others are left out. "macro" is the mean of the true positive rates at 101 false ones.
+
+    Args:
+      probabilities: f[n k].
+      labels: i[n].
+      class_names: of the k classes.
+    """
+    grid = np.linspace(0, 1, 101)
+    curves: dict[str, Any] = {}
+    means = []
+    for index, name in enumerate(class_names):
+        true = labels == index
+        curves[name] = None
+        if true.any() and not true.all():
+            false_rate, true_rate, thresholds = metrics.roc_curve(true, probabilities[:, index])
+            curves[name] = {
+                "false_positive_rate": false_rate.tolist(),
+                "true_positive_rate": true_rate.tolist(),
+                "threshold": [None, *thresholds[1:].tolist()],
+            }
+            means.append(np.interp(grid, false_rate, true_rate))
+    macro = None
+    if means:
+        rates = [0.0, *np.mean(means, axis=0).tolist()]
+        macro = {"false_positive_rate": [0.0, *grid.tolist()], "true_positive_rate": rates}
+    return {"classes": curves, "macro": macro}
+
+
 def _per_class(
     probabilities: np.ndarray,
     predicted: np.ndarray,

@@ -48,7 +48,7 @@ def workdir(trained, tmp_path):
 
 def test_every_metric_is_recomputed_from_the_table(trained, workdir, tmp_path):
     result, dataset = trained
-    predictions, metrics = write(evaluate_run(workdir, dataset=dataset), tmp_path / "out")
+    predictions, metrics, roc = write(evaluate_run(workdir, dataset=dataset), tmp_path / "out")
     found = json.loads(metrics.read_text())
     table = pq.read_table(predictions)
     assert table.column_names == ["id", "label", "predicted", *(f"p_{name}" for name in NAMES)]
@@ -69,6 +69,10 @@ def test_every_metric_is_recomputed_from_the_table(trained, workdir, tmp_path):
         edges = np.linspace(0, 1, 16)
         inside = [(low < confidence) & (confidence <= high) for low, high in itertools.pairwise(edges)]
         return sum(abs(confidence[i].sum() - right[i].sum()) for i in inside) / count
+
+    for row, curve in zip(found["per_class"], json.loads(roc.read_text())["classes"].values(), strict=True):
+        area = np.trapezoid(curve["true_positive_rate"], curve["false_positive_rate"])
+        assert row["roc_auc"] == pytest.approx(area)
 
     assert found["accuracy"] == (labels == predicted).mean() == result.test["accuracy"]
     share, z = found["accuracy"], 1.959963984540054
@@ -237,7 +241,7 @@ def test_what_cannot_be_evaluated(trained, workdir, tmp_path):
 
 def test_a_failed_write_leaves_the_old_files(trained, workdir, tmp_path):
     found = evaluate_run(workdir, dataset=trained[1])
-    old = [path.read_bytes() for path in write(found, tmp_path)]
+    old = {path: path.read_bytes() for path in write(found, tmp_path)}
     with pytest.raises(ValueError, match="JSON"):
         write(dataclasses.replace(found, metrics={"accuracy": float("nan")}), tmp_path)
-    assert [path.read_bytes() for path in (tmp_path / "predictions.parquet", tmp_path / "metrics.json")] == old
+    assert {path: path.read_bytes() for path in old} == old

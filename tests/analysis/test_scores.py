@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from flaxcls.analysis.scores import log_loss, scores, wilson_interval
+from flaxcls.analysis.scores import log_loss, roc_curves, scores, wilson_interval
 
 NAMES = ("ant", "bee", "cow")
 
@@ -147,3 +147,16 @@ def test_a_loss_is_finite():
     assert log_loss(np.array([[0, 1]], np.float32), np.array([0])) == pytest.approx(-np.log(np.finfo(float).eps))
     assert log_loss(np.ones((2, 1), np.float32), np.zeros(2, int)) == 0
     assert made([[1], [1]], [0, 0], ["ant"])["log_loss"] == 0
+
+
+def test_roc_curves_worked_by_hand():
+    probabilities = np.array([[0.7, 0.3, 0], [0.4, 0.6, 0], [0.3, 0.7, 0], [0.2, 0.8, 0]], np.float32)
+    found = roc_curves(probabilities, np.array([0, 1, 0, 1]), ["cat", "dog", "cow"])
+    # cats have 0.7 and 0.3, the others 0.4 and 0.2
+    assert found["classes"]["cat"]["false_positive_rate"] == [0, 0, 0.5, 0.5, 1]
+    assert found["classes"]["cat"]["true_positive_rate"] == [0, 0.5, 0.5, 1, 1]
+    assert found["classes"]["cat"]["threshold"] == [None, *probabilities[:, 0].tolist()]
+    assert found["classes"]["cow"] is None
+    mean = dict(zip(found["macro"]["false_positive_rate"], found["macro"]["true_positive_rate"], strict=True))
+    assert (mean[0.25], mean[0.75], mean[1]) == (0.5, 1, 1)
+    assert roc_curves(probabilities, np.zeros(4, int), ["cat", "dog", "cow"])["macro"] is None

@@ -10,11 +10,11 @@ from typing import Any
 
 import altair as alt
 import numpy as np
-from sklearn.metrics import roc_curve
 
 from flaxcls.analysis.calibration import reliability, softmax
 from flaxcls.analysis.evaluation import Evaluation
 from flaxcls.analysis.report.content import RunContent
+from flaxcls.analysis.scores import roc_curves as roc_rates
 
 # both are seen on white and in the dark; CELL is dark enough for white letters
 BLUE, ORANGE, CELL = "#4c78a8", "#d9700a", "#2f5d8c"
@@ -268,15 +268,14 @@ def _no_less(values: np.ndarray) -> np.ndarray:
 
 def _curve_points(evaluation: Evaluation, names: Sequence[str]) -> list[dict[str, Any]]:
     most = max(20, MOST_CURVE_POINTS // len(names))
+    curves = roc_rates(evaluation.probabilities, evaluation.labels, evaluation.class_names)["classes"]
     rows = []
     for name in names:
-        index = evaluation.class_names.index(name)
-        positive = evaluation.labels == index
-        fpr, tpr, _ = roc_curve(positive, evaluation.probabilities[:, index])
+        fpr, tpr = (np.array(curves[name][f"{kind}_positive_rate"]) for kind in ("false", "true"))
+        positives = int((evaluation.labels == evaluation.class_names.index(name)).sum())
+        right, wrong = tpr * positives, fpr * (len(evaluation.labels) - positives)
+        precision = np.divide(right, right + wrong, out=np.ones_like(right), where=right + wrong > 0)
         chosen = np.unique(np.linspace(0, len(fpr) - 1, min(len(fpr), most)).round().astype(int))
-        right, wrong = tpr * positive.sum(), fpr * (~positive).sum()
-        with np.errstate(invalid="ignore"):
-            precision = np.where(right + wrong > 0, right / (right + wrong), 1.0)
         rows += [
             {"c": name, "o": order, **_rounded(fpr=fpr[at], tpr=tpr[at], precision=precision[at])}
             for order, at in enumerate(chosen)
