@@ -59,7 +59,7 @@ def call(capfd, *args):
         (["--data.source", "tfds"], ["data.name is None", "needs the name of a data set"]),
         (
             ["--data.source", "tfds", "--data.name", "x", "--data.dir", "full"],
-            ["'x' was looked for in full", "tfds build x"],
+            ["'x' was looked for in", "/full", "tfds build x"],
         ),
         (["--stop-after", "-1"], ["stop_after is -1"]),
     ],
