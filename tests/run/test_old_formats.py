@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from flaxcls import evaluate, export, report
+from flaxcls.config import to_json
 from flaxcls.errors import InputError
 from flaxcls.run import fit
 from flaxcls.run.workdir import read_config
@@ -41,10 +43,26 @@ def test_the_first_format_goes_on(workdir):
     assert result.validation["loss"] == pytest.approx(min(line["loss"] for line in lines if line["split"] != "train"))
 
 
+def make_later(workdir):
+    """Makes the run one of a later version, and returns the path of a record."""
+    paths = list(workdir.glob("checkpoints/*/record/metadata"))
+    for path in paths:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    (workdir / "config.json").write_text(json.dumps({**json.loads((workdir / "config.json").read_text()), "new": 1}))
+    return paths[0]
+
+
+@pytest.mark.parametrize("main", [evaluate.main, export.main, report.main], ids=["evaluate", "export", "report"])
+def test_a_run_of_a_later_version_is_not_used(workdir, capfd, main):
+    make_later(workdir)
+    assert main([str(workdir)]) == 2
+    assert "has the format 2, and this version of flaxcls reads up to 1" in capfd.readouterr().err
+
+
 def test_a_format_of_a_later_version_is_refused_and_not_set_aside(workdir, quiet):
-    path = workdir / "checkpoints" / "8" / "record" / "metadata"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "format": record["format"] + 1}))
+    config = read_config(workdir)
+    path = make_later(workdir)
+    (workdir / "config.json").write_text(to_json(config))
     with pytest.raises(InputError, match="has the format 2, and this version of flaxcls reads up to 1"):
-        fit(read_config(workdir), workdir=workdir, resume=True, console=quiet)
+        fit(config, workdir=workdir, resume=True, console=quiet)
     assert path.exists()
