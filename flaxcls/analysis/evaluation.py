@@ -140,7 +140,9 @@ def _of_new_folder(workdir: Path, classifier: Classifier, data: DataConfig, spli
     made = _evaluation(
         classifier, split, examples, logits, name=name, fitted_on=f"nothing: {reason}" if reason else "validation"
     )
-    made.metrics["notes"]["dataset"] = "\n".join(["not the run's own data", *notes])
+    made.metrics["notes"]["dataset"] = "\n".join(
+        ["not the run's own data, so it may hold examples that it was trained on", *notes]
+    )
     return made
 
 

@@ -19,9 +19,9 @@ Batches = Callable[[int, int], Any]
 def feed(setup: Setup, start: int, rollbacks: int) -> Iterator[Batches]:
     """Gives what returns the batches of each dispatch from `start` on, to be asked for one after the other.
 
-    Images of several sizes take a while: worker processes or threads make the next batches meanwhile, and a thread puts
-    those of the next dispatch on the devices. Others are only picked from an array. Raises InputError, when they are
-    asked for, where a file cannot be read.
+    Images that are read or scaled take a while: worker processes or threads make the next batches meanwhile, and a
+    thread puts those of the next dispatch on the devices. Others are only picked from an array. Raises InputError, when
+    they are asked for, where a file cannot be read.
     """
     images, plan = setup.dataset.train.images, setup.plan
     if not isinstance(images, Images):

@@ -58,6 +58,7 @@ def render(runs: Sequence[RunContent]) -> str:
         thresholds[str(number)] = charts.threshold_counts(evaluation)
         if names := list(thresholds[str(number)]):
             specs[f"roc-{number}"], specs[f"precision-recall-{number}"] = charts.roc_curves(evaluation, names)
+    same = all(_same_examples(runs[0].evaluation, run.evaluation) for run in runs[1:])
     environment = Environment(
         loader=PackageLoader("flaxcls.analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -67,8 +68,8 @@ def render(runs: Sequence[RunContent]) -> str:
         title=", ".join(run.name for run in runs),
         runs=runs,
         curves=[(name, title) for name, title, _ in curves],
-        compared=_compared(runs),
-        same=all(_same_examples(runs[0].evaluation, run.evaluation) for run in runs[1:]),
+        compared=_compared(runs, same=same),
+        same=same,
         alike=ALIKE,
         differing=_differing(runs),
         tests=_tests(runs),
@@ -81,12 +82,11 @@ def render(runs: Sequence[RunContent]) -> str:
     )
 
 
-def _compared(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
+def _compared(runs: Sequence[RunContent], *, same: bool) -> list[dict[str, Any]]:
     """Returns the rows of the table of several runs, each with the places of its best values.
 
-    Where they were evaluated on other examples, none is the best.
+    same: whether they were evaluated on the same examples; else none is the best.
     """
-    same = all(_same_examples(runs[0].evaluation, run.evaluation) for run in runs[1:])
     rows = []
     for path, title, better in COMPARED:
         values = [_at(run.evaluation.metrics, path) for run in runs]

@@ -1,8 +1,14 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from flaxcls.analysis.duplicates import Duplicate
 from flaxcls.analysis.evaluation import worst
+from flaxcls.analysis.pictures import data_url
+from flaxcls.analysis.report import content
 from flaxcls.analysis.report.content import Pair, confused_pairs, flat, read_lines
+from flaxcls.data import Dataset, Split
 from flaxcls.errors import InputError
 from tests.analysis.report.test_page import evaluation
 
@@ -36,3 +42,29 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
     path.write_text('{"step": 1}\nnoise\n{"step": 3}\n')
     with pytest.raises(InputError, match=r"metrics\.jsonl is damaged"):
         read_lines(path)
+
+
+def test_mistakes_are_explained_by_the_class_that_was_predicted(monkeypatch):
+    asked = []
+
+    def grad_cam(model, variables, images, classes):
+        asked.extend(np.asarray(classes).tolist())
+        return np.zeros(images.shape[:3], np.float32)
+
+    monkeypatch.setattr(content, "grad_cam", grad_cam)
+    classifier = SimpleNamespace(model=None, variables=None, normalized=lambda images: images)
+    logits = np.log([[0.1, 0.2, 0.7], [0.1, 0.6, 0.3]], dtype=np.float32)
+    mistakes, _ = content._mistakes(classifier, evaluation(logits, [0, 2], ["cat", "dog", "cow"]))
+    assert asked == [2, 1]
+    assert [(mistake.true, mistake.predicted) for mistake in mistakes] == [("cat", "cow"), ("cow", "dog")]
+
+
+def test_the_pictures_of_near_duplicates_are_those_of_their_splits():
+    def split(start):
+        images = np.arange(start, start + 2, dtype=np.uint8).reshape(2, 1, 1, 1) * np.ones((1, 128, 128, 3), np.uint8)
+        return Split(images, np.array([0, 1], np.int32), [f"{start}", f"{start + 1}"])
+
+    test, train = split(10), split(20)
+    copy = content._copy(Duplicate(0, 1, 0.99), test, Dataset("x", ("cat", "dog"), train, train, test))
+    assert (copy.first, copy.label, copy.picture) == ("10", "cat", data_url(test.images[0]))
+    assert (copy.second, copy.train_label, copy.train_picture) == ("21", "dog", data_url(train.images[1]))
