@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flaxcls.errors import InputError
+from flaxcls.models.convolution import convolve
 from flaxcls.models.layers import ACTIVATIONS, POOLINGS, normalize
 
 
@@ -53,6 +54,7 @@ class CNN(nn.Module):
                 use_bias=self.norm == "none",
                 kernel_init=initializer,
                 dtype=self.dtype,
+                conv_general_dilated=convolve,
             )(x)
             x = activation(normalize(x, self.norm, train, dtype=self.dtype, axis_name=self.axis_name))
         x = x.reshape(x.shape[0], -1)

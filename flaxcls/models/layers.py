@@ -117,10 +117,28 @@ def _windows(images: jax.Array, size: int) -> jax.Array:
 def max_pool(images: jax.Array, size: int) -> jax.Array:
     """Largest value of each tiling window: [b h w c] -> [b h//size w//size c].
 
-    Equal to `nn.max_pool` with that window and stride, and to its gradient where no values tie, but the gradient is
-    a comparison instead of a select-and-scatter, which is slow on CPUs and GPUs.
+    Equal to `nn.max_pool` with that window and stride. The gradient goes to the first largest value of a window, row by
+    row, by comparisons instead of a select-and-scatter, which is slow on CPUs and GPUs.
     """
-    return _windows(images, size).max(axis=(2, 4))
+    return _max_of(_windows(images, size))
+
+
+@jax.custom_jvp
+def _max_of(windows: jax.Array) -> jax.Array:
+    """Largest value of each window: [b r s c s k] -> [b r c k]."""
+    return windows.max(axis=(2, 4))
+
+
+@_max_of.defjvp
+def _max_of_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (windows,), (changes,) = primals, tangents
+    largest = windows.max(axis=(2, 4), keepdims=True)
+    size = windows.shape[2]
+    small = jnp.int8 if size < 12 else jnp.int32  # bytes make this a third faster on CPUs
+    row, column = (jax.lax.broadcasted_iota(small, windows.shape, axis) for axis in (2, 4))
+    place = row * size + column
+    first = jnp.where(windows == largest, place, size**2).min(axis=(2, 4), keepdims=True)
+    return largest[:, :, 0, :, 0], jnp.where(place == first, changes, 0).sum(axis=(2, 4))
 
 
 def average_pool(images: jax.Array, size: int) -> jax.Array:

@@ -90,3 +90,19 @@ def test_stochastic_depth_drops_whole_examples_and_keeps_the_mean():
     np.testing.assert_allclose(np.unique(each), [0, 4 / 3], rtol=1e-6)
     assert float((each[:, 0] == 0).mean()) == pytest.approx(0.25, abs=0.03)
     assert jnp.array_equal(drop(False), x)
+
+
+def test_the_gradient_of_max_pooling_goes_to_the_first_of_equal_values():
+    image = jnp.array([[1.0, 5, 2, 2], [5, 0, 2, 2], [3, 3, 0, 0], [3, 4, 0, 9]]).reshape(1, 4, 4, 1)
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 2) * jnp.array([[1.0, 2], [3, 4]]).reshape(1, 2, 2, 1)))(image)
+    assert gradient[0, :, :, 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 3, 0, 4]]
+
+
+def test_max_pooling_of_large_windows_and_what_is_no_number():
+    images = jax.random.normal(jax.random.key(0), (1, 26, 26, 2))
+    ours, theirs = (
+        jax.grad(lambda x: jnp.sum(jnp.sin(pool(x))))(images)  # noqa: B023
+        for pool in (lambda x: max_pool(x, 13), lambda x: nn.max_pool(x, (13, 13), strides=(13, 13)))
+    )
+    assert bool(jnp.all(ours == theirs))
+    assert bool(jnp.isnan(max_pool(images.at[0, 0, 0, 0].set(jnp.nan), 2)[0, 0, 0, 0]))
