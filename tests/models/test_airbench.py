@@ -83,7 +83,7 @@ def test_logits_and_averages_are_those_of_the_reference(variables):
     )(variables)
     expected, averages = by_hand(variables, IMAGES)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
     for name, statistics in averages.items():
         for key, value in statistics.items():
             np.testing.assert_allclose(changed["batch_stats"][name][key], value, rtol=1e-3, atol=1e-4)
@@ -92,7 +92,7 @@ def test_logits_and_averages_are_those_of_the_reference(variables):
     )
 
     expected, _ = by_hand(variables, IMAGES, train=False)
-    np.testing.assert_allclose(evaluate(model(), variables), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(evaluate(model(), variables), expected, rtol=1e-4, atol=2e-5 * np.abs(expected).max())
 
 
 def test_gradients_are_those_of_the_reference(variables):
