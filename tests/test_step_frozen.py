@@ -19,12 +19,7 @@ from flaxcls.sharding import make_mesh
 from tests.test_step import KEY, make_batch, setup, small
 
 ADAMW = optax.adamw(1e-2, weight_decay=0.1)
-OPTIONS = [
-    pytest.param({}, id="plain"),
-    pytest.param({"accumulate": 2}, id="accumulate"),
-    pytest.param({"regularizer": lambda params: 1e-2 * l2(params)}, id="regularizer"),
-    pytest.param({"ema_decay": 0.5}, id="ema"),
-]
+SAM = sam(ADAMW, 0.1)
 
 
 def leaves(tree):
@@ -32,8 +27,14 @@ def leaves(tree):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
-@pytest.mark.parametrize("tx", [pytest.param(ADAMW, id="adamw"), pytest.param(sam(ADAMW, 0.1), id="sam")])
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    ("tx", "options"),
+    [
+        pytest.param(ADAMW, {"ema_decay": 0.5}, id="adamw"),
+        pytest.param(ADAMW, {"accumulate": 2, "regularizer": lambda params: 1e-2 * l2(params)}, id="accumulate"),
+        pytest.param(SAM, {"accumulate": 2, "regularizer": lambda params: 1e-2 * l2(params)}, id="sam"),
+    ],
+)
 def test_frozen_parameters_stay_bit_for_bit_and_the_others_learn_as_before(tx, options):
     model = small(norm="batch")
     state, step = setup(model, tx, frozen=("Conv_0/*", "*/bias"), **options)
@@ -102,7 +103,7 @@ def test_what_only_frozen_parameters_need_is_not_computed():
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("tx", [pytest.param(ADAMW, id="adamw"), pytest.param(sam(ADAMW, 0.1), id="sam")])
+@pytest.mark.parametrize("tx", [pytest.param(ADAMW, id="adamw"), pytest.param(SAM, id="sam")])
 def test_two_devices_agree_with_one(tx, check_vma):
     model, options = small(norm="batch"), {"frozen": ("Conv_0/*",), "regularizer": lambda p: 1e-2 * l2(p)}
     state, step = setup(model, tx, **options)

@@ -103,11 +103,11 @@ def test_stochastic_depth_drops_whole_examples_and_keeps_the_mean():
 
 @pytest.mark.parametrize(("c_in", "c_out"), [(3, 5), (4, 4), (5, 2)])
 def test_an_identity_hands_the_input_through(c_in, c_out):
-    kernel = jax.jit(lambda: identity_init()(jax.random.key(0), (3, 3, c_in, c_out)))()
-    x = jax.random.normal(jax.random.key(1), (2, 6, 5, c_in))
-    output = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    kernel = np.asarray(identity_init()(jax.random.key(0), (3, 3, c_in, c_out)))
     same = min(c_in, c_out)
-    np.testing.assert_array_equal(output[..., :same], x[..., :same])
+    taps = np.zeros((3, 3, c_in, same))
+    taps[1, 1, :same] = np.eye(same)
+    np.testing.assert_array_equal(kernel[..., :same], taps)
     base = UNIFORM_FAN_IN(jax.random.key(0), (3, 3, c_in, c_out))
     np.testing.assert_array_equal(kernel[..., same:], base[..., same:])
 
