@@ -5,7 +5,7 @@ left with `jax.jit`, `jax.pmap` or `jax.shard_map`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import optax
 from flax import linen as nn
 
 from flaxcls.augment import to_float
+from flaxcls.groups import matching
 from flaxcls.losses import correct, cross_entropy
 from flaxcls.metrics import MetricSums
 from flaxcls.state import TrainState
@@ -34,6 +35,7 @@ def train_step(
     accumulate: int = 1,
     ema_decay: float | None = None,
     axis_name: str | None = None,
+    frozen: Sequence[str] = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns the state after one update on one batch, and what was measured before it.
 
@@ -53,15 +55,19 @@ def train_step(
       ema_decay: decay of `state.ema`; at step t no more than (1 + t) / (10 + t), so that early values fade.
       axis_name: the mapped axis under pmap or shard_map; gradients and metrics are then reduced over it, random
         numbers differ along it. A model with batch normalisation needs the same axis name to share its statistics.
+      frozen: globs over the paths of parameters, such as "Conv_0/*", that stay bit for bit as they are. Their gradients
+        are not computed, nor what only those need; the optimizer is given zeros, and what it makes of them is dropped.
 
     Returns:
       The new state, and f32[] metrics: loss (regularizer included), accuracy, grad_norm (before clipping) and, with
       a regularizer, regularization.
 
     Raises:
-      ValueError: if `accumulate` does not divide the batch, or `ema_decay` and `state.ema` do not go together.
+      ValueError: if `accumulate` does not divide the batch, `ema_decay` and `state.ema` do not go together, or one of
+        `frozen` matches no parameter.
     """
     _check(state, batch, accumulate, ema_decay)
+    is_frozen = matching(frozen, state.params, "frozen")
     key = jax.random.fold_in(key, state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
@@ -69,10 +75,17 @@ def train_step(
     batch = _prepare(batch, transform, transform_key)
     images, labels, weights = batch["image"], batch["label"], _example_weights(batch, axis_name)
 
+    def stop_frozen(params: Any) -> Any:
+        return jax.tree.map(lambda fixed, x: jax.lax.stop_gradient(x) if fixed else x, is_frozen, params)
+
     def weighted_loss(params: Any, model_state: Any, part: Any) -> Any:
         images, labels, weights, key = part
         logits, model_state = model.apply(
-            {"params": params, **model_state}, images, train=True, rngs={"params": key}, mutable=list(model_state)
+            {"params": stop_frozen(params), **model_state},
+            images,
+            train=True,
+            rngs={"params": key},
+            mutable=list(model_state),
         )
         loss = _weighted_sum(weights, loss_fn(logits, labels))
         return loss, (model_state, _weighted_sum(weights, correct(logits, labels).astype(jnp.float32)))
@@ -100,7 +113,7 @@ def train_step(
         grads = sums.pop("grads")
         metrics = sums
         if regularizer is not None:
-            penalty, penalty_grads = jax.value_and_grad(regularizer)(shared)
+            penalty, penalty_grads = jax.value_and_grad(lambda params: regularizer(stop_frozen(params)))(shared)
             grads = jax.tree.map(jnp.add, grads, penalty_grads)
             metrics = {**metrics, "loss": metrics["loss"] + penalty, "regularization": penalty}
         return grads, model_state, metrics
@@ -113,7 +126,8 @@ def train_step(
         value=metrics["loss"],
         grad_fn=lambda params, index: whole_gradient(_shared(params, axis_name))[0],
     )
-    new_params = optax.apply_updates(state.params, updates)
+    updated = optax.apply_updates(state.params, updates)
+    new_params = jax.tree.map(lambda fixed, old, new: old if fixed else new, is_frozen, state.params, updated)
     new_state = TrainState(
         step=state.step + 1,
         params=new_params,

@@ -21,7 +21,7 @@ LAYERS = [
     ["losses", "regularizers"],
     ["metrics"],
     ["augment"],
-    ["groups"],
+    ["groups", "muon"],
     ["optim"],
     ["state"],
     ["step"],

@@ -1,6 +1,8 @@
 """Layers that more than one model uses."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,35 @@ HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 HE_DEPTHWISE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 # Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1: near-uniform predictions at first.
 CLASSIFIER_INIT = nn.initializers.normal(0.01)
+# Uniform within 1 / sqrt(fan_in), which is what PyTorch does where nothing else is said (LeCun et al. 1998).
+UNIFORM_FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def identity_init(base: nn.initializers.Initializer = UNIFORM_FAN_IN) -> nn.initializers.Initializer:
+    """Returns the initializer of kernels [k k c_in c_out] whose first filters hand the input through.
+
+    Output i is input i, for as many as there are of both; the filters that are left are those of `base` (Zagoruyko and
+    Komodakis 2017, "DiracNets", fill all of them). Nothing is then lost at first, however deep the network is.
+    """
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+        height, width, c_in, c_out = shape
+        same = min(c_in, c_out)
+        kernel = base(key, shape, dtype).at[..., :same].set(0)
+        channels = jnp.arange(same)
+        return kernel.at[height // 2, width // 2, channels, channels].set(1)
+
+    return init
+
+
+def unit_deviation(base: nn.initializers.Initializer = UNIFORM_FAN_IN) -> nn.initializers.Initializer:
+    """Returns `base` with its numbers divided by their standard deviation."""
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+        kernel = base(key, shape, dtype)
+        return kernel / jnp.std(kernel)
+
+    return init
 
 
 def check_size(images: jax.Array, smallest: int, advice: str) -> None:

@@ -48,7 +48,7 @@ def layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
                     kind=type(module).__name__,
                     shape=output.shape[1:],
                     parameters=0 if called_before else count(params),
-                    flops=_flops(module, params, output),
+                    flops=_flops(module, output),
                 )
             )
         return output
@@ -61,12 +61,13 @@ def layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
     return found
 
 
-def _flops(module: nn.Module, params: Any, output: jax.Array) -> int:
-    """Counts a product of kernel and input at each position of the output, its features aside."""
-    if "kernel" not in params or not hasattr(module, "features"):
+def _flops(module: nn.Module, output: jax.Array) -> int:
+    """Counts a product of kernel, trained or not, and input at each position of the output, its features aside."""
+    kernels = [variables["kernel"] for variables in module.variables.values() if "kernel" in variables]
+    if not kernels or not hasattr(module, "features"):
         return 0
     features = math.prod(np.atleast_1d(module.features).tolist())
-    return 2 * math.prod(params["kernel"].shape) * (math.prod(output.shape[1:]) // features)
+    return 2 * math.prod(kernels[0].shape) * (math.prod(output.shape[1:]) // features)
 
 
 def count(params: Any) -> int:

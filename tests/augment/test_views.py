@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from flaxcls import augment, create_state, eval_step
+from flaxcls.errors import InputError
 from flaxcls.models.cnn import CNN
 
 RNG = np.random.default_rng(0)
@@ -56,3 +57,54 @@ def test_a_state_is_evaluated_with_views():
     sums = eval_step(state, batch, model=views)
     expected = optax.softmax_cross_entropy_with_integer_labels(jnp.array(logits), batch["label"]).sum()
     np.testing.assert_allclose(sums.loss, expected, rtol=1e-5)
+
+
+def diagonal_by_hand(image):
+    """Returns the image and its two moves by a pixel, reflected at the border, and then their mirror images."""
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    views = [padded[r : r + 5, c : c + 6] for r, c in [(1, 1), (2, 2), (0, 0)]]
+    return np.stack(views + [view[:, ::-1] for view in views])
+
+
+@pytest.mark.usefixtures("strict_types")
+@pytest.mark.parametrize("flips", [True, False])
+def test_a_diagonal_counts_the_image_where_it_is_one_half(flips):
+    options = {"shift": 1, "fill": "reflect", "pattern": "diagonal", "flips": flips}
+    expected = np.stack([diagonal_by_hand(image) for image in IMAGES])[:, : 6 if flips else 3]
+    np.testing.assert_array_equal(augment.make_views(jnp.array(IMAGES), **options), expected)
+
+    weights = RNG.normal(size=(60, 4)).astype(np.float32)
+    predict = lambda images: jnp.tanh(images.reshape(-1, 60) @ weights)  # noqa: E731
+    here, one, other = (
+        np.mean([np.tanh(expected[:, v].reshape(-1, 60) @ weights) for v in views], axis=0)
+        for views in ([(0, 3), (1, 4), (2, 5)] if flips else [(0,), (1,), (2,)])
+    )
+    result = augment.average_views(predict, jnp.array(IMAGES), **options)
+    np.testing.assert_allclose(result, here / 2 + (one + other) / 4, atol=1e-5)
+
+
+def test_a_diagonal_of_no_pixels_is_the_image_and_its_mirror_image():
+    predict = lambda images: jnp.tanh(images[:, :2, 0, 0])  # noqa: E731
+    cross, diagonal = (augment.average_views(predict, jnp.array(IMAGES), pattern=p) for p in ("cross", "diagonal"))
+    np.testing.assert_array_equal(cross, diagonal)
+
+
+def test_an_unknown_pattern():
+    with pytest.raises(InputError, match=r"unknown pattern 'diagnal'. Did you mean 'diagonal'\?"):
+        augment.make_views(jnp.array(IMAGES), pattern="diagnal")
+
+
+def test_a_padded_batch_is_evaluated_with_the_diagonal_as_a_full_one():
+    model = CNN(3, widths=(4,), dense=(8,), norm="batch")
+    state = create_state(jax.random.key(0), model, optax.sgd(0.1), image_shape=(5, 6, 2))
+    views = augment.AverageViews(model, shift=1, fill="reflect", pattern="diagonal")
+    step = jax.jit(partial(eval_step, model=views))
+    full = {"image": jnp.array(IMAGES), "label": jnp.arange(3)}
+    padded = {
+        "image": jnp.concatenate([full["image"], jnp.full((2, 5, 6, 2), jnp.nan)]),
+        "label": jnp.array([0, 1, 2, 99, 99]),
+        "mask": jnp.arange(5) < 3,
+    }
+    one, other = step(state, full), step(state, padded)
+    assert (one.correct, one.count) == (other.correct, other.count)
+    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-5)

@@ -5,7 +5,16 @@ import pytest
 from flax import linen as nn
 
 from flaxcls.errors import InputError
-from flaxcls.models.layers import ACTIVATIONS, average_pool, max_pool, normalize, stochastic_depth
+from flaxcls.models.layers import (
+    ACTIVATIONS,
+    UNIFORM_FAN_IN,
+    average_pool,
+    identity_init,
+    max_pool,
+    normalize,
+    stochastic_depth,
+    unit_deviation,
+)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 9, 3), (1, 2, 3, 1)])
@@ -106,3 +115,25 @@ def test_max_pooling_of_large_windows_and_what_is_no_number():
     )
     assert bool(jnp.all(ours == theirs))
     assert bool(jnp.isnan(max_pool(images.at[0, 0, 0, 0].set(jnp.nan), 2)[0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize(("c_in", "c_out"), [(3, 5), (4, 4), (5, 2)])
+def test_an_identity_hands_the_input_through(c_in, c_out):
+    kernel = np.asarray(identity_init()(jax.random.key(0), (3, 3, c_in, c_out)))
+    same = min(c_in, c_out)
+    taps = np.zeros((3, 3, c_in, same))
+    taps[1, 1, :same] = np.eye(same)
+    np.testing.assert_array_equal(kernel[..., :same], taps)
+    base = UNIFORM_FAN_IN(jax.random.key(0), (3, 3, c_in, c_out))
+    np.testing.assert_array_equal(kernel[..., same:], base[..., same:])
+
+
+def test_uniform_fan_in_reaches_to_one_over_its_root():
+    kernel = UNIFORM_FAN_IN(jax.random.key(0), (3, 3, 16, 64))
+    assert float(jnp.abs(kernel).max()) == pytest.approx(1 / 12, rel=1e-3)
+    assert float(kernel.std()) == pytest.approx(1 / 12 / np.sqrt(3), rel=0.02)
+
+
+def test_unit_deviation_scales_its_base():
+    base, scaled = (init(jax.random.key(0), (20, 3)) for init in (UNIFORM_FAN_IN, unit_deviation(UNIFORM_FAN_IN)))
+    np.testing.assert_allclose(scaled, np.asarray(base) / np.std(np.asarray(base, np.float64)), rtol=1e-5)

@@ -1,0 +1,101 @@
+"""The network of the CIFAR-10 speed runs (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU")."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from flaxcls.models.layers import UNIFORM_FAN_IN, check_size, identity_init, max_pool, unit_deviation
+
+
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """Returns x times the normal distribution function of x (Hendrycks and Gimpel 2016), not its approximation."""
+    return nn.gelu(x, approximate=False)
+
+
+class FixedConv(nn.Module):
+    """A convolution without padding whose bias is trained, and whose kernel stays as it is at first.
+
+    The kernel is in the collection `constants`: no gradient of it is computed, and no optimizer sees it.
+    """
+
+    features: int
+    size: int
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype = jnp.dtype("float32")
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps [b h w c] to [b h-size+1 w-size+1 features]."""
+        shape = (self.size, self.size, images.shape[-1], self.features)
+        kernel = self.variable("constants", "kernel", lambda: self.kernel_init(self.make_rng("params"), shape))
+        # uniform within 1 / sqrt(fan_in of the kernel), which is PyTorch's rule for a bias
+        width = (self.size * self.size * images.shape[-1]) ** -0.5
+        bias = self.param("bias", lambda key: jax.random.uniform(key, (self.features,), minval=-width, maxval=width))
+        x = jax.lax.conv_general_dilated(
+            images.astype(self.dtype),
+            kernel.value.astype(self.dtype),
+            window_strides=(1, 1),
+            padding="VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return x + bias.astype(self.dtype)[None, None, None]
+
+
+class Airbench(nn.Module):
+    """A fixed 2x2 whitening, groups of two 3x3 convolutions with one pooling each, and a linear classifier.
+
+    The parameters are whitening/bias, Conv_*/kernel, BatchNorm_*/bias and head/kernel; the kernel of the whitening is
+    constants/whitening/kernel. 32x32 pixels become 31, 15, 7 and 3 on a side, and 1 before the classifier; other sizes
+    leave more there, and the parameters belong to one of them. Images are to be normalised.
+
+    num_classes: k, how many logits there are.
+    whitening: initializer of the fixed kernel, `whitening.whitening_init` of the images; without it the filters are
+      random, and learning is slower.
+    widths: channels of the convolutions of each group.
+    head_init: initializer of the classifier, which has no bias.
+    logit_scale: factor of the logits.
+    activation: after the whitening and in the groups.
+    dtype: of the computation; parameters and statistics are float32.
+    axis_name: the mapped axis over which batch statistics are taken under pmap or shard_map; jit needs none.
+    """
+
+    num_classes: int
+    whitening: nn.initializers.Initializer = UNIFORM_FAN_IN
+    widths: tuple[int, ...] = (64, 256, 256)
+    head_init: nn.initializers.Initializer = unit_deviation(UNIFORM_FAN_IN)
+    logit_scale: float = 1 / 256
+    activation: Callable[[jax.Array], jax.Array] = exact_gelu
+    dtype: jnp.dtype = jnp.dtype("float32")
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
+        check_size(images, 3 * 2 ** len(self.widths) + 1, "use larger images or fewer widths")
+        size, conv_init = 2, identity_init()
+        x = FixedConv(
+            2 * size * size * images.shape[-1], size, kernel_init=self.whitening, dtype=self.dtype, name="whitening"
+        )(images)
+        x = self.activation(x)
+        for width in self.widths:
+            for pool in (True, False):
+                x = nn.Conv(width, (3, 3), padding=1, use_bias=False, kernel_init=conv_init, dtype=self.dtype)(x)
+                x = self.activation(self._normalize(max_pool(x, 2) if pool else x, train))
+        x = max_pool(x, 3)
+        x = x.reshape(x.shape[0], -1)
+        logits = nn.Dense(self.num_classes, use_bias=False, kernel_init=self.head_init, dtype=self.dtype, name="head")(
+            x
+        )
+        return logits.astype(jnp.float32) * self.logit_scale
+
+    def _normalize(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.6,
+            epsilon=1e-12,
+            use_scale=False,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )(x)
