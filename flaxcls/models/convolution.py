@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Kernels of fewer input channels get it: a first convolution. XLA's own takes 5.0 ms there, the product 1.8 ms (64
-# images of 32x32x3, 2 cores of an Intel Xeon, jax 0.12.0.1). With 32 channels it saves 0.5 ms of 3.7, and takes 33 MB.
+# Kernels of fewer input channels get it: a first convolution. XLA's own takes 5.7 ms there, the product 2.9 ms (64
+# images of 32x32x3, 2 cores of an Intel Xeon, jax 0.10.2). With more the windows take so much memory that getting it
+# costs what is saved (experiments/benchmarks/NOTES.md).
 FEW_CHANNELS = 8
 
 

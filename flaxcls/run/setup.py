@@ -1,10 +1,8 @@
 """The fixed parts of a run: what is trained, on what, how it is laid out, and the compiled programs."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -178,18 +176,8 @@ def _sample(images: np.ndarray | Images) -> np.ndarray | Images:
 
 
 def _compiler_options(deterministic: bool) -> dict[str, bool] | None:
-    """Returns what makes XLA give the same bits in each process, and fast code; XLA_FLAGS that the user set stay.
-
-    On CPU it gives the same bits by itself. There, oneDNN's convolutions make the tutorial's network 1.25 times as fast
-    on jax 0.12 (experiments/benchmarks/NOTES.md); on 0.10.2 they are slower, and 0.11 has not been measured.
-    """
-    if jax.default_backend() == "gpu":
-        return {"xla_gpu_deterministic_ops": True} if deterministic else None
-    onednn = "xla_cpu_experimental_onednn_custom_call"
-    new = version("jaxlib").split(".")[:2] == ["0", "12"]
-    if jax.default_backend() == "cpu" and new and onednn not in os.environ.get("XLA_FLAGS", ""):
-        return {onednn: True}
-    return None
+    """Returns what makes XLA give the same bits in each process; on CPU it does so by itself."""
+    return {"xla_gpu_deterministic_ops": True} if deterministic and jax.default_backend() == "gpu" else None
 
 
 def _with_extra(step: Callable[..., Any], logged: Callable[[TrainState], Any]) -> Callable[..., Any]:

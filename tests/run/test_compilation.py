@@ -1,0 +1,64 @@
+"""The cache of compiled programs, used by processes as a user starts them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from flaxcls.run.compilation import use_compilation_cache
+
+
+def train(place: Path, **more: str) -> list[str]:
+    """Runs one step in a process of its own, with its cache below `place`; returns the names of what is kept there."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(place), **more}
+    command = [sys.executable, "-m", "flaxcls.train", "--stop-after", "1", "--loop.epochs", "1", "--overwrite"]
+    small = ["--model.widths", "4", "--model.dense", "4", "--optim.warmup-epochs", "0", "--stop.skip", "0"]
+    done = subprocess.run(
+        [*command, *small, "--workdir", str(place / "run")], env=environment, text=True, capture_output=True, check=True
+    )
+    assert done.stderr == ""
+    return sorted(path.name for path in (place / "flaxcls").glob("*/*-cache"))
+
+
+def test_the_second_process_compiles_nothing_that_the_first_has_kept(tmp_path):
+    first = train(tmp_path)
+    assert any("train_step" in name for name in first)
+    assert train(tmp_path) == first
+    (place,) = (tmp_path / "flaxcls").iterdir()
+    assert place.stat().st_mode & 0o077 == 0
+
+
+def test_it_is_turned_off_as_jax_has_it(tmp_path):
+    assert train(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == []
+    assert not (tmp_path / "flaxcls").exists()
+
+
+@pytest.fixture
+def unset():
+    """JAX as it is where nothing was set; what the test sets is undone."""
+    names = ("dir", "max_size")
+    before = {f"jax_compilation_cache_{name}": getattr(jax.config, f"jax_compilation_cache_{name}") for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_a_directory_that_was_chosen_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    chosen = jax.config.jax_compilation_cache_dir
+    assert chosen is not None
+    assert use_compilation_cache() is None
+    assert jax.config.jax_compilation_cache_dir == chosen
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_place_that_cannot_be_made(tmp_path, monkeypatch, unset):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert use_compilation_cache() is None
+    assert jax.config.jax_compilation_cache_dir is None
