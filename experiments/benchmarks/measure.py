@@ -67,7 +67,7 @@ def _read_all(descriptor: int) -> str:
         pass
     finally:
         os.close(descriptor)
-    return b"".join(parts).decode(errors="replace")
+    return b"".join(parts).decode(errors="replace").replace("\r\n", "\n")
 
 
 def in_turn(names: Sequence[str], repeats: int) -> Iterator[str]:
