@@ -14,15 +14,11 @@ Result:    1,245 images/s, 1.16 times tf.data's by the same arithmetic (n = 7, 1
 """
 
 import json
-import os
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
-import venv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +29,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmarks.measure import cores, in_turn, processor, ratios
+from experiments.benchmarks.peers import TENSORFLOW, answering, install
 from flaxcls.config import DataConfig
 from flaxcls.data import load_dataset
 from flaxcls.data.dataset import Split
@@ -41,7 +39,6 @@ from flaxcls.data.resize import resize
 from flaxcls.data.stream import batch_indices
 from flaxcls.data.workers import BatchMaker, made_ahead
 
-TENSORFLOW = "tensorflow-cpu==2.21.0"
 WIDE = (500, 375)
 SIZE = (224, 224)
 BATCH = 64
@@ -83,27 +80,6 @@ def flaxcls_seconds(split: Split, least_area: float, workers: int, batches: int)
         return time.perf_counter() - began
 
 
-@contextmanager
-def tensorflow(peers: Path) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Gives the version, and what sends one request to streaming_tfdata.py and returns its answer."""
-    python = peers / "bin" / "python"
-    if not python.exists():
-        venv.create(peers, with_pip=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", TENSORFLOW], check=True)
-    command = [str(python), str(Path(__file__).with_name("streaming_tfdata.py")), *map(str, (*SIZE, BATCH))]
-    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(command, text=True, env=quiet, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        asked, answers = process.stdin, process.stdout
-        assert asked is not None
-        assert answers is not None
-
-        def ask(do: str, **request: Any) -> Any:
-            print(json.dumps({"do": do, **request}), file=asked, flush=True)
-            return json.loads(answers.readline())
-
-        yield json.loads(answers.readline())["tensorflow"], ask
-
-
 def drawn(split: Split, paths: Sequence[Path], least_area: float, count: int) -> dict[str, list[Any]]:
     """Returns the stream's first images, as flaxcls draws them, for tf.data: path, part and label of each."""
     order = batch_indices(0, 0, count=len(paths), batch_size=count).tolist()
@@ -120,13 +96,6 @@ def differences(ask: Callable[..., Any], stream: dict[str, list[Any]], kind: str
         ours = resize(read_image(Path(path))[top : top + height, left : left + width], SIZE).astype(int)
         found.append(np.abs(ours - ask("cut", path=path, box=box, kind=kind)))
     return float(np.mean(found)), float(np.max(found))
-
-
-def processor() -> str:
-    """Returns its name."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main(
@@ -147,8 +116,9 @@ def main(
       repeats: measurements of each.
       least_area: smallest share of an image that is cut out.
     """
-    cores, console = len(os.sched_getaffinity(0)), Console()
-    with tempfile.TemporaryDirectory() as folder, tensorflow(peers.absolute()) as (tensorflow_version, ask):
+    console, env = Console(), install(peers, [TENSORFLOW])
+    peer = answering(env, "streaming_tfdata.py", *map(str, (*SIZE, BATCH)))
+    with tempfile.TemporaryDirectory() as folder, peer as (about_peer, ask):
         place = Path(folder) / "photos"
         save_photos(place, images)
         split = load_dataset(DataConfig(source="folder", dir=str(place), memory=0.0, image_size=SIZE[0])).train
@@ -159,18 +129,16 @@ def main(
         area = float(np.mean([height * width for _, _, height, width in stream["boxes"]])) / (WIDE[0] * WIDE[1])
         away = {kind: differences(ask, stream, kind) for kind in KINDS}
         rates: dict[str, list[float]] = {"flaxcls": [], **{kind: [] for kind in KINDS}}
-        for repeat in range(repeats):
-            turn = repeat % len(rates)
-            for name in [*rates][turn:] + [*rates][:turn]:
-                if name == "flaxcls":
-                    seconds = flaxcls_seconds(split, least_area, cores, batches)
-                else:
-                    seconds = ask("seconds", kind=name, warm_up=WARM_UP, **stream)
-                rates[name].append(batches * BATCH / seconds)
-                console.print(f"{repeat + 1}/{repeats} {name}: {rates[name][-1]:.0f} images/s")
+        for name in in_turn([*rates], repeats):
+            if name == "flaxcls":
+                seconds = flaxcls_seconds(split, least_area, cores(), batches)
+            else:
+                seconds = ask("seconds", kind=name, warm_up=WARM_UP, **stream)
+            rates[name].append(batches * BATCH / seconds)
+            console.print(f"{len(rates[name])}/{repeats} {name}: {rates[name][-1]:.0f} images/s")
     versions = {name: version(name) for name in ("grain", "numpy", "opencv-python-headless", "simplejpeg")}
-    versions |= {"python": platform.python_version(), "tensorflow": tensorflow_version}
-    console.print(f"{cores} cores of {processor()}, {len(paths)} files of {size / 1000:.0f} kB, n = {repeats};")
+    versions |= {"python": platform.python_version(), "tensorflow": about_peer["tensorflow"]}
+    console.print(f"{cores()} cores of {processor()}, {len(paths)} files of {size / 1000:.0f} kB, n = {repeats};")
     console.print(f"{area:.2f} of an image is cut out on average")
     console.print(", ".join(f"{name} {number}" for name, number in versions.items()))
     table = Table()
@@ -179,13 +147,13 @@ def main(
     for name, values in rates.items():
         row = [KINDS.get(name, name), f"{statistics.median(values):.0f}", f"{min(values):.0f} to {max(values):.0f}"]
         if name in KINDS:
-            ratios = [ours / theirs for ours, theirs in zip(rates["flaxcls"], values, strict=True)]
-            row += [f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
+            found = ratios(rates["flaxcls"], values)
+            row += [f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"]
             row += ["{:.2f}, at most {:.0f}".format(*away[name])]
         table.add_row(*row)
     console.print(table)
     out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"processor": processor(), "cores": cores, "files": len(paths), "mean_bytes": size, "versions": versions}
+    about = {"processor": processor(), "cores": cores(), "files": len(paths), "mean_bytes": size, "versions": versions}
     settings = {"batch_size": BATCH, "batches": batches, "repeats": repeats, "least_area": least_area, "area": area}
     record = {**about, **settings, "images_per_second": rates, "pixel_difference": away}
     out.write_text(json.dumps(record, indent=2) + "\n")

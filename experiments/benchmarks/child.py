@@ -1,0 +1,26 @@
+"""Runs a command, and writes as JSON when it began, how long it took, its exit code and its peak memory.
+
+Usage: python child.py FILE COMMAND ...
+
+It stands between a benchmark and what it measures because Linux counts the memory of whoever starts a process as that
+process's own peak, and a benchmark that holds the data set would be larger than what it measures.
+"""
+
+import json
+import os
+import sys
+import time
+
+if __name__ == "__main__":
+    place, *command = sys.argv[1:]
+    began = time.time()
+    pid = os.posix_spawnp(command[0], command, os.environ)
+    _, status, usage = os.wait4(pid, 0)
+    took = {
+        "began": began,
+        "seconds": time.time() - began,
+        "code": os.waitstatus_to_exitcode(status),
+        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    }
+    with open(place, "w") as file:  # noqa: PTH123 - pathlib would make this process larger
+        json.dump(took, file)

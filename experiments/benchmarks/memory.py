@@ -1,0 +1,61 @@
+"""Peak memory of training the tutorial's network on CIFAR-10, beside Keras on TensorFlow, Keras on JAX and PyTorch.
+
+It is the largest resident set of each program from its start to its end, as the system counted it, with the whole
+training split: flaxcls by its command, Keras with images of float32 as the tutorial has them and, at its leanest, of
+bytes that the network rescales, and PyTorch with float32. Each run is `experiments.benchmarks.throughput`'s.
+
+Command:   python -m experiments.benchmarks.memory --data-dir DATA_DIR
+Hardware:  not yet measured
+Result:    not yet measured
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from experiments.benchmarks.measure import compare, report
+from experiments.benchmarks.peers import install
+from experiments.benchmarks.throughput import KERAS, Task, all_systems, peer, save_data, train_in_turn
+
+
+def main(
+    data_dir: Path,
+    batch_size: int = 64,
+    repeats: int = 3,
+    examples: int = 0,
+    epochs: int = 2,
+    peers: Path = Path("build/peers"),
+    python: str = sys.executable,
+    out: Path = Path("build/memory.json"),
+) -> None:
+    """Prints medians over the repeats, their spread, and the ratio of each pair within a repeat.
+
+    Args:
+      data_dir: where tensorflow-datasets has prepared cifar10.
+      batch_size: images a step.
+      repeats: runs of each system.
+      examples: training images; 0 means all.
+      epochs: of each run, 2 or more.
+      peers: environment of the others, made where it is missing.
+      python: Python that it is made with.
+      out: JSON file of the rows.
+    """
+    console, task = Console(), Task(data_dir.absolute(), examples or None, epochs, batch_size)
+    env = install(peers, base=python)
+    with tempfile.TemporaryDirectory() as place:
+        data = save_data(task, Path(place))
+        systems = all_systems(env, data)
+        for backend, name in (("tensorflow", "TensorFlow"), ("jax", "JAX")):
+            systems[f"Keras on {name}, bytes"] = peer({**env, "KERAS_BACKEND": backend}, data, KERAS, "--bytes")
+        done, failed = train_in_turn(systems, task, repeats, console)
+    peaks = {name: [run.ran.peak_bytes / 2**20 for run in runs] for name, runs in done.items()}
+    versions = {name: runs[0].versions for name, runs in done.items() if runs}
+    settings = {"batch size": batch_size, "images": examples or "all", "epochs": epochs, "repeats": repeats}
+    report(compare("peak memory", "MiB", peaks, versions=versions, notes=failed), out, settings, console)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, prog="python -m experiments.benchmarks.memory")
