@@ -225,6 +225,8 @@ class LoopConfig:
     """With skip, the most updates in a row that are dropped; with rollback, the most returns of a run."""
     deterministic: bool = True
     """On a GPU, keep to operations that give the same bits each time, which exact resuming needs; slower ones."""
+    profile: bool = False
+    """Write a trace of a few steps into the run directory's profile/, for TensorBoard and Perfetto."""
 
 
 @dataclass(frozen=True)

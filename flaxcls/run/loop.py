@@ -27,12 +27,14 @@ from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept, ro
 from flaxcls.run.meter import Meter
 from flaxcls.run.preemption import StopRequest
 from flaxcls.run.processes import is_first, share
+from flaxcls.run.profiling import Trace
 from flaxcls.run.record import check_record, make_record
 from flaxcls.run.restart import early_stopping, without_a_damaged_best
 from flaxcls.run.result import FitResult, device, versions
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import (
     CHECKPOINTS,
+    PROFILE,
     RESULT,
     check_workdir,
     note_changes,
@@ -137,7 +139,10 @@ def _run(
                 logs.say(rolled_back(setup, diverged, restored, rollbacks))
                 say_passed_over(logs, workdir, restored)
             try:
-                trained = _train(setup, checkpoints, logs, restored, request, rollbacks, stop_after=stop_after)
+                profile = workdir / PROFILE if setup.config.loop.profile and is_first() else None
+                trained = _train(
+                    setup, checkpoints, logs, restored, request, rollbacks, stop_after=stop_after, profile=profile
+                )
                 return _finish(setup, checkpoints, trained, request, workdir, began)
             except DivergenceError as error:
                 checkpoints.wait()
@@ -171,6 +176,7 @@ def _train(
     rollbacks: int,
     *,
     stop_after: int | None,
+    profile: Path | None,
 ) -> _Trained:
     config, plan = setup.config, setup.plan
     key = random.key(config.seed)
@@ -210,11 +216,13 @@ def _train(
             raise request.exception()
         checkpoints.replace_record(start, make_record(setup, stop, meter, evaluated=True, rollbacks=rollbacks))
     step, compiling = start, True
-    with feed(setup, start, rollbacks) as batches:
+    with feed(setup, start, rollbacks) as batches, Trace(profile, meter) as trace:
         while step < plan.total_steps and not stop.stopped:
             checkpoints.check()
+            tracing = trace.dispatch(step)
             before, step = step, plan.dispatch_end(step)
-            state, (metrics, extra) = setup.train(state, batches(before, step), key)
+            with tracing:
+                state, (metrics, extra) = setup.train(state, batches(before, step), key)
             if before > start and plan.logs(before):  # now that the next step is under way
                 meter.read(before)
             meter.add(step, metrics, extra)

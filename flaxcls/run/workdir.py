@@ -16,13 +16,14 @@ from flaxcls.config import Config, differences, from_json, to_json
 from flaxcls.errors import InputError, StorageError
 from flaxcls.run.lock import LOCK, OWNER, locked
 
-CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD = (
+CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD, PROFILE = (
     "config.json",
     "changes.jsonl",
     "metrics.jsonl",
     "result.json",
     "checkpoints",
     "tensorboard",
+    "profile",
 )
 PARTIAL = ".partial"
 
@@ -51,6 +52,7 @@ FREE = frozenset(
         "loop.on_nan: 'stop' -> 'rollback'",  # but skip is another program, whose bits are others
         "loop.on_nan: 'rollback' -> 'stop'",
         "loop.nan_limit",
+        "loop.profile",
         "stop.patience",
         "stop.min_delta",
     }
