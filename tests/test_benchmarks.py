@@ -182,7 +182,7 @@ def test_events_are_where_fit_logs_and_saves():
 
 def test_what_an_event_holds_up_is_what_the_dispatches_after_it_take_longer():
     takes = [1.0] * 40  # of dispatch 1, 2, ...
-    takes[0], takes[11], takes[25] = 50.0, 3.0, 2.5  # the 12th and the 26th
+    takes[0], takes[11], takes[28] = 50.0, 3.0, 2.5  # of those of the 11th, the first, of those of the 24th, the last
     ended = np.cumsum(takes).tolist()
     found = {"line": [11, 32, 34], "save": [3, 24, 38]}  # two are too near to each other, one to the end
     assert overhead.held_up(ended, found, begin=5) == {"line": [pytest.approx(2)], "save": [pytest.approx(1.5)]}
