@@ -1,16 +1,25 @@
 """The benchmarks: what they compute, worked out by hand, and that their peers' scripts are Python."""
 
 import json
+import math
 import py_compile
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
-from experiments.benchmarks import measure, throughput
-from experiments.benchmarks.measure import ProgramError, Row, compare, in_turn, run
+from experiments.benchmarks import measure, overhead, startup, throughput
+from experiments.benchmarks.measure import ProgramError, Ran, Row, compare, in_turn, run
+from experiments.benchmarks.steps import step_seconds
+from flaxcls.config import AugmentConfig, Config, ModelConfig, OptimConfig
+from flaxcls.data import load_dataset
+from flaxcls.run.plan import Plan
+from flaxcls.run.setup import make_setup
 
 FOLDER = Path(measure.__file__).parent
 PEERS = sorted(path for name in ("keras", "torch", "tfdata") for path in FOLDER.glob(f"*_{name}.py"))
@@ -50,7 +59,7 @@ def test_the_report_has_medians_spreads_and_ratios_on_the_screen_and_in_its_file
     for expected in (
         "one: keras 1.2",
         "2,000 to 10,000",
-        "1.50 (0.50 to 4.00)",
+        "1.500 (0.500 to 4.000)",
         "failed: [no] compiler",
         "speed, images",
     ):
@@ -99,3 +108,110 @@ def test_the_times_of_events_are_read_from_the_files_of_tensorboard(tmp_path):
             writer.add_scalar("validation/loss", 0.5, step, walltime=time)
             writer.add_scalar("train/loss", 0.5, step, walltime=time + 1)
     assert throughput.event_times(tmp_path, "validation/loss") == [100.5, 107.25, 120.0]
+
+
+def test_a_peer_that_fails_has_a_row_that_says_so_and_is_not_tried_again(quiet):
+    tried = []
+
+    def train(rate):
+        def system(task, place):
+            tried.append(rate)
+            if rate is None:
+                raise ProgramError("failed: no compiler")
+            return throughput.Trained(
+                [rate, 3 * rate, 2 * rate], [1.0, 5.0, 2.0], 0.5, {"a": "1"}, Ran(0.0, 9.0, 2**20)
+            )
+
+        return system
+
+    systems = {"flaxcls": train(10.0), "fast": train(20.0), "broken": train(None)}
+    task = throughput.Task(Path(), None, 4, 64)
+    rows = throughput.rows_of(*throughput.train_in_turn(systems, task, 2, quiet))
+    assert tried == [10.0, 20.0, None, 20.0, 10.0]
+    assert [(row.system, row.unit, row.values, row.ratios, row.note) for row in rows] == [
+        ("flaxcls", "images/s", [20.0, 20.0], [], ""),
+        ("fast", "images/s", [40.0, 40.0], [0.5, 0.5], ""),
+        ("broken", "images/s", [], [], "failed: no compiler"),
+        ("flaxcls", "s", [2.0, 2.0], [], ""),
+        ("fast", "s", [2.0, 2.0], [1.0, 1.0], ""),
+    ]
+    with pytest.raises(ProgramError, match="no compiler"):
+        throughput.train_in_turn({"flaxcls": train(None)}, task, 1, quiet)
+
+
+def test_the_first_step_ends_before_the_command_does(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(startup, "run", lambda *args: ran.append(run(*args)) or ran[-1])
+    assert 0.5 < startup.first_step_seconds(tmp_path / "cache") < ran[0].seconds
+    assert [*(tmp_path / "cache").iterdir()]
+
+
+def test_the_default_run_is_still_the_one_that_keras_is_given(tmp_path):
+    config = Config()  # startup_keras.py has it once more, in Keras's words
+    assert config.augment == AugmentConfig(normalize=True, crop_padding=1)
+    assert config.model == ModelConfig(name="cnn")
+    assert config.optim == OptimConfig(
+        name="adamw", learning_rate=4e-3, schedule="cosine", warmup_epochs=1.0, weight_decay=1e-2, ema_decay=0.99
+    )
+    assert (config.loop.epochs, config.loop.batch_size) == (60, 64)
+    setup = make_setup(config, load_dataset(config.data), None, None)
+    leaves = jax.tree.leaves(setup.abstract_state.params)
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == 90_090  # what Keras counts
+
+
+def test_startup_is_compared_cold_and_warm():
+    found = {
+        "cold": {startup.FIRST: [8.0], startup.WHOLE: [20.0]},
+        "warm": {startup.FIRST: [4.0], startup.WHOLE: [15.0]},
+    }
+    rows = startup.rows_of(found, {startup.FIRST: [16.0], startup.WHOLE: [30.0]}, {})
+    assert [row.ratios for row in rows if row.ratios] == [[0.5], [0.25], [20 / 30], [0.5]]
+
+
+def plan(**changes):
+    values = {"total_steps": 40, "steps_per_epoch": 10, "warmup_steps": 0, "eval_epochs": 1, "skipped_evaluations": 0}
+    return Plan(examples=100, batch_size=10, save_steps=None, log_steps=4, **values, **changes)
+
+
+def test_events_are_where_fit_logs_and_saves():
+    lines = [4, 8, 12, 16, 24, 28, 32, 36]
+    assert overhead.events(plan()) == {overhead.LINE: lines, overhead.SAVE: [10, 20, 30]}
+    by_five = {overhead.LINE: [1, 3, 5, 7], overhead.SAVE: [2, 4, 6]}
+    assert overhead.events(plan(dispatch_steps=5)) == by_five
+
+
+def test_what_an_event_holds_up_is_what_the_dispatches_after_it_take_longer():
+    takes = [1.0] * 40  # of dispatch 1, 2, ...
+    takes[0], takes[11], takes[28] = 50.0, 3.0, 2.5  # of those of the 11th, the first, of those of the 24th, the last
+    ended = np.cumsum(takes).tolist()
+    found = {"line": [11, 32, 34], "save": [3, 24, 38]}  # two are too near to each other, one to the end
+    assert overhead.held_up(ended, found, begin=5) == {"line": [pytest.approx(2)], "save": [pytest.approx(1.5)]}
+    assert overhead.held_up(ended, {"line": [*range(1, 40)]}, begin=5) == {"line": []}
+
+
+def test_fit_is_measured_beside_its_bare_steps(stripes, small_config, monkeypatch):
+    fits, timed_fit = [], overhead.timed_fit
+    monkeypatch.setattr(overhead, "timed_fit", lambda *args: fits.append(timed_fit(*args)) or fits[-1])
+    config = replace(small_config, loop=replace(small_config.loop, epochs=4, batch_size=8, log_every=5))
+    setup = make_setup(config, stripes, None, None)
+    measured = overhead.measure(setup)
+    assert 0 < measured.bare_step < measured.bare_epoch < 60
+    assert measured.epoch > 5 * measured.step > 0
+    (_, times), *others = fits
+    assert not others
+    assert len(times.called) == len(times.ended) == setup.plan.total_steps
+    assert all(called < ended for called, ended in zip(times.called, times.ended, strict=True))
+    assert sorted(times.ended) == times.ended
+
+
+def test_the_plain_loop_trains_on_each_batch_once_and_says_so(stripes, small_config):
+    setup = make_setup(small_config, stripes, None, None)
+    asked, told = [], []
+    seconds = step_seconds(
+        setup,
+        lambda number: asked.append(number) or setup.batches(number, number + 1),
+        3,
+        lambda step, metrics: told.append((step, metrics["loss"].shape)),
+    )
+    assert (asked, told) == ([0, 1, 2, 3], [(1, (1,)), (2, (1,)), (3, (1,))])
+    assert 0 < seconds < 10

@@ -22,6 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmarks.steps import step_seconds
 from flaxcls.config import Config
 from flaxcls.data import load_dataset
 from flaxcls.run.checkpoint import Checkpoints
@@ -35,27 +36,22 @@ def plain_seconds(setup: Setup, steps: int) -> float:
     """Returns the seconds a step of a loop without anything that exactness needs."""
     split, size = setup.dataset.train, setup.config.loop.batch_size
     rng = np.random.default_rng(0)
-    state, key = setup.create(jax.random.key(0)), jax.random.key(0)
     order, at = rng.permutation(len(split.labels)), 0
 
-    def step(state: Any) -> Any:
+    def batch(number: int) -> Any:
         nonlocal order, at
         if at + size > len(order):
             order, at = rng.permutation(len(split.labels)), 0
         chosen = order[at : at + size]
         at += size
         batch = {"image": split.images[chosen][None], "label": split.labels[chosen][None]}
-        return setup.train(state, jax.device_put(batch, setup.batches_sharding), key)
+        return jax.device_put(batch, setup.batches_sharding)
 
-    state, _ = step(state)
-    jax.block_until_ready(state)
-    began = time.perf_counter()
-    for number in range(steps):
-        state, (metrics, _) = step(state)
-        if setup.plan.logs(number + 1):
+    def read(step: int, metrics: Any) -> None:
+        if setup.plan.logs(step):
             jax.device_get(metrics)
-    jax.block_until_ready(state)
-    return (time.perf_counter() - began) / steps
+
+    return step_seconds(setup, batch, steps, read)
 
 
 def exact_seconds(setup: Setup, checkpoints: Checkpoints, steps: int) -> float:

@@ -127,23 +127,28 @@ def compare(
 
 def tables(rows: Sequence[Row]) -> list[Table]:
     """Returns a table for each quantity: n, median, least and largest value, and the same of the ratios."""
-    made: dict[tuple[str, str], Table] = {}
-    for row in rows:
-        title = (row.quantity, row.unit)
-        if title not in made:
-            made[title] = Table(title=escape(", ".join(title)), title_justify="left")
-            for header in ("", "n", "median", "spread", "flaxcls to it"):
-                made[title].add_column(header, justify="right" if header in ("n", "median", "spread") else "left")
-        values, shares = row.values, row.ratios
-        ratio = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})" if shares else ""
-        made[title].add_row(
-            row.system,
-            str(len(values)),
-            _shown(statistics.median(values)) if values else "",
-            f"{_shown(min(values))} to {_shown(max(values))}" if values else "",
-            escape(" ".join(filter(None, (ratio, row.note)))),
-        )
-    return [*made.values()]
+    made = []
+    for title in dict.fromkeys((row.quantity, row.unit) for row in rows):
+        table = Table(title=escape(", ".join(title)), title_justify="left")
+        for header in ("", "n", "median", "spread", "flaxcls to it"):
+            table.add_column(header, justify="right" if header in ("n", "median", "spread") else "left")
+        for row in rows:
+            if (row.quantity, row.unit) == title:
+                table.add_row(*map(escape, _cells(row)))
+        made.append(table)
+    return made
+
+
+def _cells(row: Row) -> list[str]:
+    values, shares = row.values, row.ratios
+    ratio = f"{statistics.median(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})" if shares else ""
+    return [
+        row.system,
+        str(len(values)),
+        _shown(statistics.median(values)) if values else "",
+        f"{_shown(min(values))} to {_shown(max(values))}" if values else "",
+        " ".join(filter(None, (ratio, row.note))),
+    ]
 
 
 def _shown(value: float) -> str:

@@ -24,7 +24,11 @@ def network() -> keras.Model:
     blocks: list[layers.Layer] = []
     for index, width in enumerate((32, 64, 64)):
         blocks += [layers.MaxPooling2D()] if index else []
-        blocks += [layers.Conv2D(width, 3, padding="same", use_bias=False), layers.BatchNormalization(), layers.ReLU()]
+        blocks += [
+            layers.Conv2D(width, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+        ]
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
