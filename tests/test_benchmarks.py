@@ -4,6 +4,7 @@ import json
 import math
 import py_compile
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,9 +79,16 @@ def test_a_program_runs_in_a_terminal_and_its_own_memory_is_counted():
     assert large.began > small.began
 
 
+def test_a_program_is_not_waited_for_once_only_what_it_started_is_left():
+    code = "import subprocess, sys; print('x'); subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(15)'])"
+    began = time.perf_counter()
+    run([sys.executable, "-c", code])
+    assert time.perf_counter() - began < 12
+
+
 def test_a_program_that_fails_says_why(capsys):
     with pytest.raises(ProgramError, match=r"failed: ValueError: no compiler"):
-        run([sys.executable, "-c", "raise ValueError('no compiler')"])
+        run([sys.executable, "-c", "raise ValueError('no compiler\\nTo see more, set MORE')"])
     with pytest.raises(ProgramError, match="it printed nothing"):
         run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     assert "Traceback" in capsys.readouterr().err
@@ -104,9 +112,9 @@ def test_the_speed_of_an_epoch_is_its_images_over_the_seconds_of_its_lines():
 
 def test_the_times_of_events_are_read_from_the_files_of_tensorboard(tmp_path):
     with SummaryWriter(str(tmp_path)) as writer:
-        for step, time in enumerate((100.5, 107.25, 120.0)):
-            writer.add_scalar("validation/loss", 0.5, step, walltime=time)
-            writer.add_scalar("train/loss", 0.5, step, walltime=time + 1)
+        for step, at in enumerate((100.5, 107.25, 120.0)):
+            writer.add_scalar("validation/loss", 0.5, step, walltime=at)
+            writer.add_scalar("train/loss", 0.5, step, walltime=at + 1)
     assert throughput.event_times(tmp_path, "validation/loss") == [100.5, 107.25, 120.0]
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import re
+import select
 import statistics
 import subprocess
 import sys
@@ -31,7 +33,7 @@ class Ran:
 
 
 class ProgramError(RuntimeError):
-    """A program that was to be measured has failed; the text ends with its last line."""
+    """A program that was to be measured has failed; the text ends with its error, or with its last line."""
 
 
 def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Ran:
@@ -47,22 +49,32 @@ def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> 
         whole = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", **(env or {})}
         with subprocess.Popen(start, env=whole, stdin=subprocess.DEVNULL, stdout=its, stderr=its) as process:
             os.close(its)
-            printed = _read_all(ours)
+            printed = _read(ours, process)
             process.wait()
         measured = json.loads(took.read_text()) if took.exists() else {"code": process.returncode}
     if measured.pop("code") != 0:
         printed = Text.from_ansi(printed).plain
         print(printed, file=sys.stderr)
-        raise ProgramError(f"failed: {(printed.strip().splitlines() or ['it printed nothing'])[-1][:200]}")
+        lines = printed.split("\n") if printed.strip() else ["it printed nothing"]
+        errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+        raise ProgramError(f"failed: {(errors or [line for line in lines if line.strip()])[-1][:200]}")
     return Ran(**measured)
 
 
-def _read_all(descriptor: int) -> str:
-    """Returns what is printed to a terminal until all who hold it have ended, and closes it."""
+def _read(descriptor: int, process: "subprocess.Popen[bytes]") -> str:
+    """Returns what is printed to a terminal until a process has ended, and closes it.
+
+    Those that it has started may live on, and hold the terminal, for a while.
+    """
     parts: list[bytes] = []
     try:
-        while part := os.read(descriptor, 65536):
-            parts.append(part)
+        while True:
+            if select.select([descriptor], [], [], 0.2)[0]:
+                if not (part := os.read(descriptor, 65536)):
+                    break
+                parts.append(part)
+            elif process.poll() is not None:
+                break
     except OSError:  # how Linux says that nobody holds the other end any more
         pass
     finally:

@@ -137,7 +137,8 @@ def peer(env: Mapping[str, str], data: Path, script: str, *options: str) -> Syst
 
     def train(task: Task, place: Path) -> Trained:
         size = ["--epochs", str(task.epochs), "--batch-size", str(task.batch_size)]
-        result, ran = run_peer(env, script, place / "result.json", str(data), *size, *options)
+        fresh = {**env, "TORCHINDUCTOR_CACHE_DIR": str(place / "compiled")}
+        result, ran = run_peer(fresh, script, place / "result.json", str(data), *size, *options)
         return Trained(
             rates=[result["images"] / seconds for seconds in result["train_seconds"][1:]],
             epoch_seconds=result.get("epoch_seconds", []),
