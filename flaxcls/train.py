@@ -12,7 +12,7 @@ from flaxcls.cli import NAMES, load_experiment
 from flaxcls.config import Config
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
 from flaxcls.run import dry_run, fit
-from flaxcls.run.compilation import use_compilation_cache
+from flaxcls.run.compilation import use_compilation_cache, use_cpu_flags
 from flaxcls.run.memory import bound_malloc_arenas
 from flaxcls.run.workdir import read_config
 
@@ -64,6 +64,7 @@ def main(args: list[str] | None = None) -> int:
     written, 130 after SIGINT. SIGTERM raises SystemExit with 143.
     """
     bound_malloc_arenas()
+    use_cpu_flags()
     use_compilation_cache()
     console = Console()
     try:

@@ -1,36 +1,40 @@
 """Convolution for `linen.Conv(conv_general_dilated=...)`, with a kernel gradient that is fast on CPUs.
 
-What a convolution gives is XLA's own everywhere, and so are both gradients on GPUs and TPUs. On CPUs XLA makes slow
-code of the gradient of a kernel of few channels, which is one product of matrices over all windows of the images.
+XLA's CPU code reads the whole gradient of the output again for each number of the kernel's gradient, or nearly so: two
+to four times slower than the convolution itself as soon as that gradient does not fit in the cache of a core.
 """
 
+from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-# Kernels of fewer input channels get it: a first convolution, where it takes 0.54 times XLA's time on jax 0.12 and 0.33
-# times on 0.10.2 (python -m experiments.benchmarks.gradients). With more, the windows take so much memory that getting
-# it costs what is saved (experiments/benchmarks/NOTES.md).
-FEW_CHANNELS = 8
+# Of a part's output gradient; a core's own cache holds 1 to 2 MiB. `python -m experiments.benchmarks.gradients`
+# measures the gain; 0.25 to 1 MiB are alike (experiments/benchmarks/NOTES.md).
+PART_BYTES = 2**19
+MOST_PARTS = 32  # each is a convolution to be compiled
 
 
 def convolve(images: jax.Array, kernel: jax.Array, window_strides: Any, padding: Any, **options: Any) -> jax.Array:
     """Is `lax.conv_general_dilated`, whose arguments it takes, for reverse-mode differentiation.
 
-    The gradient of the kernel [kh kw c k] is written as a product of matrices on CPUs where c is less than
-    `FEW_CHANNELS`, strides and dilations are 1, and there is one group.
+    On CPUs the gradient of the kernel is the sum of those of parts of the batch, each small enough for the cache. What
+    is convolved, and the gradient of the images, are XLA's own, as is all on GPUs and TPUs.
     """
 
     def plain(images: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(images, kernel, window_strides, padding, **options)
 
-    if not _is_simple(images, kernel, window_strides, padding, options):
-        return plain(images, kernel)
-    named = isinstance(padding, str)
-    pads = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (1, 1), padding) if named else padding
+    def kernel_gradient(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+        return jax.vjp(lambda w: plain(images, w), kernel)[1](gradient)[0]
+
+    def sum_of_parts(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+        parts = _parts(gradient)
+        # every parts-th image, which keeps each on its device
+        x, g = (array.reshape(-1, parts, *array.shape[1:]) for array in (images, gradient))
+        return reduce(jnp.add, (kernel_gradient(x[:, part], kernel, g[:, part]) for part in range(parts)))
 
     @jax.custom_vjp
     def convolved(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -42,38 +46,16 @@ def convolve(images: jax.Array, kernel: jax.Array, window_strides: Any, padding:
     def backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         images, kernel = saved
         of_images = jax.vjp(lambda x: plain(x, kernel), images)[1](gradient)[0]
-        of_kernel = lax.platform_dependent(
-            images,
-            kernel,
-            gradient,
-            cpu=lambda x, w, g: _kernel_gradient(x, g, w.shape, pads),
-            default=lambda x, w, g: jax.vjp(lambda w: plain(x, w), w)[1](g)[0],
-        )
-        return of_images, of_kernel
+        return of_images, lax.platform_dependent(images, kernel, gradient, cpu=sum_of_parts, default=kernel_gradient)
 
     convolved.defvjp(forward, backward)
-    return convolved(images, kernel)
-
-
-def _is_simple(images: jax.Array, kernel: jax.Array, strides: Any, padding: Any, options: dict[str, Any]) -> bool:
     layout = lax.conv_dimension_numbers(images.shape, kernel.shape, options.get("dimension_numbers"))
-    usual = lax.conv_dimension_numbers(images.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
-    dilations = [*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())]
-    ones = all(number == 1 for number in (*np.atleast_1d(strides), *dilations, options.get("feature_group_count", 1)))
-    return layout == usual and ones and kernel.shape[2] < FEW_CHANNELS and images.dtype == jnp.float32
+    batch_first = layout.lhs_spec[0] == layout.out_spec[0] == 0 and options.get("batch_group_count", 1) == 1
+    return convolved(images, kernel) if batch_first else plain(images, kernel)
 
 
-def _kernel_gradient(images: jax.Array, gradient: jax.Array, shape: Any, pads: Any) -> jax.Array:
-    """Returns f32[kh kw c k]: the windows of all images, as a matrix, times the gradient of what they became."""
-    height, width, channels, features = shape
-    padded = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    windows = _gathered(padded, (height, width), (gradient.shape[1], gradient.shape[2]))
-    return (windows.reshape(-1, height * width * channels).T @ gradient.reshape(-1, features)).reshape(shape)
-
-
-def _gathered(images: jax.Array, window: tuple[int, int], places: tuple[int, int]) -> jax.Array:
-    """Returns the windows [b, rows * columns * kh * kw * c] of images [b h w c], by the place of each number."""
-    batch, _, width, channels = images.shape
-    row, column, down, right = np.ogrid[: places[0], : places[1], : window[0], : window[1] * channels]
-    at = (row + down) * width * channels + column * channels + right
-    return jnp.take(images.reshape(batch, -1), at.reshape(-1), axis=1)
+def _parts(gradient: jax.Array) -> int:
+    """Returns into how many equal parts to cut the batch of `gradient` [b ...]."""
+    batch, size = gradient.shape[0], gradient.size * gradient.dtype.itemsize
+    possible = [parts for parts in range(1, MOST_PARTS + 1) if batch % parts == 0]
+    return next((parts for parts in possible if size <= parts * PART_BYTES), possible[-1])

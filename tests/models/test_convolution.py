@@ -3,59 +3,105 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import linen as nn
 from jax import lax
 
 from flaxcls.models import CNN
-from flaxcls.models.convolution import FEW_CHANNELS, convolve
+from flaxcls.models.convolution import MOST_PARTS, PART_BYTES, convolve
 
-USUAL = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def gradients(function, images, kernel, padding, **options):
+def gradients(function, images, kernel, padding, *, strides=(1, 1), layout=LAYOUT, **options):
     def weighed(images, kernel):
-        out = function(images, kernel, (1, 1), padding, **USUAL, **options)
+        out = function(images, kernel, strides, padding, dimension_numbers=layout, **options)
         return jnp.sum(out * jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
 
     return jax.grad(weighed, argnums=(0, 1))(images, kernel)
 
 
+def check(images, kernel, padding, **options):
+    for ours, plain in zip(
+        *(gradients(f, images, kernel, padding, **options) for f in (convolve, lax.conv_general_dilated)), strict=True
+    ):
+        assert float(jnp.abs(ours - plain).max()) < 1e-5 * float(jnp.abs(plain).max())
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr("flaxcls.models.convolution.PART_BYTES", 512)
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 1))])
 @pytest.mark.parametrize("window", [(3, 3), (2, 4), (1, 1)])
-@pytest.mark.parametrize("channels", [1, 3, FEW_CHANNELS])
-def test_values_and_gradients_are_those_of_xla(padding, window, channels):
-    images = jax.random.normal(jax.random.key(0), (3, 7, 6, channels))
-    kernel = jax.random.normal(jax.random.key(1), (*window, channels, 4))
-    ours, plain = (f(images, kernel, (1, 1), padding, **USUAL) for f in (convolve, lax.conv_general_dilated))
+def test_gradients_are_those_of_xla(padding, window, small_parts):
+    check(normal(0, 6, 7, 6, 3), normal(1, *window, 3, 4), padding)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"strides": (2, 2)}, {"lhs_dilation": (2, 1)}, {"rhs_dilation": (2, 2)}, {"feature_group_count": 2}],
+    ids=lambda options: next(iter(options)),
+)
+def test_strides_dilations_and_groups(options, small_parts):
+    check(
+        normal(0, 6, 9, 9, 4),
+        normal(1, 3, 3, 4 // options.get("feature_group_count", 1), 4),
+        ((1, 1), (0, 1)),
+        **options,
+    )
+
+
+def test_a_batch_that_is_not_the_first_axis_is_left_to_xla(small_parts):
+    check(normal(0, 7, 6, 6, 3), normal(1, 3, 3, 3, 4), "SAME", layout=("HNWC", "HWIO", "HNWC"))
+
+
+def test_what_it_returns_is_xlas_own():
+    images, kernel = normal(0, 4, 8, 8, 3), normal(1, 3, 3, 3, 4)
+    ours, plain = (
+        f(images, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT) for f in (convolve, lax.conv_general_dilated)
+    )
     assert bool(jnp.all(ours == plain))
-    for mine, expected in zip(
-        gradients(convolve, images, kernel, padding),
-        gradients(lax.conv_general_dilated, images, kernel, padding),
-        strict=True,
-    ):
-        assert float(jnp.abs(mine - expected).max()) < 1e-5 * float(jnp.abs(expected).max())
 
 
-@pytest.mark.parametrize("options", [{"rhs_dilation": (2, 2)}, {"feature_group_count": 2}])
-def test_other_convolutions_are_left_to_xla(options):
-    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 4 // options.get("feature_group_count", 1), 4))
-    ours, plain = (gradients(f, images, kernel, "SAME", **options) for f in (convolve, lax.conv_general_dilated))
-    assert all(bool(jnp.all(a == b)) for a, b in zip(ours, plain, strict=True))
+def convolutions(batch, side, features):
+    """Returns how many convolutions the gradient of a kernel is made of, by platform."""
+    images, kernel = jnp.zeros((batch, side, side, 3)), jnp.zeros((1, 1, 3, features))
+    gradient = jax.grad(lambda w: convolve(images, w, (1, 1), "SAME", dimension_numbers=LAYOUT).sum())
+    traced = jax.jit(gradient).trace(kernel)
+    return {
+        name: traced.lower(lowering_platforms=(name,)).as_text().count("stablehlo.convolution")
+        for name in ("cpu", "cuda", "tpu")
+    }
 
 
-def test_strides_are_left_to_xla():
-    conv, plain = (nn.Conv(4, (3, 3), strides=2, **options) for options in ({"conv_general_dilated": convolve}, {}))
-    images = jax.random.normal(jax.random.key(0), (2, 9, 9, 3))
-    variables = plain.init(jax.random.key(1), images)
-    ours, expected = (jax.grad(lambda v: model.apply(v, images).sum())(variables) for model in (conv, plain))  # noqa: B023
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), ours, expected))
+@pytest.mark.parametrize(
+    ("batch", "features", "parts"),
+    [
+        (8, PART_BYTES // 4 // 64 // 8, 1),
+        (8, PART_BYTES // 4 // 64 // 8 + 1, 2),
+        (6, PART_BYTES // 4 // 64, 6),
+        (7, 1, 1),
+    ],
+)
+def test_parts_of_the_batch_that_fit_on_cpus_and_the_whole_elsewhere(batch, features, parts):
+    whole = 1 + 1  # what is convolved, and its gradient
+    found = convolutions(batch, 8, features)
+    assert found["cpu"] - found["cuda"] == parts - 1
+    assert found["cuda"] == found["tpu"] <= whole
 
 
-def test_only_a_cpu_gets_the_product_of_matrices():
-    model = CNN(num_classes=3, widths=(4,))
-    images = jnp.zeros((2, 8, 8, 3))
+def test_there_is_a_most_of_parts():
+    found = convolutions(2 * MOST_PARTS, 8, PART_BYTES // 4 // 64)
+    assert found["cpu"] - found["cuda"] == MOST_PARTS - 1
+
+
+def test_the_network_of_the_tutorial_uses_it():
+    model, images = CNN(num_classes=3, widths=(64,)), jnp.zeros((16, 24, 24, 3))
     variables = model.init(jax.random.key(0), images, train=False)
     traced = jax.jit(jax.grad(lambda v: model.apply(v, images, train=False).sum())).trace(variables)
-    text = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}
-    assert {name: "gather" in lowered for name, lowered in text.items()} == {"cpu": True, "cuda": False, "tpu": False}
+    on = {name: traced.lower(lowering_platforms=(name,)).as_text().count("convolution") for name in ("cpu", "cuda")}
+    assert on["cpu"] > on["cuda"]

@@ -1,5 +1,6 @@
 """The cache of compiled programs, used by processes as a user starts them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from flaxcls.run.compilation import use_compilation_cache
+from flaxcls.run.compilation import CPU_FLAGS, use_compilation_cache, use_cpu_flags
 
 
 def train(place: Path, **more: str) -> list[str]:
@@ -62,3 +63,47 @@ def test_a_place_that_cannot_be_made(tmp_path, monkeypatch, unset):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert use_compilation_cache() is None
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def flags(**environment):
+    """Returns XLA_FLAGS as the command leaves them in a process of its own."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    code = "import os; from flaxcls.run.compilation import use_cpu_flags; use_cpu_flags(); import jax; jax.devices(); "
+    code += "print(os.environ.get('XLA_FLAGS', 'none'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **environment}, text=True, capture_output=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_flag_of_this_jaxlib_is_one_that_it_knows():
+    version = ".".join(jax.lib.__version__.split(".")[:2])
+    assert flags(JAX_PLATFORMS="cpu") == CPU_FLAGS.get(version, "none")
+
+
+@pytest.mark.parametrize("chosen", ["", "--xla_force_host_platform_device_count=2"])
+def test_flags_that_were_set_stay(chosen):
+    assert flags(JAX_PLATFORMS="cpu", XLA_FLAGS=chosen) == chosen
+
+
+def test_no_flag_where_there_may_be_an_accelerator(monkeypatch):
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("flaxcls.run.compilation.importlib.metadata.entry_points", lambda **group: [group])
+    assert use_cpu_flags() is None
+    assert "XLA_FLAGS" not in os.environ
+
+
+def test_a_run_by_the_command_goes_on_bit_for_bit_with_the_flag(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+    def train(run, *options):
+        command = [sys.executable, "-m", "flaxcls.train", "--workdir", str(tmp_path / run), *options]
+        subprocess.run(command, env={**environment, "JAX_PLATFORMS": "cpu"}, check=True, capture_output=True)
+
+    short = ["--loop.epochs", "2", "--stop.skip", "0"]
+    train("whole", *short)
+    train("parts", *short, "--stop-after", "9")
+    train("parts", "--resume")
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("whole", "parts")]
+    assert results[0]["fingerprint"] == results[1]["fingerprint"]
