@@ -51,6 +51,9 @@ class DataConfig:
     """With tfds and folder, GiB of decoded images that are kept; a larger set is read all along."""
     workers: int | None = None
     """With tfds and folder, processes that make batches; None: one a core, none for what is in memory."""
+    on_device: bool = False
+    """Keep the training split on each device, as it is stored, and pick batches there: the same numbers, faster on a
+    GPU or TPU that has room for it, with many loop.steps_per_dispatch."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """shuffled: an epoch holds each training image once; balanced: it holds as many of each class, rare ones often."""
     validation_fraction: float = 0.1

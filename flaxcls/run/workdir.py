@@ -46,6 +46,7 @@ FREE = frozenset(
         "data.dir",
         "data.memory",
         "data.workers",
+        "data.on_device",
         "loop.eval_batch_size",
         "loop.eval_every",
         "loop.save_every",
