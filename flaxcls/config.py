@@ -189,6 +189,8 @@ class OptimConfig:
     """Factor of the learning rate by the parameter's path: 'Dense_*' 0.1 Conv_0/kernel 2; the first match counts."""
     decay_factors: dict[str, float] = field(default_factory=dict)
     """Factor of the decay by the parameter's path, biases and normalisation included; the first match counts."""
+    freeze: dict[str, int] = field(default_factory=dict)
+    """Epochs after which parameters stay as they are, by their paths: 'Conv_*' 3; with 0 they are never trained."""
     clip_norm: float | None = None
     """Largest norm of the gradient over all parameters; a longer one is scaled down."""
     sam_rho: float | None = None

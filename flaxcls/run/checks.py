@@ -11,6 +11,7 @@ from flaxcls.config import AugmentConfig, Config, OptimConfig
 from flaxcls.data import Dataset
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError
+from flaxcls.groups import matching
 from flaxcls.state import TrainState
 
 
@@ -86,7 +87,8 @@ def _check_augmentation(augment: AugmentConfig, dataset: Dataset) -> None:
 
 
 def check_model(config: Config, model: nn.Module, state: TrainState, dataset: Dataset) -> None:
-    """Raises InputError where the model does not fit the data or the batch; of `state` only shapes are read."""
+    """Raises InputError where the model does not fit data, batch or freezing; of `state` only shapes are read."""
+    matching(tuple(config.optim.freeze), state.params, "optim.freeze")
     part = config.loop.batch_size // config.optim.accumulate
     if part == 1 and "batch_stats" in state.model_state:
         raise InputError(

@@ -63,6 +63,8 @@ def _show_plan(setup: Setup, console: Console) -> None:
         f"{plan.total_steps:,} steps of {plan.batch_size}, {plan.examples / plan.batch_size:,.1f} an epoch, "
         f"{plan.warmup_steps:,} of warm-up, on {device()}"
     )
+    for glob, begin in plan.freeze_steps:
+        console.print(f"{glob} stays as it is after step {begin:,}", markup=False)
 
 
 def _drawn_schedule(setup: Setup, width: int) -> str:
@@ -109,7 +111,9 @@ def _cost_table(setup: Setup) -> Table:
     """Returns memory and work of the compiled training step on each device, as XLA counts them where it does."""
     state = setup.abstract_state
     steps = setup.plan.dispatch_end(0)
-    compiled = setup.train.lower(state, setup.batches(0, steps), jax.random.key(0)).compile()
+    compiled = setup.train.lower(
+        state, setup.batches(0, steps), jax.random.key(0), frozen=setup.plan.frozen(0)
+    ).compile()
     batch = "training split" if setup.config.data.on_device else "batch"
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     peak = work = "not known on this kind of device"

@@ -1,4 +1,4 @@
-"""Batches that are picked on the devices."""
+"""Batches that are picked on the devices, and parameters that are frozen from a step on."""
 
 import contextlib
 import json
@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.cifar10_speedrun import make_tx
@@ -17,7 +18,7 @@ from flaxcls.data import from_arrays
 from flaxcls.data.images import Files, Images
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.models.airbench import Airbench
-from flaxcls.run import fit
+from flaxcls.run import fit, loop
 from flaxcls.run.setup import make_setup
 from tests.conftest import make_stripes
 from tests.data.test_folder import save_all
@@ -103,6 +104,80 @@ def test_pictures_in_memory_become_an_array_and_others_are_refused(run, small_co
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.fixture
+def dispatches(monkeypatch):
+    """Returns what each dispatch of a run is noted in: step and parameters before it, those after it, what it logs."""
+    noted = []
+
+    def noting(*args):
+        setup = make_setup(*args)
+
+        def train(state, *rest, **options):
+            before = by_path(state.params)
+            new, (metrics, extra) = setup.train(state, *rest, **options)
+            noted.append((int(new.step) - len(metrics["loss"]), before, by_path(new.params), extra))
+            return new, (metrics, extra)
+
+        return replace(setup, train=train)
+
+    monkeypatch.setattr(loop, "make_setup", noting)
+    return noted
+
+
+def by_path(params):
+    """Returns copies: the state that they are of is given away."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.array(leaf) for path, leaf in leaves}
+
+
+def test_frozen_parameters_move_before_that_step_and_not_after(run, small_config, dispatches):
+    """An epoch has 3.4 steps."""
+    freeze = {"Conv_0/*": 1, "*/kernel": 2, "BatchNorm_0/bias": 0}
+    config = changed(
+        small_config,
+        optim={"freeze": freeze, "weight_decay": 0.5, "schedule": "linear", "decay_factors": {"Dense_1/*": 2.0}},
+        loop={"steps_per_dispatch": 2},
+    )
+    result = run("run", config)
+    assert [step for step, *_ in dispatches] == [0, 2, 3, 4, 6, 7, 8, 10]
+    for step, before, after, extra in dispatches:
+        stays = {path for path in before if np.array_equal(before[path], after[path])}
+        expected = {"BatchNorm_0/bias"}
+        expected |= {"Conv_0/kernel", "Conv_0/bias"} & set(before) if step >= 3 else set()
+        expected |= {path for path in before if path.endswith("/kernel")} if step >= 7 else set()
+        assert stays == expected
+        if step in (3, 6, 10):  # of one step, so that what is logged is of the parameters before it
+            decays = {"Conv_0/kernel": 1, "Dense_0/kernel": 1, "Dense_1/kernel": 2, "Dense_1/bias": 2}
+            moved = [factor * before[path] for path, factor in decays.items() if path not in expected]
+            norm = 0.5 * np.sqrt(sum(np.sum(np.square(leaf)) for leaf in moved))
+            np.testing.assert_allclose(extra["decay_norm"], extra["learning_rate"] * norm, rtol=1e-5)
+    assert result.steps == 11
+
+
+def test_a_run_with_phases_of_freezing_resumes_in_each_to_the_same_bits(run, small_config):
+    freeze = {"Conv_0/*": 1, "Dense_0/kernel": 2}
+    config = changed(small_config, optim={"freeze": freeze}, loop={"steps_per_dispatch": 2}, data={"on_device": True})
+    whole = run("whole", config)
+    for number, stop in enumerate((2, 5, 8, None)):
+        with contextlib.nullcontext() if stop is None else pytest.raises(Interrupted):
+            parts = run("parts", config, resume=number > 0, stop_after=stop)
+    chex.assert_trees_all_equal(parts.state, whole.state)
+    assert parts.fingerprint == whole.fingerprint
+    assert metrics(parts.workdir) == metrics(whole.workdir)
+    with pytest.raises(InputError, match=r"optim\.freeze: \{'Conv_0/\*': 1, 'Dense_0/kernel': 2\} -> \{\}"):
+        run("whole", changed(config, optim={"freeze": {}}), resume=True)
+
+
+def test_freezing_what_is_not_there_is_refused_before_anything_is_written(run, small_config, tmp_path):
+    config = changed(small_config, optim={"freeze": {"Conv_*": 1, "Dens_0/kernel": 0}})
+    for options in ({}, {"tx": optax.sgd(0.1)}):
+        with pytest.raises(
+            InputError, match=r"^optim\.freeze: unknown parameter 'Dens_0/kernel'\. Did you mean 'Dense_0/kernel'"
+        ):
+            run("run", config, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def operations(text):
     """Returns (name, line) of each line of a StableHLO module; a line that only ends an operation names none."""
     found = [(re.search(r"stablehlo\.(\w+)|\b(call|return|func)\b", line), line) for line in text.splitlines()]
@@ -118,7 +193,7 @@ def test_for_a_gpu_the_steps_are_a_loop_that_only_picks_from_the_split(monkeypat
     dataset = from_arrays(images, np.arange(examples) % 10, validation=few, test=few)
     config = Config(
         augment=AugmentConfig(flip=True, crop_padding=2, crop_fill="reflect"),
-        optim=OptimConfig(ema_decay=None),
+        optim=OptimConfig(ema_decay=None, freeze={"whitening/bias": 3}),
         loop=LoopConfig(epochs=8, batch_size=batch_size, steps_per_dispatch=steps),
     )
     model, tx = Airbench(10, widths=(8, 16, 16), dtype=jnp.dtype("bfloat16")), make_tx(1000, batch_size)
