@@ -23,7 +23,8 @@ import tyro
 from rich.console import Console
 
 from experiments import cifar10_cnn
-from flaxcls.config import Config, to_json
+from flaxcls.config import Config
+from flaxcls.config_json import to_json
 from flaxcls.data import load_dataset
 from flaxcls.run import fit
 

@@ -35,21 +35,22 @@ def _name(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str | None] 
 
 
 @NAMES.primitive_rule
-def _factors(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, float]] | None:
+def _by_path(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, float]] | None:
     """Takes pairs of words, also where the default is not empty (tyro then makes an option of each of its keys)."""
-    if type_info.type != dict[str, float]:
+    if type_info.type not in (dict[str, float], dict[str, int]):
         return None
+    kind = int if type_info.type == dict[str, int] else float
 
     def parse(words: list[str]) -> dict[str, float]:
         if len(words) % 2:
             raise ValueError(
-                f"{' '.join(words)!r} is no list of pairs: a path and its factor, each separated by a space."
+                f"{' '.join(words)!r} is no list of pairs: a path and its number, each separated by a space."
             )
-        return {path: float(factor) for path, factor in zip(words[::2], words[1::2], strict=True)}
+        return {path: kind(number) for path, number in zip(words[::2], words[1::2], strict=True)}
 
     return PrimitiveConstructorSpec(
         nargs="*",
-        metavar="[PATH FLOAT ...]",
+        metavar=f"[PATH {kind.__name__.upper()} ...]",
         instance_from_str=parse,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [str(word) for pair in value.items() for word in pair],

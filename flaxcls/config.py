@@ -4,13 +4,8 @@ The string under a field is its help text. Names are `Literal` types, so that a 
 `validation` know the same ones.
 """
 
-import dataclasses
-import json
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from flaxcls.errors import InputError, unknown
+from typing import Literal
 
 SourceName = Literal["digits", "tfds", "folder"]
 ModelName = Literal[
@@ -56,6 +51,9 @@ class DataConfig:
     """With tfds and folder, GiB of decoded images that are kept; a larger set is read all along."""
     workers: int | None = None
     """With tfds and folder, processes that make batches; None: one a core, none for what is in memory."""
+    on_device: bool = False
+    """Keep the training split on each device, as it is stored, and pick batches there: the same numbers, faster on a
+    GPU or TPU that has room for it, with many loop.steps_per_dispatch."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """shuffled: an epoch holds each training image once; balanced: it holds as many of each class, rare ones often."""
     validation_fraction: float = 0.1
@@ -191,6 +189,8 @@ class OptimConfig:
     """Factor of the learning rate by the parameter's path: 'Dense_*' 0.1 Conv_0/kernel 2; the first match counts."""
     decay_factors: dict[str, float] = field(default_factory=dict)
     """Factor of the decay by the parameter's path, biases and normalisation included; the first match counts."""
+    freeze: dict[str, int] = field(default_factory=dict)
+    """Epochs after which parameters stay as they are, by their paths: 'Conv_*' 3; with 0 they are never trained."""
     clip_norm: float | None = None
     """Largest norm of the gradient over all parameters; a longer one is scaled down."""
     sam_rho: float | None = None
@@ -257,55 +257,3 @@ class Config:
     loop: LoopConfig = field(default_factory=LoopConfig)
     # 143 digits are too few to tell good parameters from lucky ones while the learning rate is high
     stop: StopConfig = field(default_factory=lambda: StopConfig(skip=2 / 3))
-
-
-def to_json(config: Config) -> str:
-    """Returns `config` as indented JSON, which `from_json` reads back equal."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def from_json(text: str) -> Config:
-    """Reads what `to_json` wrote; a field that the version which wrote it did not have yet gets its default.
-
-    Raises InputError for broken JSON and for an unknown field.
-    """
-    try:
-        config: Config = _build(Config, json.loads(text), "")
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"the configuration is not JSON: {error}.") from error
-    return config
-
-
-def _build(cls: Any, values: Any, prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    if not isinstance(values, dict):
-        raise InputError(f"the configuration{prefix and ' at ' + prefix[:-1]} is {values!r}, but must be an object.")
-    for name in values:
-        if name not in hints:
-            raise InputError(unknown("field", prefix + name, [prefix + known for known in hints]))
-    arguments = {}
-    for name, hint in hints.items():
-        if name not in values:
-            continue
-        value = values[name]
-        if dataclasses.is_dataclass(hint):
-            arguments[name] = _build(hint, value, f"{prefix}{name}.")
-        else:
-            arguments[name] = tuple(value) if isinstance(value, list) else value
-    return cls(**arguments)
-
-
-def differences(one: Config, other: Config) -> list[str]:
-    """Returns a line `path: one's value -> other's value` for each field in which the two differ."""
-
-    def same(one: Any, other: Any) -> bool:  # the first key that matches counts, so their order does too
-        return one == other and (not isinstance(one, dict) or list(one) == list(other))
-
-    def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-        if not dataclasses.is_dataclass(value):
-            return {prefix: value}
-        parts = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {k: v for name, part in parts for k, v in flatten(part, f"{prefix}.{name}".lstrip(".")).items()}
-
-    ours, theirs = flatten(one), flatten(other)
-    return [f"{path}: {ours[path]!r} -> {theirs[path]!r}" for path in ours if not same(ours[path], theirs[path])]

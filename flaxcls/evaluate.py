@@ -14,7 +14,8 @@ from flaxcls.analysis.evaluation import evaluate_run, write
 from flaxcls.analysis.tables import per_class, summary
 from flaxcls.analysis.tensorboard import write_events
 from flaxcls.cli import NAMES
-from flaxcls.config import DataConfig, from_json
+from flaxcls.config import DataConfig
+from flaxcls.config_json import from_json
 from flaxcls.errors import InputError
 from flaxcls.run.workdir import CHECKPOINTS
 

@@ -138,14 +138,12 @@ def train_step(
     return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
 
-def train_steps(
-    state: TrainState, batches: Batch, key: jax.Array, *, step: Callable[..., Any]
-) -> tuple[TrainState, Any]:
+def train_steps(state: TrainState, batches: Any, key: jax.Array, *, step: Callable[..., Any]) -> tuple[TrainState, Any]:
     """Returns the state after several updates, as one program, which saves the price of dispatching each by itself.
 
     Args:
       state, key: as for `train_step`.
-      batches: k batches, as arrays with an axis [k] before that of the examples.
+      batches: what `step` takes as its batch, k of them: arrays with an axis [k] before that of the examples.
       step: (state, batch, key) -> (state, metrics), such as `train_step` with its keyword arguments bound.
 
     Returns:

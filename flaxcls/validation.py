@@ -178,6 +178,11 @@ def _value_problems(config: Config) -> list[str]:
         finite = all(0 <= factor < float("inf") for factor in getattr(optim, name).values())
         check(finite, f"optim.{name}", "each factor must be 0 or more and finite")
     check(
+        all(0 <= epochs < max(loop.epochs, 1) for epochs in optim.freeze.values()),
+        "optim.freeze",
+        f"each number of epochs must be 0 or more and less than loop.epochs, {loop.epochs}",
+    )
+    check(
         optim.name not in ("adam", "rmsprop") or not optim.decay_factors,
         "optim.decay_factors",
         f"{optim.name} has no decoupled decay; choose optim.name adamw, or leave it out",

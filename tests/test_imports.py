@@ -15,6 +15,7 @@ PACKAGE = Path(flaxcls.__file__).parent
 LAYERS = [
     ["types", "errors"],
     ["config"],
+    ["config_json"],
     ["validation"],
     ["models"],
     ["early_stopping"],

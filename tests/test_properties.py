@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flaxcls.data.stream
-from flaxcls.config import Config, differences, from_json, to_json
+from flaxcls.config import Config
+from flaxcls.config_json import differences, from_json, to_json
 from flaxcls.data import batch_indices
 from flaxcls.early_stopping import EarlyStopping, update
 from flaxcls.validation import choices

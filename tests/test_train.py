@@ -41,6 +41,9 @@ def call(capfd, *args):
         (["--optim.rate-factors", "Dense_*"], ["--optim.rate-factors", "'Dense_*' is no list of pairs"]),
         (["--optim.rate-factors", "Dense_*", "x"], ["--optim.rate-factors", "'x'"]),
         (["--optim.rate-factors", "Dense_*", "-1"], ["optim.rate_factors is {'Dense_*': -1.0}, but each factor must"]),
+        (["--optim.freeze", "Conv_*", "1.5"], ["--optim.freeze", "'1.5'"]),
+        (["--optim.freeze", "Conv_*"], ["--optim.freeze", "'Conv_*' is no list of pairs"]),
+        (["--optim.freeze", "Dens_*", "0"], ["optim.freeze: unknown parameter 'Dens_*'", "Dense_0/kernel"]),
         (["--loop.batch-size", "2000"], ["loop.batch_size is 2000", "has 1295 examples", "no larger"]),
         (["--model.widths", "4", "4", "4", "4", "4"], ["too small for the network", "fewer model.widths"]),
         (["missing.py"], ["missing.py is no file", "CONFIG"]),
@@ -132,9 +135,11 @@ def test_stop_after_and_resume(tmp_path, capfd):
 
 def test_factors_by_path_are_pairs_and_stay_those_of_the_run(tmp_path, capfd):
     run, factors = tmp_path / "run", ["--optim.rate-factors", "Dense_*", "0.1", "*/bias", "2"]
+    factors += ["--optim.freeze", "Conv_*", "0"]
     assert call(capfd, *TINY, "--workdir", run, "--stop-after", "3", *factors)[0] == 0
     written = json.loads((run / "config.json").read_text())["optim"]
     assert (written["rate_factors"], written["decay_factors"]) == ({"Dense_*": 0.1, "*/bias": 2.0}, {})
+    assert written["freeze"] == {"Conv_*": 0}
     assert parse(["--workdir", str(run), "--resume"]).config.optim.rate_factors == written["rate_factors"]
     code, error = call(capfd, "--workdir", run, "--resume", "--optim.rate-factors", "Dense_*", "0.2")
     assert code == 2

@@ -65,9 +65,9 @@ def timed_dispatches() -> Iterator[Times]:
     def timed(*args: Any, **options: Any) -> Setup:
         setup = make_setup(*args, **options)
 
-        def train(*args: Any) -> Any:
+        def train(*args: Any, **options: Any) -> Any:
             times.called.append(time.perf_counter())
-            state, measured = setup.train(*args)
+            state, measured = setup.train(*args, **options)
             queue.put(measured)
             return state, measured
 

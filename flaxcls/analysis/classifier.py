@@ -15,7 +15,8 @@ from flax import linen as nn
 
 from flaxcls.analysis.serving import WeightType, evaluated, serve, store
 from flaxcls.augment import make_transform
-from flaxcls.config import Config, from_json
+from flaxcls.config import Config
+from flaxcls.config_json import from_json
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError, StorageError
 from flaxcls.models import build_model

@@ -17,7 +17,8 @@ from flaxcls.analysis.classifier import Classifier, load_run
 from flaxcls.analysis.inference import predict_splits
 from flaxcls.analysis.scores import log_loss, roc_curves, scores
 from flaxcls.analysis.temperature import calibrated, with_temperature
-from flaxcls.config import DataConfig, differences
+from flaxcls.config import DataConfig
+from flaxcls.config_json import differences
 from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.data.folder import load_examples
 from flaxcls.data.images import Images

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from flaxcls.analysis.serving import evaluated, serve, store
-from flaxcls.config import from_json
+from flaxcls.config_json import from_json
 from flaxcls.models import build_model
 
 

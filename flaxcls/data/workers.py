@@ -45,10 +45,14 @@ class BatchMaker:
     def _order(self) -> Order:
         return balanced(self.split.labels) if self.balanced else permutation
 
+    def indices(self, step: int) -> np.ndarray:
+        """Returns i64[m], which examples batch `step` is made of, of its rows."""
+        count = len(self.split.labels)
+        return batch_indices(self.seed, step, count=count, batch_size=self.batch_size, order=self._order)[self.rows]
+
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images and labels of batch `step`."""
-        images, count = self.split.images, len(self.split.labels)
-        indices = batch_indices(self.seed, step, count=count, batch_size=self.batch_size, order=self._order)[self.rows]
+        images, indices = self.split.images, self.indices(step)
         if not isinstance(images, Images) or images.whole:
             return images[indices], self.split.labels[indices]
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self.rows]

@@ -4,11 +4,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from flaxcls.config import AugmentConfig, Config, OptimConfig
 from flaxcls.data import Dataset
+from flaxcls.data.images import Images
 from flaxcls.errors import InputError
+from flaxcls.groups import matching
 from flaxcls.state import TrainState
 
 
@@ -26,7 +29,21 @@ def check_data(config: Config, dataset: Dataset, devices: int) -> None:
             f"loop.batch_size is {batch}, but must be a multiple of {parts}: {devices} devices times optim.accumulate "
             f"{config.optim.accumulate}. The nearest is {max(round(batch / parts), 1) * parts}."
         )
+    if config.data.on_device:
+        _check_resident(dataset.train.images, dataset.name)
     _check_augmentation(config.augment, dataset)
+
+
+def _check_resident(images: np.ndarray | Images, name: str) -> None:
+    if not isinstance(images, Images) or (images.whole and images.in_memory):
+        return
+    problem, way_out = "are not all in memory", "give a larger data.memory if it has room"
+    if not images.whole:
+        problem, way_out = "are of several sizes, and each batch cuts out other parts of them", "bring them to one size"
+    raise InputError(
+        f"data.on_device is True, but the training images of {name} {problem}, so they cannot be kept on a device: "
+        f"{way_out}, or leave it out."
+    )
 
 
 def check_schedule(config: OptimConfig, *, total_steps: int, warmup_steps: int) -> None:
@@ -70,7 +87,8 @@ def _check_augmentation(augment: AugmentConfig, dataset: Dataset) -> None:
 
 
 def check_model(config: Config, model: nn.Module, state: TrainState, dataset: Dataset) -> None:
-    """Raises InputError where the model does not fit the data or the batch; of `state` only shapes are read."""
+    """Raises InputError where the model does not fit data, batch or freezing; of `state` only shapes are read."""
+    matching(tuple(config.optim.freeze), state.params, "optim.freeze")
     part = config.loop.batch_size // config.optim.accumulate
     if part == 1 and "batch_stats" in state.model_state:
         raise InputError(

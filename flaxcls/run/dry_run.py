@@ -63,6 +63,8 @@ def _show_plan(setup: Setup, console: Console) -> None:
         f"{plan.total_steps:,} steps of {plan.batch_size}, {plan.examples / plan.batch_size:,.1f} an epoch, "
         f"{plan.warmup_steps:,} of warm-up, on {device()}"
     )
+    for glob, begin in plan.freeze_steps:
+        console.print(f"{glob} stays as it is after step {begin:,}", markup=False)
 
 
 def _drawn_schedule(setup: Setup, width: int) -> str:
@@ -84,7 +86,7 @@ def _drawn_schedule(setup: Setup, width: int) -> str:
 
 def _batch_table(setup: Setup) -> Table:
     """Returns statistics of the first batch, as it comes and as the model sees it in training."""
-    raw = jax.tree.map(lambda array: array[0], setup.batches(0, 1))
+    raw = jax.tree.map(lambda array: array[0], setup.placed([setup.batch_maker(0)(0)]))
     key, _ = jax.random.split(jax.random.fold_in(jax.random.key(setup.config.seed), 0))  # as train_step draws it
     seen: Batch = jax.jit(setup.transform)(key, raw)
     made = Table(title="images of the first batch", title_justify="left")
@@ -109,12 +111,15 @@ def _cost_table(setup: Setup) -> Table:
     """Returns memory and work of the compiled training step on each device, as XLA counts them where it does."""
     state = setup.abstract_state
     steps = setup.plan.dispatch_end(0)
-    compiled = setup.train.lower(state, setup.batches(0, steps), jax.random.key(0)).compile()
+    compiled = setup.train.lower(
+        state, setup.batches(0, steps), jax.random.key(0), frozen=setup.plan.frozen(0)
+    ).compile()
+    batch = "training split" if setup.config.data.on_device else "batch"
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     peak = work = "not known on this kind of device"
     if memory is not None:
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        peak = f"{_megabytes(held + memory.temp_size_in_bytes)}, the state, batch and key included"
+        peak = f"{_megabytes(held + memory.temp_size_in_bytes)}, the state, {batch} and key included"
     if cost is not None:
         loop = max(setup.config.optim.accumulate, steps) > 1 and jax.default_backend() != "cpu"
         work = f"{cost['flops'] / 1e6:,.1f} MFLOPs{', a loop counted once' if loop else ''}"

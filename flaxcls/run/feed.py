@@ -20,11 +20,11 @@ def feed(setup: Setup, start: int, rollbacks: int) -> Iterator[Batches]:
     """Gives what returns the batches of each dispatch from `start` on, to be asked for one after the other.
 
     Images that are read or scaled take a while: worker processes or threads make the next batches meanwhile, and a
-    thread puts those of the next dispatch on the devices. Others are only picked from an array. Raises InputError, when
-    they are asked for, where a file cannot be read.
+    thread puts those of the next dispatch on the devices. Others are only picked from an array, or there. Raises
+    InputError, when they are asked for, where a file cannot be read.
     """
     images, plan = setup.dataset.train.images, setup.plan
-    if not isinstance(images, Images):
+    if setup.config.data.on_device or not isinstance(images, Images):
         yield partial(setup.batches, rollbacks=rollbacks)
         return
     workers = setup.config.data.workers

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optax
 from flax import linen as nn
@@ -65,7 +66,8 @@ def fit(
       config: decides the numbers.
       dataset: the caller's own data, such as `flaxcls.data.from_arrays` makes; `config.data` is then not read.
       model: the caller's own linen module; `config.model` is then not read.
-      tx: the caller's own optimizer; of `config.optim` only ema_decay and accumulate are then read.
+      tx: the caller's own optimizer; of `config.optim` only ema_decay, accumulate and freeze are
+        then read.
       workdir: the run directory; without it a fresh one below runs/.
       resume: continue the run in `workdir`, from its latest checkpoint. How often it logs, evaluates and saves may
         change, and patience and min_delta.
@@ -215,19 +217,24 @@ def _train(
         if not evaluated(start):
             raise request.exception()
         checkpoints.replace_record(start, make_record(setup, stop, meter, evaluated=True, rollbacks=rollbacks))
-    step, compiling = start, True
+    step, compiling, programs = start, True, set[Any]()
     with feed(setup, start, rollbacks) as batches, Trace(profile, meter) as trace:
         while step < plan.total_steps and not stop.stopped:
             checkpoints.check()
             tracing = trace.dispatch(step)
             before, step = step, plan.dispatch_end(step)
+            program = (step - before, frozen := plan.frozen(before))
+            if (new := program not in programs) and before > start:
+                meter.read(before)  # before the time that it takes to compile
             with tracing:
-                state, (metrics, extra) = setup.train(state, batches(before, step), key)
+                state, (metrics, extra) = setup.train(state, batches(before, step), key, frozen=frozen)
             if before > start and plan.logs(before):  # now that the next step is under way
                 meter.read(before)
             meter.add(step, metrics, extra)
-            if before == start:
-                meter.skip_time()  # the first call compiled
+            if new:
+                meter.skip_time()  # the call compiled
+                programs.add(program)
+                compiling = True
             logs.advance(step, plan.epochs_done(step))
             asked = stop_after is not None and step >= stop_after
             signalled = request.poll()
@@ -239,7 +246,7 @@ def _train(
             done = evaluated(step) if plan.evaluates(step) else True
             record = make_record(setup, stop, meter, evaluated=done, rollbacks=rollbacks)
             checkpoints.save(step, state, record, best_step=stop.best_step, planned=plan.saves(step) and done)
-            if compiling:  # all programs there are have been compiled by now
+            if compiling:  # for the last time, but for what another number of steps or phase of freezing needs
                 give_back_memory()
                 compiling = False
             meter.skip_time()

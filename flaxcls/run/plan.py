@@ -20,6 +20,7 @@ class Plan:
     save_steps: int | None
     log_steps: int
     dispatch_steps: int = 1
+    freeze_steps: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def make(cls, config: Config, examples: int) -> "Plan":
@@ -37,11 +38,19 @@ class Plan:
             save_steps=loop.save_every,
             log_steps=loop.log_every,
             dispatch_steps=loop.steps_per_dispatch,
+            freeze_steps=tuple(
+                (glob, round(epochs * examples / loop.batch_size)) for glob, epochs in config.optim.freeze.items()
+            ),
         )
 
     def dispatch_end(self, step: int) -> int:
         """The last step of the dispatch that goes on after `step`: their ends are where anything else can happen."""
-        return min((step // self.dispatch_steps + 1) * self.dispatch_steps, self.total_steps)
+        phases = [begin for _, begin in self.freeze_steps if begin > step]
+        return min((step // self.dispatch_steps + 1) * self.dispatch_steps, *phases, self.total_steps)
+
+    def frozen(self, step: int) -> tuple[str, ...]:
+        """The globs of the parameters that stay as they are in the dispatch that goes on after `step`."""
+        return tuple(glob for glob, begin in self.freeze_steps if begin <= step)
 
     def epochs_done(self, step: int) -> int:
         """How often every example has been seen after `step`."""
@@ -62,5 +71,6 @@ class Plan:
 
     def _passes(self, step: int, count: Callable[[int], int]) -> bool:
         """Whether `count` rises within the dispatch that ends with `step`, or that is the last."""
-        before = (step - 1) // self.dispatch_steps * self.dispatch_steps
+        phases = [begin for _, begin in self.freeze_steps if begin < step]
+        before = max((step - 1) // self.dispatch_steps * self.dispatch_steps, *phases, 0)
         return count(step) > count(before) or step == self.total_steps

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -17,18 +17,19 @@ from flaxcls.config import AugmentConfig, Config, LossConfig
 from flaxcls.data import Dataset, channel_statistics
 from flaxcls.data.images import Images
 from flaxcls.data.workers import BatchMaker
-from flaxcls.groups import factors
+from flaxcls.groups import factors, matching
 from flaxcls.losses import LOSSES, class_weighted, focal
 from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
 from flaxcls.optim import make_optimizer, make_schedule, updates_done
 from flaxcls.regularizers import l1, l2
 from flaxcls.run.checks import check_data, check_model, check_schedule
+from flaxcls.run.dispatch import Picked, make_dispatch, placed_split
 from flaxcls.run.plan import Plan
 from flaxcls.sharding import batch_sharding, batches_sharding, local_rows, make_mesh, replicated
 from flaxcls.state import TrainState, create_state
-from flaxcls.step import all_finite, drop_not_finite, eval_step, train_step, train_steps
-from flaxcls.types import LossFn, Regularizer, Transform
+from flaxcls.step import all_finite, eval_step, train_step
+from flaxcls.types import Batch, LossFn, Regularizer, Transform
 
 # of an image that is cut out of one of another size, where augment.resized_crop does not say
 LEAST_AREA = 0.35
@@ -40,8 +41,9 @@ class Setup:
 
     abstract_state: shapes, types and layout of the state, which is what a checkpoint is restored into.
     create: key -> the state before the first step.
-    train: (state, batches, key) -> (state, (metrics f32[k], extra f32[k])), a dispatch of k steps that takes the
-      state's buffers over; extra is what is logged of a step alone: learning rate and decay.
+    train: (state, batches, key, frozen=()) -> (state, (metrics f32[k], extra f32[k])), a dispatch of k steps that takes
+      the state's buffers over; extra is what is logged of a step alone: learning rate and decay. `frozen` are the globs
+      of parameters that stay as they are.
     evaluate: (state, batch) -> sums.
     finite: state -> bool[], whether every number in what is evaluated and trained is finite.
     transform: (key or None, batch) -> batch, what happens to images before the model.
@@ -63,6 +65,11 @@ class Setup:
     finite: Callable[[TrainState], jax.Array]
     transform: Transform
 
+    @cached_property
+    def resident(self) -> Batch:
+        """The training split on the devices, put there when it is first asked for."""
+        return placed_split(self.dataset.train, replicated(make_mesh()))
+
     def batch_maker(self, rollbacks: int) -> BatchMaker:
         """Returns what makes the batches of the endless stream, which is another one after each rollback.
 
@@ -79,23 +86,28 @@ class Setup:
 
     def placed(self, made: Sequence[tuple[np.ndarray, np.ndarray]]) -> Any:
         """Returns batches, as the maker made their images and labels, on the devices: arrays [k b ...]."""
+        images, labels = zip(*made, strict=True)
+        return {"image": self._placed(np.stack(images)), "label": self._placed(np.stack(labels))}
+
+    def _placed(self, arrays: np.ndarray) -> jax.Array:
+        """Returns [k b ...] on the devices, of which this process has its rows."""
         size = self.config.loop.batch_size
         first = local_rows(self.batch_sharding, size).start
 
-        def put(arrays: np.ndarray) -> jax.Array:
-            def part(index: Any) -> np.ndarray:
-                start, stop, _ = index[1].indices(size)
-                return arrays[index[0], start - first : stop - first]
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[1].indices(size)
+            return arrays[index[0], start - first : stop - first]
 
-            shape = (len(arrays), size, *arrays.shape[2:])
-            return jax.make_array_from_callback(shape, self.batches_sharding, part)
-
-        images, labels = zip(*made, strict=True)
-        return {"image": put(np.stack(images)), "label": put(np.stack(labels))}
+        shape = (len(arrays), size, *arrays.shape[2:])
+        return jax.make_array_from_callback(shape, self.batches_sharding, part)
 
     def batches(self, start: int, end: int, *, rollbacks: int = 0) -> Any:
-        """Returns batches `start` up to `end`, from 0, on the devices: arrays [k b ...]."""
-        return self.placed([*map(self.batch_maker(rollbacks), range(start, end))])
+        """Returns batches `start` up to `end`, from 0, for `train`: arrays [k b ...] on the devices, or `Picked`."""
+        make = self.batch_maker(rollbacks)
+        if not self.config.data.on_device:
+            return self.placed([*map(make, range(start, end))])
+        indices = np.stack([make.indices(step) for step in range(start, end)])
+        return Picked(split=self.resident, indices=self._placed(indices.astype(np.int32)))
 
     def eval_batch_size(self, examples: int) -> int:
         """Returns a batch size for so many examples that the devices share evenly and that is no larger than needed."""
@@ -138,9 +150,7 @@ def make_setup(
         accumulate=config.optim.accumulate,
         ema_decay=config.optim.ema_decay,
     )
-    if config.loop.on_nan == "skip":
-        step = drop_not_finite(step)
-    logged = _logged(config, schedule) if ours else lambda state: {}
+    logged = _logged(config, schedule) if ours else lambda state, frozen: {}
     options = _compiler_options(config.loop.deterministic)
     return Setup(
         config=config,
@@ -154,7 +164,8 @@ def make_setup(
         batches_sharding=batches_sharding(mesh),
         create=jax.jit(create, out_shardings=layout),
         train=jax.jit(
-            partial(train_steps, step=_with_extra(step, logged)),
+            make_dispatch(config, step, logged, batch_sharding(mesh)),
+            static_argnames="frozen",
             donate_argnums=0,
             out_shardings=layout,
             compiler_options=options,
@@ -178,14 +189,6 @@ def _sample(images: np.ndarray | Images) -> np.ndarray | Images:
 def _compiler_options(deterministic: bool) -> dict[str, bool] | None:
     """Returns what makes XLA give the same bits in each process; on CPU it does so by itself."""
     return {"xla_gpu_deterministic_ops": True} if deterministic and jax.default_backend() == "gpu" else None
-
-
-def _with_extra(step: Callable[..., Any], logged: Callable[[TrainState], Any]) -> Callable[..., Any]:
-    def with_extra(state: TrainState, batch: Any, key: jax.Array) -> Any:
-        new, metrics = step(state, batch, key)
-        return new, (metrics, logged(state))
-
-    return with_extra
 
 
 def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
@@ -231,20 +234,22 @@ def _regularizer(config: LossConfig) -> Regularizer | None:
     return lambda params: config.l1 * l1(params) + config.l2 * l2(params)
 
 
-def _logged(config: Config, schedule: optax.Schedule) -> Callable[[TrainState], dict[str, jax.Array]]:
+def _logged(config: Config, schedule: optax.Schedule) -> Callable[..., dict[str, jax.Array]]:
     """Returns what is logged of our own optimizer: its learning rate and how far decoupled decay moves the weights.
 
-    The rate is that of the schedule, times the factor that plateaus have come to before the step. lamb's decay is left
-    out, for its trust ratio scales it too.
+    That is a function of the state and of the globs of what is frozen. The rate is that of the schedule, times the
+    factor that plateaus have come to before the step. lamb's decay is left out, for its trust ratio scales it too.
     """
 
-    def values(state: TrainState) -> dict[str, jax.Array]:
+    def values(state: TrainState, frozen: Sequence[str]) -> dict[str, jax.Array]:
         learning_rate = jnp.asarray(schedule(updates_done(state.opt_state)), jnp.float32)
         if config.optim.plateau_patience is not None:
             learning_rate *= state.opt_state[-1].scale  # make_optimizer puts it last
         logged = {"learning_rate": learning_rate}
         if config.optim.weight_decay > 0 and config.optim.name != "lamb":
-            moved = [rate * decay for rate, decay in factors(config.optim, state.params)]
+            stays = jax.tree.leaves(matching(frozen, state.params, "optim.freeze"))
+            pairs = zip(factors(config.optim, state.params), stays, strict=True)
+            moved = [0.0 if fixed else rate * decay for (rate, decay), fixed in pairs]
             weights = jax.tree.leaves(state.params)
             squares = [jnp.sum(jnp.square(f * p)) for f, p in zip(moved, weights, strict=True) if f]
             logged["decay_norm"] = learning_rate * config.optim.weight_decay * jnp.sqrt(sum(squares))

@@ -12,7 +12,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from flaxcls.config import Config, differences, from_json, to_json
+from flaxcls.config import Config
+from flaxcls.config_json import differences, from_json, to_json
 from flaxcls.errors import InputError, StorageError
 from flaxcls.run.lock import LOCK, OWNER, locked
 
@@ -45,6 +46,7 @@ FREE = frozenset(
         "data.dir",
         "data.memory",
         "data.workers",
+        "data.on_device",
         "loop.eval_batch_size",
         "loop.eval_every",
         "loop.save_every",

@@ -72,3 +72,13 @@ def test_it_refuses_what_fit_refuses(shown, small_config, stripes, quiet, tmp_pa
         shown(workdir=tmp_path / "run")
     with pytest.raises(InputError, match=r"loop\.epochs is 0"):
         shown(replace(small_config, loop=replace(small_config.loop, epochs=0)))
+
+
+def test_it_says_what_is_frozen_and_shows_the_same_batch_where_the_split_is_on_the_devices(shown, small_config):
+    config = replace(small_config, data=replace(small_config.data, on_device=True))
+    config = replace(config, optim=replace(config.optim, freeze={"Conv_*": 1, "[DB]*": 0}))
+    text = shown(config)
+    assert "Conv_* stays as it is after step 3\n[DB]* stays as it is after step 0\n" in text
+    assert "the state, training split and key included" in text
+    images = [[line for line in part.splitlines() if "│ as read " in line] for part in (text, shown())]
+    assert images[0] == images[1] != []

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from flaxcls import evaluate, export, report
-from flaxcls.config import to_json
+from flaxcls.config_json import to_json
 from flaxcls.errors import InputError
 from flaxcls.run import fit
 from flaxcls.run.workdir import read_config

@@ -1,4 +1,5 @@
 import dataclasses
+from itertools import pairwise
 
 import pytest
 
@@ -6,8 +7,16 @@ from flaxcls.config import Config, LoopConfig, OptimConfig, StopConfig
 from flaxcls.run.plan import Plan
 
 
-def make(examples, **loop):
-    return Plan.make(Config(loop=LoopConfig(**loop), optim=OptimConfig(warmup_epochs=1.5)), examples)
+def make(examples, *, freeze=None, **loop):
+    optim = OptimConfig(warmup_epochs=1.5, freeze=freeze or {})
+    return Plan.make(Config(loop=LoopConfig(**loop), optim=optim), examples)
+
+
+def ends_of(plan):
+    ends = [0]
+    while ends[-1] < plan.total_steps:
+        ends.append(plan.dispatch_end(ends[-1]))
+    return ends
 
 
 @pytest.mark.parametrize(("examples", "batch_size"), [(100, 10), (101, 10), (99, 10), (7, 7), (1295, 64), (45000, 64)])
@@ -55,12 +64,35 @@ def test_with_several_steps_a_dispatch_all_waits_for_its_end():
     plan = make(
         100, epochs=3, batch_size=8, steps_per_dispatch=5, save_every=12, log_every=4
     )  # 38 steps, 12.5 an epoch
-    ends = [0]
-    while ends[-1] < plan.total_steps:
-        ends.append(plan.dispatch_end(ends[-1]))
+    ends = ends_of(plan)
     assert ends == [0, 5, 10, 15, 20, 25, 30, 35, 38]
     assert [step for step in ends[1:] if plan.evaluates(step)] == [15, 25, 38]
     assert [step for step in ends[1:] if plan.saves(step)] == [15, 25, 38]
     assert [step for step in ends[1:] if plan.logs(step)] == [5, 10, 15, 20, 25, 30, 35, 38]
     often = make(100, epochs=3, batch_size=8, steps_per_dispatch=5, save_every=6)
     assert [step for step in ends[1:] if often.saves(step)] == [10, 15, 20, 25, 30, 38]
+
+
+def test_a_dispatch_ends_where_parameters_are_frozen():
+    plan = make(100, epochs=3, batch_size=8, steps_per_dispatch=5, freeze={"head/*": 2, "Conv_*": 0, "*/bias": 1})
+    assert ends_of(plan) == [0, 5, 10, 12, 15, 20, 25, 30, 35, 38]  # 12.5 steps an epoch, rounded to even
+    frozen = {step: plan.frozen(step) for step in ends_of(plan)[:-1]}
+    assert {step for step in frozen if frozen[step] == ("Conv_*",)} == {0, 5, 10}
+    assert {step for step in frozen if frozen[step] == ("Conv_*", "*/bias")} == {12, 15, 20}
+    assert {step for step in frozen if frozen[step] == ("head/*", "Conv_*", "*/bias")} == {25, 30, 35}
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 50])
+@pytest.mark.parametrize("freeze", [{}, {"a": 0, "b": 1}, {"a": 1, "b": 2, "c": 4}])
+def test_nothing_is_missed_or_done_twice_whatever_ends_a_dispatch(steps, freeze):
+    plan = make(
+        53, epochs=5, batch_size=4, steps_per_dispatch=steps, freeze=freeze, eval_every=2, save_every=5, log_every=6
+    )
+    ends = ends_of(plan)
+    for happens, number in (
+        (plan.logs, lambda step: step // 6),
+        (plan.evaluates, lambda step: step * 4 // 53 // 2),
+        (plan.saves, lambda step: (step // 5, step * 4 // 53 // 2)),
+    ):
+        expected = [end for before, end in pairwise(ends) if number(end) != number(before)]
+        assert [end for end in ends[1:] if happens(end)] == sorted({*expected, plan.total_steps})

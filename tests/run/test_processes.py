@@ -27,15 +27,17 @@ PROGRAM = """
 import sys
 import jax
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
-port, index, workdir, resume = sys.argv[1:]
+port, index, workdir, resume, on_device = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", 2, int(index))
+from dataclasses import replace
 from flaxcls.run import fit
 from tests.run.test_processes import CONFIG
-fit(CONFIG, workdir=workdir, resume=resume == "True")
+config = replace(CONFIG, data=replace(CONFIG.data, on_device=on_device == "True"))
+fit(config, workdir=workdir, resume=resume == "True")
 """
 
 
-def start(workdir, *, resume):
+def start(workdir, *, resume, on_device=False):
     """Starts both processes, with one device each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -43,7 +45,7 @@ def start(workdir, *, resume):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(Path.cwd())}
     return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(port), str(index), str(workdir), str(resume)],
+            [sys.executable, "-c", PROGRAM, str(port), str(index), str(workdir), str(resume), str(on_device)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -89,9 +91,14 @@ def test_a_signal_to_one_stops_both_at_one_step_and_they_go_on_to_the_same_bits(
         assert codes == expected, outputs
         assert "--resume goes on from the latest checkpoint" in outputs[0]
         assert not (run / "result.json").exists()
-    codes, outputs = finish(start(run, resume=True))
+    # each with the whole training split on its device, of which it picks its rows
+    codes, outputs = finish(start(run, resume=True, on_device=True))
     assert codes == [0, 0], outputs
-    assert differing(whole, outcome(run)) == []
+    resumed = outcome(run)
+    assert resumed["last"]["config"]["data"]["on_device"]
+    for checkpoint in ("last", "best"):
+        resumed[checkpoint]["config"]["data"]["on_device"] = False
+    assert differing(whole, resumed) == []
 
     one_process = fit(CONFIG, workdir=tmp_path / "one", console=quiet)  # with as many devices
     assert one_process.validation["loss"] == pytest.approx(whole["result"]["validation"]["loss"], rel=1e-2)

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from flaxcls.config import Config, DataConfig, to_json
+from flaxcls.config import Config, DataConfig
+from flaxcls.config_json import to_json
 from flaxcls.errors import InputError
 from flaxcls.run.workdir import check_workdir, open_workdir, read_config, with_absolute_paths
 

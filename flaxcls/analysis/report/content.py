@@ -15,7 +15,7 @@ from flaxcls.analysis.classifier import Classifier, load_run
 from flaxcls.analysis.duplicates import Duplicate, near_duplicates
 from flaxcls.analysis.evaluation import Evaluation, check_named, evaluate_run, worst
 from flaxcls.analysis.pictures import as_bytes, data_url, enlarged, overlay
-from flaxcls.config import to_json
+from flaxcls.config_json import to_json
 from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.data.images import Images
 from flaxcls.data.resize import with_channels

@@ -1,0 +1,61 @@
+"""A configuration as JSON and back, and where two of them differ."""
+
+import dataclasses
+import json
+import typing
+from typing import Any
+
+from flaxcls.config import Config
+from flaxcls.errors import InputError, unknown
+
+
+def to_json(config: Config) -> str:
+    """Returns `config` as indented JSON, which `from_json` reads back equal."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads what `to_json` wrote; a field that the version which wrote it did not have yet gets its default.
+
+    Raises InputError for broken JSON and for an unknown field.
+    """
+    try:
+        config: Config = _build(Config, json.loads(text), "")
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"the configuration is not JSON: {error}.") from error
+    return config
+
+
+def _build(cls: Any, values: Any, prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise InputError(f"the configuration{prefix and ' at ' + prefix[:-1]} is {values!r}, but must be an object.")
+    for name in values:
+        if name not in hints:
+            raise InputError(unknown("field", prefix + name, [prefix + known for known in hints]))
+    arguments = {}
+    for name, hint in hints.items():
+        if name not in values:
+            continue
+        value = values[name]
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = _build(hint, value, f"{prefix}{name}.")
+        else:
+            arguments[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**arguments)
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Returns a line `path: one's value -> other's value` for each field in which the two differ."""
+
+    def same(one: Any, other: Any) -> bool:  # the first key that matches counts, so their order does too
+        return one == other and (not isinstance(one, dict) or list(one) == list(other))
+
+    def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+        if not dataclasses.is_dataclass(value):
+            return {prefix: value}
+        parts = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {k: v for name, part in parts for k, v in flatten(part, f"{prefix}.{name}".lstrip(".")).items()}
+
+    ours, theirs = flatten(one), flatten(other)
+    return [f"{path}: {ours[path]!r} -> {theirs[path]!r}" for path in ours if not same(ours[path], theirs[path])]
