@@ -76,6 +76,8 @@ class AugmentConfig:
     """Subtract the mean and divide by the deviation of each channel, both computed from the training split."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
+    alternating_flip: bool = False
+    """Mirror one half of the training images in even epochs, the other in odd ones; better than flip in a short run."""
     crop_padding: int = 1
     """Pixels added around each training image before a random crop of the old size; 0: no crop."""
     crop_fill: Literal["zero", "reflect"] = "zero"

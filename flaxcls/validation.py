@@ -99,6 +99,11 @@ def _value_problems(config: Config) -> list[str]:
         "data.dir",
         "data.source 'folder' needs the folder of the images, or a .csv or .parquet of their paths and labels",
     )
+    check(
+        not (augment.alternating_flip and augment.flip),
+        "augment.alternating_flip",
+        "augment.flip mirrors at random on top of it: choose one of the two",
+    )
     check(augment.crop_padding >= 0, "augment.crop_padding", "must be 0 or more")
     check(
         augment.resized_crop is None or 0 < augment.resized_crop <= 1,

@@ -30,6 +30,7 @@ def change(path, value):
         ("data.test_fraction", 1.5, "above 0 and below 1"),
         ("data.train_examples", 0, "1 or more, or None"),
         ("augment.crop_padding", -1, "0 or more"),
+        ("augment.alternating_flip", 1, "must be of type bool"),
         ("augment.resized_crop", 0.0, "above 0 and at most 1"),
         ("augment.resized_crop", 0.5, "images are cropped already; set augment.crop_padding, 1, to 0"),
         ("augment.rotate", 181.0, r"0\.\.180 degrees"),
@@ -111,6 +112,15 @@ def test_what_breaks_a_rule_is_named_with_its_value_and_the_rule(path, value, ru
         validate(change(path, value))
     assert path in str(error.value) or path == "data.source"
     assert repr(value) in str(error.value) or value in ("tfds", "adam", "rmsprop", "one_cycle", ())
+
+
+def test_there_is_one_kind_of_flip():
+    flips = change("augment.alternating_flip", True)
+    validate(flips)
+    with pytest.raises(
+        InputError, match=r"^augment\.alternating_flip is True, but augment\.flip mirrors .* one of the"
+    ):
+        validate(replace(flips, augment=replace(flips.augment, flip=True)))
 
 
 def test_dropout_needs_a_dense_layer_to_act_on():

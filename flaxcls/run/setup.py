@@ -75,10 +75,11 @@ class Setup:
             rows=local_rows(self.batch_sharding, self.config.loop.batch_size),
             balanced=self.config.data.sampling == "balanced",
             least_area=self.config.augment.resized_crop or LEAST_AREA,
+            alternating_flip=self.config.augment.alternating_flip,
         )
 
-    def placed(self, made: Sequence[tuple[np.ndarray, np.ndarray]]) -> Any:
-        """Returns batches, as the maker made their images and labels, on the devices: arrays [k b ...]."""
+    def placed(self, made: Sequence[dict[str, np.ndarray]]) -> Any:
+        """Returns batches, as the maker made them, on the devices: arrays [k b ...]."""
         size = self.config.loop.batch_size
         first = local_rows(self.batch_sharding, size).start
 
@@ -90,8 +91,7 @@ class Setup:
             shape = (len(arrays), size, *arrays.shape[2:])
             return jax.make_array_from_callback(shape, self.batches_sharding, part)
 
-        images, labels = zip(*made, strict=True)
-        return {"image": put(np.stack(images)), "label": put(np.stack(labels))}
+        return {name: put(np.stack([batch[name] for batch in made])) for name in made[0]}
 
     def batches(self, start: int, end: int, *, rollbacks: int = 0) -> Any:
         """Returns batches `start` up to `end`, from 0, on the devices: arrays [k b ...]."""

@@ -256,6 +256,7 @@ def test_float_arrays_are_trained_on_like_bytes(run):
         {"optim": {"name": "adam", "weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 1.0}},
         {"augment": {"flip": True, "crop_fill": "reflect", "normalize": False}},
         {"augment": {"crop_padding": 0, "resized_crop": 0.5, "rotate": 10, "brightness": 0.2, "eval_flip": True}},
+        {"augment": {"alternating_flip": True}},
         {"augment": {"policy": "rand_augment", "cutout": 3, "mixup": 0.2, "cutmix": 1.0, "eval_shift": 1}},
         {"stop": {"skip": 0.5}},
     ],
