@@ -59,7 +59,8 @@ class DataConfig:
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """shuffled: an epoch holds each training image once; balanced: it holds as many of each class, rare ones often."""
     validation_fraction: float = 0.1
-    """Share of the training examples that is held out for early stopping and model selection."""
+    """Share of the training examples that is held out for early stopping and model selection; 0: none, so that a run
+    trains on all and keeps its last parameters."""
     test_fraction: float = 0.2
     """Share of all examples that is held out for the final test, where the source has no test split of its own."""
     train_examples: int | None = None

@@ -71,7 +71,7 @@ def _value_problems(config: Config) -> list[str]:
 
     check(0 <= config.seed < 2**32, "seed", "must be in 0..2^32-1")
     check(0 <= data.split_seed < 2**32, "data.split_seed", "must be in 0..2^32-1")
-    check(0 < data.validation_fraction < 1, "data.validation_fraction", "must be above 0 and below 1")
+    check(0 <= data.validation_fraction < 1, "data.validation_fraction", "must be 0 or more and below 1")
     check(0 < data.test_fraction < 1, "data.test_fraction", "must be above 0 and below 1")
     check(data.train_examples is None or data.train_examples > 0, "data.train_examples", "must be 1 or more, or None")
     check(data.image_size is None or data.image_size > 0, "data.image_size", "must be 1 or more, or None")

@@ -26,7 +26,7 @@ def change(path, value):
         ("data.name", "cifar10", "data.source 'digits' does not read it"),
         ("data.dir", "x", "data.source 'digits' does not read it"),
         ("data.source", "tfds", "needs the name of a data set"),
-        ("data.validation_fraction", 0.0, "above 0 and below 1"),
+        ("data.validation_fraction", 1.0, "0 or more and below 1"),
         ("data.test_fraction", 1.5, "above 0 and below 1"),
         ("data.train_examples", 0, "1 or more, or None"),
         ("augment.crop_padding", -1, "0 or more"),

@@ -139,6 +139,8 @@ class Classifier:
 def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int | None = None) -> Classifier:
     """Returns the trained model of a run directory: the best parameters so far, by the validation split.
 
+    They are the latest ones where there is no such split.
+
     Args:
       workdir: of a run that has ended, was stopped or is still training.
       model: the caller's own module, where the run was given one.
