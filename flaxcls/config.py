@@ -113,7 +113,10 @@ class AugmentConfig:
     eval_flip: bool = False
     """Evaluate the mean of the logits over each image and its mirror image."""
     eval_shift: int = 0
-    """Evaluate the mean of the logits over each image and its shifts up, down, left and right, in pixels; 0: none."""
+    """Evaluate the mean of the logits over each image and its shifts as eval_pattern says, in pixels; 0: none."""
+    eval_pattern: Literal["cross", "diagonal"] = "cross"
+    """Where eval_shift moves images: up, down, left and right, all weighing the same; or both ways along a diagonal,
+    the image itself then weighing one half."""
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,11 @@ def _value_problems(config: Config) -> list[str]:
     check(augment.layers is None or augment.layers > 0, "augment.layers", "must be 1 or more")
     check(augment.cutout >= 0, "augment.cutout", "must be 0 or more")
     check(augment.eval_shift >= 0, "augment.eval_shift", "must be 0 or more")
+    check(
+        augment.eval_pattern == "cross" or augment.eval_shift > 0,
+        "augment.eval_pattern",
+        f"augment.eval_shift is {augment.eval_shift}, so no image is moved: set that, or leave the pattern out",
+    )
     for name in ("mixup", "cutmix"):
         alpha = getattr(augment, name)
         check(0 <= alpha < math.inf, f"augment.{name}", "must be 0 or more, and finite")

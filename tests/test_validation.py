@@ -44,6 +44,8 @@ def change(path, value):
         ("augment.layers", 3, "augment.policy 'none' does not read it"),
         ("augment.cutout", -1, "0 or more"),
         ("augment.eval_shift", -1, "0 or more"),
+        ("augment.eval_pattern", "diagonale", "Did you mean 'diagonal'"),
+        ("augment.eval_pattern", "diagonal", "augment.eval_shift is 0, so no image is moved"),
         ("augment.mixup", -0.2, "0 or more"),
         ("augment.cutmix", float("inf"), "finite"),
         ("augment.crop_fill", "reflekt", "Did you mean 'reflect'"),

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxcls.analysis.serving import WeightType, evaluated, serve, store
-from flaxcls.augment import make_transform
+from flaxcls.analysis.serving import WeightType, serve, store
+from flaxcls.augment import make_transform, with_views
 from flaxcls.config import Config, from_json
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError, StorageError
@@ -126,7 +126,7 @@ class Classifier:
     @cached_property
     def evaluated(self) -> nn.Module:
         """The module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
-        return evaluated(self.model, self.config.augment)
+        return with_views(self.model, self.config.augment)
 
     @cached_property
     def _apply(self) -> Any:

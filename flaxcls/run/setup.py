@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Sharding
 
-from flaxcls.augment import AverageViews, make_steps, make_transform
+from flaxcls.augment import make_steps, make_transform, with_views
 from flaxcls.config import AugmentConfig, Config, LossConfig
 from flaxcls.data import Dataset, channel_statistics
 from flaxcls.data.images import Images
@@ -126,7 +126,7 @@ def make_setup(
     )
     shapes = jax.eval_shape(create, jax.random.key(0))
     check_model(config, model, shapes, dataset)
-    evaluated = _with_views(config.augment, model)
+    evaluated = with_views(model, config.augment)
     layout = replicated(mesh)
     step: Callable[..., Any] = partial(
         train_step,
@@ -201,12 +201,6 @@ def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: n
         crop_fill=config.crop_fill,
         steps=make_steps(config, image_size=(height, width), num_classes=len(dataset.class_names), blank=blank),
     )
-
-
-def _with_views(config: AugmentConfig, model: nn.Module) -> nn.Module:
-    if not (config.eval_flip or config.eval_shift):
-        return model
-    return AverageViews(model, flips=config.eval_flip, shift=config.eval_shift, fill=config.crop_fill)
 
 
 def _loss(config: LossConfig) -> Callable[..., jax.Array]:
