@@ -147,6 +147,8 @@ class ModelConfig:
     """Probability that a unit is dropped in training, where the model has dropout."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters, batch statistics and loss are float32 always."""
+    init_images: int = 0
+    """Training images, as evaluation sees them, that a model of your own is given to be initialised on; 0: zeros."""
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ def _value_problems(config: Config) -> list[str]:
     check(
         model.stochastic_depth is None or 0 <= model.stochastic_depth < 1, "model.stochastic_depth", "must be in [0, 1)"
     )
+    check(model.init_images >= 0, "model.init_images", "must be 0 or more")
     check(
         model.dense != () or not model.dropout,
         "model.dropout",

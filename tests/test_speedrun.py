@@ -13,7 +13,6 @@ from experiments.cifar10_speedrun import make_tx, whitening_steps
 from flaxcls import create_state, train_step
 from flaxcls.losses import cross_entropy
 from flaxcls.models.airbench import Airbench
-from flaxcls.models.whitening import whitening_init
 from tests.test_muon import as_matrix, one_step, relative_error
 
 KEY = jax.random.key(0)
@@ -142,9 +141,10 @@ def make_checks(count, seed):
 def test_it_learns_in_both_phases():
     steps, batch_size = 16, 32
     images, labels = make_checks(steps * batch_size, 0)
-    model = Airbench(3, whitening_init(images[:100]), widths=(8, 16), logit_scale=1 / 16, dtype=jnp.dtype("bfloat16"))
+    model = Airbench(3, whiten=True, widths=(8, 16), logit_scale=1 / 16, dtype=jnp.dtype("bfloat16"))
     tx = make_tx(steps, batch_size)
-    state = jax.jit(partial(create_state, model=model, tx=tx, image_shape=(13, 13, 3)))(KEY)
+    create = jax.jit(partial(create_state, model=model, tx=tx, image_shape=(13, 13, 3)))
+    state = create(KEY, images=images[:100])
     first, second = (
         jax.jit(partial(train_step, model=model, tx=tx, loss_fn=LOSS, frozen=frozen), donate_argnums=0)
         for frozen in ((), ("whitening/bias",))

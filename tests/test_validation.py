@@ -57,6 +57,7 @@ def change(path, value):
         ("model.kernel_size", 0, "1 or more"),
         ("model.activation", "relo", "Did you mean 'relu'"),
         ("model.stochastic_depth", 1.0, r"must be in \[0, 1\)"),
+        ("model.init_images", -1, "0 or more"),
         ("model.dropout", 1.0, r"must be in \[0, 1\)"),
         ("loss.name", "crossentropy", "Did you mean 'cross_entropy'"),
         ("loss.focal_gamma", 1.0, "loss.name 'cross_entropy' does not read it"),

@@ -66,7 +66,7 @@ def fit(
     Args:
       config: decides the numbers.
       dataset: the caller's own data, such as `flaxcls.data.from_arrays` makes; `config.data` is then not read.
-      model: the caller's own linen module; `config.model` is then not read.
+      model: the caller's own linen module; of `config.model` only init_images is then read.
       tx: the caller's own optimizer; of `config.optim` only ema_decay and accumulate are then read.
       workdir: the run directory; without it a fresh one below runs/.
       resume: continue the run in `workdir`, from its latest checkpoint. How often it logs, evaluates and saves may

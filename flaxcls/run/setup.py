@@ -25,7 +25,7 @@ from flaxcls.optim import make_optimizer, make_schedule, updates_done
 from flaxcls.regularizers import l1, l2
 from flaxcls.run.checks import check_data, check_model, check_schedule
 from flaxcls.run.plan import Plan
-from flaxcls.sharding import batch_sharding, batches_sharding, local_rows, make_mesh, replicated
+from flaxcls.sharding import batch_sharding, batches_sharding, local_rows, make_mesh, on_devices, replicated
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import all_finite, drop_not_finite, eval_step, train_step, train_steps
 from flaxcls.types import LossFn, Regularizer, Transform
@@ -152,7 +152,7 @@ def make_setup(
         abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), shapes),
         batch_sharding=batch_sharding(mesh),
         batches_sharding=batches_sharding(mesh),
-        create=jax.jit(create, out_shardings=layout),
+        create=_create(config, dataset, create, transform, layout),
         train=jax.jit(
             partial(train_steps, step=_with_extra(step, logged)),
             donate_argnums=0,
@@ -166,6 +166,24 @@ def make_setup(
         finite=jax.jit(lambda state: all_finite((state.params, state.eval_variables))),
         transform=transform,
     )
+
+
+def _create(
+    config: Config, dataset: Dataset, create: Callable[..., TrainState], transform: Transform, layout: Sharding
+) -> Callable[[jax.Array], TrainState]:
+    """Returns key -> state; the images that the model is initialised on are no constant of the program."""
+    count, images = config.model.init_images, dataset.train.images
+    if count == 0:
+        return jax.jit(create, out_shardings=layout)
+
+    def on_images(key: jax.Array, images: jax.Array) -> TrainState:
+        batch = transform(None, {"image": images, "label": jnp.zeros(len(images), jnp.int32)})
+        return create(key, images=batch["image"])
+
+    # evenly, as a folder's images come class by class
+    chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
+    created = jax.jit(on_images, out_shardings=layout)
+    return lambda key: created(key, on_devices(images[chosen], layout))
 
 
 def _sample(images: np.ndarray | Images) -> np.ndarray | Images:
