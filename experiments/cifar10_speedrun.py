@@ -6,9 +6,10 @@ smaller, so plain SGD has its learning rates times B and its decay over B, which
 look at the size of a gradient.
 
 Command:   python -m experiments.cifar10_speedrun --data.dir DATA_DIR
-Hardware:  two CPU cores; it has not been on a GPU
-Time:      none measured
-Accuracy:  none measured
+Hardware:  two cores of an Intel Xeon beside other work, jax 0.12.0.1, Python 3.13; it has not been on a GPU
+Time:      the whole run has not been measured; 2,000 images for 4 epochs take 157 s, most of it the evaluation
+Accuracy:  of these, test 64.36 %, n = 1, by --data.train-examples 2000 --loop.batch-size 200 --loop.epochs 4
+           --model.init-images 2000 --model.dtype float32, on a JPEG copy of CIFAR-10
 """
 
 import sys
