@@ -57,7 +57,8 @@ class DataConfig:
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     """shuffled: an epoch holds each training image once; balanced: it holds as many of each class, rare ones often."""
     validation_fraction: float = 0.1
-    """Share of the training examples that is held out for early stopping and model selection."""
+    """Share of the training examples that is held out for early stopping and model selection; 0: none, so that a run
+    trains on all and keeps its last parameters."""
     test_fraction: float = 0.2
     """Share of all examples that is held out for the final test, where the source has no test split of its own."""
     train_examples: int | None = None
@@ -74,6 +75,8 @@ class AugmentConfig:
     """Subtract the mean and divide by the deviation of each channel, both computed from the training split."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
+    alternating_flip: bool = False
+    """Mirror one half of the training images in even epochs, the other in odd ones; better than flip in a short run."""
     crop_padding: int = 1
     """Pixels added around each training image before a random crop of the old size; 0: no crop."""
     crop_fill: Literal["zero", "reflect"] = "zero"
@@ -108,7 +111,10 @@ class AugmentConfig:
     eval_flip: bool = False
     """Evaluate the mean of the logits over each image and its mirror image."""
     eval_shift: int = 0
-    """Evaluate the mean of the logits over each image and its shifts up, down, left and right, in pixels; 0: none."""
+    """Evaluate the mean of the logits over each image and its shifts as eval_pattern says, in pixels; 0: none."""
+    eval_pattern: Literal["cross", "diagonal"] = "cross"
+    """Where eval_shift moves images: up, down, left and right, all weighing the same; or both ways along a diagonal,
+    the image itself then weighing one half."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,8 @@ class ModelConfig:
     """Probability that a unit is dropped in training, where the model has dropout."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters, batch statistics and loss are float32 always."""
+    init_images: int = 0
+    """Training images, as evaluation sees them, that a model of your own is given to be initialised on; 0: zeros."""
 
 
 @dataclass(frozen=True)

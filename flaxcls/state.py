@@ -41,6 +41,7 @@ def create_state(
     tx: optax.GradientTransformation,
     *,
     image_shape: Sequence[int],
+    images: jax.Array | None = None,
     ema: bool = False,
 ) -> TrainState:
     """Returns the state before the first step.
@@ -50,14 +51,24 @@ def create_state(
       model: a linen module called as `model(images, train=bool)`.
       tx: the optax optimizer.
       image_shape: (h, w, c) of one image.
+      images: f32[n h w c], transformed, for a model that makes its parameters from data when it is initialised; None:
+        it is initialised on an image of zeros.
       ema: whether to keep a moving average of the parameters.
 
     The collections that a call with train=False creates are kept; a training step updates those and no others, and
     must leave their shapes as they are.
 
-    It can be jitted, and `jax.eval_shape` of it gives the state's shapes without computing anything.
+    It can be jitted, with images as an argument, and then computes no more of the forward pass than the parameters
+    need; `jax.eval_shape` of it gives the state's shapes without computing anything.
+
+    Raises:
+      ValueError: where the images are of another shape.
     """
-    variables = dict(model.init({"params": key}, jnp.zeros((1, *image_shape), jnp.float32), train=False))
+    if images is None:
+        images = jnp.zeros((1, *image_shape), jnp.float32)
+    if images.shape[1:] != tuple(image_shape):
+        raise ValueError(f"images are {list(images.shape)}, but must be [n {' '.join(map(str, image_shape))}].")
+    variables = dict(model.init({"params": key}, images, train=False))
     params = variables.pop("params")
     return TrainState(
         step=jnp.int32(0),

@@ -1,9 +1,10 @@
 """The command `python -m flaxcls.train`: it parses, calls `fit` and prints."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -15,6 +16,7 @@ from flaxcls.run import dry_run, fit
 from flaxcls.run.compilation import use_compilation_cache, use_cpu_flags
 from flaxcls.run.memory import bound_malloc_arenas
 from flaxcls.run.workdir import read_config
+from flaxcls.validation import validate
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Command:
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
-def parse(args: list[str]) -> Command:
-    """Returns the command, with the options on top of the experiment's or the resumed run's configuration.
+def parse(args: list[str], default: Config | None = None) -> Command:
+    """Returns the command, with the options on top of the experiment's, the resumed run's or the default configuration.
 
     Raises SystemExit for an option that is not known, and InputError for a file without a configuration.
     """
@@ -48,17 +50,27 @@ def parse(args: list[str]) -> Command:
         default = load_experiment(first.experiment)
     elif first.resume and first.workdir is not None:
         default = read_config(first.workdir)
-    else:
-        default = Config()
-    return _parse(args, default)
+    return _parse(args, default or Config())
 
 
 def _parse(args: list[str], default: Config) -> Command:
     return tyro.cli(Command, args=args, default=Command(config=default), prog="python -m flaxcls.train", registry=NAMES)
 
 
-def main(args: list[str] | None = None) -> int:
+def main(
+    args: list[str] | None = None,
+    *,
+    default: Config | None = None,
+    parts: Callable[[Config], dict[str, Any]] = lambda config: {},
+) -> int:
     """Runs the command and returns its exit code.
+
+    An experiment with a model of its own has this as its command, too.
+
+    Args:
+      args: of the command line.
+      default: the configuration that options are on top of.
+      parts: of a configuration, the dataset, model and tx that `fit` is given.
 
     0 after the run or as far as it was to go, 2 for bad input, 3 for NaN or infinity, 4 where nothing more can be
     written, 130 after SIGINT. SIGTERM raises SystemExit with 143.
@@ -68,26 +80,20 @@ def main(args: list[str] | None = None) -> int:
     use_compilation_cache()
     console = Console()
     try:
-        command = parse(sys.argv[1:] if args is None else args)
+        command = parse(sys.argv[1:] if args is None else args, default)
+        validate(command.config)
+        options: dict[str, Any] = {
+            "workdir": command.workdir,
+            "resume": command.resume,
+            "overwrite": command.overwrite,
+            "allow_changes": command.allow_changes,
+            "console": console,
+            **parts(command.config),
+        }
         if command.dry_run:
-            dry_run(
-                command.config,
-                workdir=command.workdir,
-                resume=command.resume,
-                overwrite=command.overwrite,
-                allow_changes=command.allow_changes,
-                console=console,
-            )
+            dry_run(command.config, **options)
             return 0
-        result = fit(
-            command.config,
-            workdir=command.workdir,
-            resume=command.resume,
-            overwrite=command.overwrite,
-            allow_changes=command.allow_changes,
-            stop_after=command.stop_after,
-            console=console,
-        )
+        result = fit(command.config, **options, stop_after=command.stop_after)
     except Interrupted:
         return 0
     except KeyboardInterrupt:

@@ -14,11 +14,13 @@ class Batch(TypedDict):
     image: u8|f32[b h w c], unsigned bytes of 0..255 or floats.
     label: i32[b], or f32[b k] for soft labels whose rows sum to 1.
     mask: bool[b], False where an example is padding; without it every example counts.
+    mirrored: bool[b], images that a training transform is to mirror left to right, drawn with the batch.
     """
 
     image: jax.Array
     label: jax.Array
     mask: NotRequired[jax.Array]
+    mirrored: NotRequired[jax.Array]
 
 
 # (key, batch) -> batch on the device; the key is None in evaluation, where nothing may be random.

@@ -71,7 +71,7 @@ def _value_problems(config: Config) -> list[str]:
 
     check(0 <= config.seed < 2**32, "seed", "must be in 0..2^32-1")
     check(0 <= data.split_seed < 2**32, "data.split_seed", "must be in 0..2^32-1")
-    check(0 < data.validation_fraction < 1, "data.validation_fraction", "must be above 0 and below 1")
+    check(0 <= data.validation_fraction < 1, "data.validation_fraction", "must be 0 or more and below 1")
     check(0 < data.test_fraction < 1, "data.test_fraction", "must be above 0 and below 1")
     check(data.train_examples is None or data.train_examples > 0, "data.train_examples", "must be 1 or more, or None")
     check(data.image_size is None or data.image_size > 0, "data.image_size", "must be 1 or more, or None")
@@ -99,6 +99,11 @@ def _value_problems(config: Config) -> list[str]:
         "data.dir",
         "data.source 'folder' needs the folder of the images, or a .csv or .parquet of their paths and labels",
     )
+    check(
+        not (augment.alternating_flip and augment.flip),
+        "augment.alternating_flip",
+        "augment.flip mirrors at random on top of it: choose one of the two",
+    )
     check(augment.crop_padding >= 0, "augment.crop_padding", "must be 0 or more")
     check(
         augment.resized_crop is None or 0 < augment.resized_crop <= 1,
@@ -125,6 +130,11 @@ def _value_problems(config: Config) -> list[str]:
     check(augment.layers is None or augment.layers > 0, "augment.layers", "must be 1 or more")
     check(augment.cutout >= 0, "augment.cutout", "must be 0 or more")
     check(augment.eval_shift >= 0, "augment.eval_shift", "must be 0 or more")
+    check(
+        augment.eval_pattern == "cross" or augment.eval_shift > 0,
+        "augment.eval_pattern",
+        f"augment.eval_shift is {augment.eval_shift}, so no image is moved: set that, or leave the pattern out",
+    )
     for name in ("mixup", "cutmix"):
         alpha = getattr(augment, name)
         check(0 <= alpha < math.inf, f"augment.{name}", "must be 0 or more, and finite")
@@ -147,6 +157,7 @@ def _value_problems(config: Config) -> list[str]:
     check(
         model.stochastic_depth is None or 0 <= model.stochastic_depth < 1, "model.stochastic_depth", "must be in [0, 1)"
     )
+    check(model.init_images >= 0, "model.init_images", "must be 0 or more")
     check(
         model.dense != () or not model.dropout,
         "model.dropout",

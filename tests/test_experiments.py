@@ -108,10 +108,10 @@ def test_the_benchmark_of_streaming_tells_its_peer_the_parts_that_are_made_of_it
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert {upright_size(path, "") for path in paths} == {(375, 500), (500, 375)}
     split = Split(Images(Files(paths, 3), (*streaming.SIZE, 3)), np.arange(8, dtype=np.int32))
-    images, labels = streaming.batch_maker(split, 0.08)(1)
+    batch = streaming.batch_maker(split, 0.08)(1)
     stream = streaming.drawn(split, paths, 0.08, 2 * streaming.BATCH)
-    assert stream["labels"][streaming.BATCH :] == labels.tolist()
+    assert stream["labels"][streaming.BATCH :] == batch["label"].tolist()
     for number in (0, 33):
         path, (top, left, height, width) = (stream[name][streaming.BATCH + number] for name in ("paths", "boxes"))
         part = read_image(Path(path))[top : top + height, left : left + width]
-        np.testing.assert_array_equal(images[number], resize(part, streaming.SIZE))
+        np.testing.assert_array_equal(batch["image"][number], resize(part, streaming.SIZE))

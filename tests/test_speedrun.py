@@ -1,6 +1,7 @@
 """One step of the CIFAR-10 speed run: its optimizer, its work, what it would be on a GPU, and that it learns."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -8,12 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
+from sklearn.datasets import load_digits
 
-from experiments.cifar10_speedrun import make_tx, whitening_steps
+from experiments.cifar10_speedrun import MUON, make_tx, parts, whitening_steps
 from flaxcls import create_state, train_step
+from flaxcls.data import channel_statistics, from_arrays
+from flaxcls.errors import Interrupted
 from flaxcls.losses import cross_entropy
 from flaxcls.models.airbench import Airbench
-from flaxcls.models.whitening import whitening_init
+from flaxcls.models.whitening import whitening_kernel
+from flaxcls.run import fit
+from flaxcls.run.plan import Plan
+from flaxcls.validation import validate
 from tests.test_muon import as_matrix, one_step, relative_error
 
 KEY = jax.random.key(0)
@@ -142,9 +150,10 @@ def make_checks(count, seed):
 def test_it_learns_in_both_phases():
     steps, batch_size = 16, 32
     images, labels = make_checks(steps * batch_size, 0)
-    model = Airbench(3, whitening_init(images[:100]), widths=(8, 16), logit_scale=1 / 16, dtype=jnp.dtype("bfloat16"))
+    model = Airbench(3, whiten=True, widths=(8, 16), logit_scale=1 / 16, dtype=jnp.dtype("bfloat16"))
     tx = make_tx(steps, batch_size)
-    state = jax.jit(partial(create_state, model=model, tx=tx, image_shape=(13, 13, 3)))(KEY)
+    create = jax.jit(partial(create_state, model=model, tx=tx, image_shape=(13, 13, 3)))
+    state = create(KEY, images=images[:100])
     first, second = (
         jax.jit(partial(train_step, model=model, tx=tx, loss_fn=LOSS, frozen=frozen), donate_argnums=0)
         for frozen in ((), ("whitening/bias",))
@@ -163,3 +172,41 @@ def test_it_learns_in_both_phases():
     np.testing.assert_array_equal(state.model_state["constants"]["whitening"]["kernel"], kernel)
     moved = [not np.array_equal(before, after) for before, after in pairwise(biases)]
     assert moved == [True] * (whitening_steps(steps) - 1) + [False] * (steps - whitening_steps(steps))
+
+
+def small_run():
+    """The recipe at a fifth of the size, on the digits of 25x25 pixels in colours."""
+    digits = load_digits()
+    images = np.repeat(np.repeat(digits.images * 15.9, 3, axis=1), 3, axis=2).astype(np.uint8)
+    images = np.pad(images, ((0, 0), (0, 1), (0, 1)))[..., None].repeat(3, axis=3)
+    dataset = from_arrays(images[:720], digits.target[:720], validation_fraction=0, test_fraction=0.2, name="digits")
+    config = replace(
+        MUON,
+        model=replace(MUON.model, dtype="float32", init_images=100),
+        optim=replace(MUON.optim, freeze={"whitening/*": 1}),
+        loop=replace(MUON.loop, epochs=3, batch_size=64, log_every=5, steps_per_dispatch=2),
+    )
+    return config, parts(config, dataset=dataset, widths=(8, 16, 16), logit_scale=1 / 16)
+
+
+def test_the_whole_run_learns_and_resumes_to_the_same_bits(tmp_path):
+    config, given = small_run()
+    quiet = {"console": Console(quiet=True)}
+    whole = fit(config, **given, **quiet, workdir=tmp_path / "whole")
+    assert whole.best_step == whole.steps == 28
+    assert whole.test["accuracy"] > 0.5
+    with pytest.raises(Interrupted):
+        fit(config, **given, **quiet, workdir=tmp_path / "run", stop_after=11)
+    assert fit(config, **given, **quiet, workdir=tmp_path / "run", resume=True).fingerprint == whole.fingerprint
+    # the filters are those of the images as evaluation has them
+    images = given["dataset"].train.images
+    chosen = images[np.linspace(0, len(images) - 1, 100).round().astype(int)] / 255
+    mean, std = (np.array(values) for values in channel_statistics(images))
+    expected = whitening_kernel(jnp.array((chosen - mean) / std, jnp.float32), 2)
+    kernel = whole.state.model_state["constants"]["whitening"]["kernel"]
+    np.testing.assert_allclose(np.abs(kernel[..., :4]), np.abs(expected[..., :4]), rtol=0.02, atol=0.02)
+
+
+def test_the_recipe_is_the_speed_runs():
+    validate(MUON)
+    assert Plan.make(MUON, 50_000).total_steps == 200

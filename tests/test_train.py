@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flax import linen as nn
 
-from flaxcls.config import Config, LoopConfig
+from flaxcls.config import Config, DataConfig, LoopConfig
 from flaxcls.train import main, parse
 
 TINY = ["--model.widths", "4", "--model.dense", "8", "--loop.epochs", "1"]
@@ -193,3 +195,22 @@ def test_as_a_process_on_one_device_it_resumes_to_the_same_bits(tmp_path):
     whole, parts = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts"))
     assert whole["fingerprint"] == parts["fingerprint"]
     assert command("--optim.name", "adamm", code=2).stdout == ""
+
+
+def test_an_experiment_with_a_model_of_its_own_has_the_same_command(tmp_path, capsys):
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, images, train):
+            return nn.Dense(10)(images.reshape(images.shape[0], -1))
+
+    default = Config(data=DataConfig(train_examples=100), loop=LoopConfig(epochs=5, batch_size=50))
+    seen = []
+    options = {"default": default, "parts": lambda config: seen.append(config) or {"model": Linear()}}
+    args = ["--workdir", str(tmp_path / "run"), "--loop.epochs", "1"]
+    assert main([*args, "--dry-run"], **options) == 0
+    assert main(args, **options) == 0
+    assert seen == [replace(default, loop=replace(default.loop, epochs=1))] * 2
+    assert json.loads((tmp_path / "run/result.json").read_text())["parameters"] == 650
+    assert main([*args, "--loop.batch-size", "0"], **options) == 2
+    assert len(seen) == 2
+    assert "650" in capsys.readouterr().out

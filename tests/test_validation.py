@@ -26,10 +26,11 @@ def change(path, value):
         ("data.name", "cifar10", "data.source 'digits' does not read it"),
         ("data.dir", "x", "data.source 'digits' does not read it"),
         ("data.source", "tfds", "needs the name of a data set"),
-        ("data.validation_fraction", 0.0, "above 0 and below 1"),
+        ("data.validation_fraction", 1.0, "0 or more and below 1"),
         ("data.test_fraction", 1.5, "above 0 and below 1"),
         ("data.train_examples", 0, "1 or more, or None"),
         ("augment.crop_padding", -1, "0 or more"),
+        ("augment.alternating_flip", 1, "must be of type bool"),
         ("augment.resized_crop", 0.0, "above 0 and at most 1"),
         ("augment.resized_crop", 0.5, "images are cropped already; set augment.crop_padding, 1, to 0"),
         ("augment.rotate", 181.0, r"0\.\.180 degrees"),
@@ -43,6 +44,8 @@ def change(path, value):
         ("augment.layers", 3, "augment.policy 'none' does not read it"),
         ("augment.cutout", -1, "0 or more"),
         ("augment.eval_shift", -1, "0 or more"),
+        ("augment.eval_pattern", "diagonale", "Did you mean 'diagonal'"),
+        ("augment.eval_pattern", "diagonal", "augment.eval_shift is 0, so no image is moved"),
         ("augment.mixup", -0.2, "0 or more"),
         ("augment.cutmix", float("inf"), "finite"),
         ("augment.crop_fill", "reflekt", "Did you mean 'reflect'"),
@@ -54,6 +57,7 @@ def change(path, value):
         ("model.kernel_size", 0, "1 or more"),
         ("model.activation", "relo", "Did you mean 'relu'"),
         ("model.stochastic_depth", 1.0, r"must be in \[0, 1\)"),
+        ("model.init_images", -1, "0 or more"),
         ("model.dropout", 1.0, r"must be in \[0, 1\)"),
         ("loss.name", "crossentropy", "Did you mean 'cross_entropy'"),
         ("loss.focal_gamma", 1.0, "loss.name 'cross_entropy' does not read it"),
@@ -114,6 +118,15 @@ def test_what_breaks_a_rule_is_named_with_its_value_and_the_rule(path, value, ru
         validate(change(path, value))
     assert path in str(error.value) or path == "data.source"
     assert repr(value) in str(error.value) or value in ("tfds", "adam", "rmsprop", "one_cycle", ())
+
+
+def test_there_is_one_kind_of_flip():
+    flips = change("augment.alternating_flip", True)
+    validate(flips)
+    with pytest.raises(
+        InputError, match=r"^augment\.alternating_flip is True, but augment\.flip mirrors .* one of the"
+    ):
+        validate(replace(flips, augment=replace(flips.augment, flip=True)))
 
 
 def test_dropout_needs_a_dense_layer_to_act_on():

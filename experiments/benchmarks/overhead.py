@@ -133,7 +133,7 @@ def held_up(ended: Sequence[float], found: Mapping[str, Sequence[int]], begin: i
 
 def bare_evaluation_seconds(setup: Setup) -> float:
     """Returns the seconds of evaluating the validation split, compiled before and with its batches on the device."""
-    split, state = setup.dataset.validation, setup.create(jax.random.key(0))
+    split, state = setup.dataset.splits["validation"], setup.create(jax.random.key(0))
     size = setup.eval_batch_size(len(split.labels))
     parts = [slice(start, start + size) for start in range(0, len(split.labels), size)]
     batches = [

@@ -75,7 +75,8 @@ def save_data(task: Task, place: Path) -> Path:
     config = DataConfig(source="tfds", name="cifar10", dir=str(task.data_dir), train_examples=task.examples)
     dataset = load_dataset(config)
     arrays: dict[str, Any] = {}
-    for name, split in (("train", dataset.train), ("validation", dataset.validation)):
+    for name in ("train", "validation"):
+        split = dataset.splits[name]
         images = split.images
         arrays[f"{name}_images"] = images.take(np.arange(len(images))) if isinstance(images, Images) else images
         arrays[f"{name}_labels"] = split.labels

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxcls.analysis.serving import WeightType, evaluated, serve, store
-from flaxcls.augment import make_transform
+from flaxcls.analysis.serving import WeightType, serve, store
+from flaxcls.augment import make_transform, with_views
 from flaxcls.config import Config
 from flaxcls.config_json import from_json
 from flaxcls.data.resize import fit_image, with_channels
@@ -127,7 +127,7 @@ class Classifier:
     @cached_property
     def evaluated(self) -> nn.Module:
         """The module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
-        return evaluated(self.model, self.config.augment)
+        return with_views(self.model, self.config.augment)
 
     @cached_property
     def _apply(self) -> Any:
@@ -139,6 +139,8 @@ class Classifier:
 
 def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int | None = None) -> Classifier:
     """Returns the trained model of a run directory: the best parameters so far, by the validation split.
+
+    They are the latest ones where there is no such split.
 
     Args:
       workdir: of a run that has ended, was stopped or is still training.

@@ -75,7 +75,8 @@ def evaluate_run(
     """Returns the predictions of a run's best parameters for a split, and their metrics. Nothing is augmented.
 
     The temperature is that of the run. Where it has none yet, it is fitted on the validation split, and kept in the run
-    directory if that can be written, the data is the run's own, and no other step was asked for.
+    directory if that can be written, the data is the run's own, and no other step was asked for. Without a validation
+    split it is 1.
 
     Args:
       workdir: of the run.
@@ -88,8 +89,8 @@ def evaluate_run(
       classifier: of the run, where it has been loaded already.
 
     Raises:
-      InputError: if there is no such run, step or split, the data is not there, is not what `fit` was given or has
-        other classes or images than the run, or the model's output is not finite.
+      InputError: if there is no such run, step or split, or no validation split was held out, the data is not there, is
+        not what `fit` was given or has other classes or images than the run, or the model's output is not finite.
     """
     if split not in SPLITS:
         raise InputError(unknown("split", split, SPLITS))
@@ -105,13 +106,19 @@ def evaluate_run(
             check_named(classifier, dataset)
     check_fit(classifier, dataset)
     differs = _differences(classifier, dataset, changed.data)
-    found = {split: getattr(dataset, split)}
-    fitted_on = "validation"
-    if classifier.temperature is None:
+    if split not in dataset.splits:
+        raise InputError(
+            f"{dataset.name} has no {split} split, as data.validation_fraction is 0: choose test or train by --split."
+        )
+    found, fitted_on = {split: dataset.splits[split]}, "validation"
+    unfitted = classifier.temperature is None
+    if unfitted and dataset.validation is not None:
         found["validation"] = dataset.validation
     logits = dict(zip(found, predict_splits(classifier, list(found.values())), strict=True))
-    if classifier.temperature is None:
-        temperature = fit_temperature(logits["validation"], dataset.validation.labels)
+    if unfitted and dataset.validation is None:
+        fitted_on = f"nothing: {dataset.name} has no validation split, as data.validation_fraction is 0"
+    elif unfitted:
+        temperature = fit_temperature(logits["validation"], found["validation"].labels)
         if differs:
             fitted_on = f"validation of {dataset.name}, which is not the run's own"
         if differs or step is not None:
@@ -161,6 +168,10 @@ def _evaluation(
         metrics={"split": split, "step": classifier.step, "dataset": name},
     )
     made.metrics.update(_metrics(made, fitted_on))
+    if classifier.temperature == 1:
+        made.metrics["notes"]["calibration/temperature"] = (
+            "every validation example is predicted right, which tells of no temperature: it is 1"
+        )
     return made
 
 
@@ -251,10 +262,6 @@ def _metrics(evaluation: Evaluation, fitted_on: str) -> dict[str, Any]:
         "log_loss_before": log_loss(before, labels),
         "log_loss_after": made["log_loss"],
     }
-    if evaluation.temperature == 1:
-        made["notes"]["calibration/temperature"] = (
-            "every validation example is predicted right, which tells of no temperature: it is 1"
-        )
     if evaluation.split == "validation":
         made["notes"]["calibration/ece_after"] = "in-sample: the temperature was fitted on this split"
     return made

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxcls.analysis.serving import evaluated, serve, store
+from flaxcls.analysis.serving import serve, store
+from flaxcls.augment import with_views
 from flaxcls.config_json import from_json
 from flaxcls.models import build_model
 
@@ -35,7 +36,7 @@ def main(folder: Path) -> None:
         tree[name] = array
     function = partial(
         serve,
-        model=evaluated(build_model(config.model, spec["classes"]), config.augment),
+        model=with_views(build_model(config.model, spec["classes"]), config.augment),
         stored=store(variables, spec["dtype"]),
         mean=None if spec["mean"] is None else np.array(spec["mean"]),
         std=None if spec["std"] is None else np.array(spec["std"]),

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxcls.augment import AverageViews, make_transform
-from flaxcls.config import AugmentConfig
+from flaxcls.augment import make_transform
 
 WeightType = Literal["float32", "bfloat16", "int8"]
 
@@ -55,13 +54,6 @@ def restore(stored: Any) -> Any:
         return values * jnp.asarray(leaf.scale).reshape(*[1] * (values.ndim - 1), -1)
 
     return jax.tree.map(restored, stored, is_leaf=lambda leaf: isinstance(leaf, StoredArray))
-
-
-def evaluated(model: nn.Module, augment: AugmentConfig) -> nn.Module:
-    """Returns the module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
-    if not (augment.eval_flip or augment.eval_shift):
-        return model
-    return AverageViews(model, flips=augment.eval_flip, shift=augment.eval_shift, fill=augment.crop_fill)
 
 
 def serve(

@@ -33,7 +33,7 @@ def summary(evaluation: Evaluation) -> Table:
     made.add_row(
         "calibration error", f"{calibration['ece_after']:.4f}, without temperature {calibration['ece_before']:.4f}"
     )
-    made.add_row("temperature", f"{evaluation.temperature:.3f}, fitted on validation")
+    made.add_row("temperature", f"{evaluation.temperature:.3f}, fitted on {calibration['temperature_fitted_on']}")
     made.add_row("Cohen's kappa", _number(values["cohen_kappa"]))
     return made
 

@@ -14,8 +14,11 @@ def validation_split(classifier: Classifier) -> Split:
     """Returns the validation split that the run was trained with, loaded anew as its configuration says.
 
     Raises:
-      InputError: if the data is not there any more or is not what the run saw, as where `fit` was given arrays.
+      InputError: if the run had none, or the data is not there any more or is not what the run saw, as where `fit` was
+        given arrays.
     """
+    if classifier.examples[1:2] == (0,):
+        raise InputError("the run was trained without a validation split, as data.validation_fraction is 0.")
     dataset = load_dataset(classifier.config.data)
     for what, ours, theirs in (
         ("the data set", dataset.name, classifier.data),
@@ -27,6 +30,7 @@ def validation_split(classifier: Classifier) -> Split:
                 f"the data that the configuration names is not what the run saw: {what} {ours}, but the run had "
                 f"{theirs}. Where arrays were given to fit, they are needed again."
             )
+    assert dataset.validation is not None  # it has as many examples as in the run
     return dataset.validation
 
 
@@ -34,7 +38,7 @@ def calibrated(workdir: Path, classifier: Classifier) -> tuple[Classifier, str |
     """Returns the classifier with a temperature (Guo et al. 2017), fitted now and kept in the run where it has none.
 
     Returns:
-      The classifier and None; or, where the validation split cannot be loaded, the classifier as it is and the reason.
+      The classifier and None; or, where no validation split can be loaded, the classifier as it is and the reason.
     """
     if classifier.temperature is not None:
         return classifier, None

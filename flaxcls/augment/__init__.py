@@ -41,7 +41,7 @@ from flaxcls.augment.scaling import normalize, to_float
 from flaxcls.augment.steps import Step, make_steps, on_images
 from flaxcls.augment.tones import autocontrast, equalize, posterize, solarize
 from flaxcls.augment.transform import make_transform
-from flaxcls.augment.views import AverageViews, average_views, make_views
+from flaxcls.augment.views import AverageViews, average_views, make_views, with_views
 
 __all__ = [
     "OPS",
@@ -89,4 +89,5 @@ __all__ = [
     "translate",
     "trivial_augment",
     "warp",
+    "with_views",
 ]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcls.augment.geometry import random_crop, random_flip
+from flaxcls.augment.geometry import flip, random_crop, random_flip
 from flaxcls.augment.scaling import normalize, to_float
 from flaxcls.augment.steps import Step
 from flaxcls.types import Batch, Transform
@@ -24,6 +24,8 @@ def make_transform(
 ) -> Transform:
     """Returns the transform that crops and flips in training, then scales and, with mean and std [c], normalises.
 
+    In training, the images of a batch with `mirrored` are mirrored by it before all else, and it is taken out.
+
     Args:
       mean, std: [c], of images of 0..1; without them images are not normalised.
       random_flips: whether to mirror half of the images.
@@ -37,12 +39,15 @@ def make_transform(
     def transform(key: jax.Array | None, batch: Batch) -> Batch:
         images = batch["image"]
         if key is not None:
+            if "mirrored" in batch:
+                images = flip(images, batch["mirrored"])
             crop_key, flip_key = jax.random.split(key)
             if crop_padding:
                 images = random_crop(crop_key, images, padding=crop_padding, fill=crop_fill)
             if random_flips:
                 images = random_flip(flip_key, images)
             batch = {**batch, "image": images}
+            batch.pop("mirrored", None)
             for i, step in enumerate(steps):  # the first two numbers are those of crop_key and flip_key
                 batch = step(jax.random.fold_in(key, 2 + i), batch)
             images = batch["image"]

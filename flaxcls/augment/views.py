@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from flaxcls.config import AugmentConfig
 from flaxcls.errors import InputError, unknown
 
 # where the image is moved to, in rows and columns, beside where it is
@@ -116,3 +117,16 @@ class AverageViews(nn.Module):
             fill=self.fill,
             pattern=self.pattern,
         )
+
+
+def with_views(model: nn.Module, config: AugmentConfig) -> nn.Module:
+    """Returns the module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
+    if not (config.eval_flip or config.eval_shift):
+        return model
+    return AverageViews(
+        model,
+        flips=config.eval_flip,
+        shift=config.eval_shift,
+        fill=config.crop_fill,
+        pattern=config.eval_pattern,
+    )

@@ -35,13 +35,14 @@ class Split(NamedTuple):
 class Dataset:
     """Images of one size in three disjoint splits. The test split is looked at once, at the end.
 
+    validation: None where nothing is held out of train: no parameters can be called the best then.
     notes: what whoever trains on it should be told, such as files that were left out.
     """
 
     name: str
     class_names: tuple[str, ...]
     train: Split
-    validation: Split
+    validation: Split | None
     test: Split
     notes: Sequence[str] = ()
 
@@ -51,9 +52,21 @@ class Dataset:
         return self.train.images.shape[1:]
 
     @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that there are, by their names."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """How many examples are in train, validation and test."""
-        return tuple(len(split.labels) for split in (self.train, self.validation, self.test))
+        return tuple(0 if split is None else len(split.labels) for split in (self.train, self.validation, self.test))
+
+    @property
+    def described(self) -> str:
+        """The line that tells its name and sizes."""
+        sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in self.splits.items())
+        return f"{self.name}: {sizes} images of {len(self.class_names)} classes"
 
 
 def from_arrays(
@@ -75,7 +88,7 @@ def from_arrays(
         sizes, will do as well.
       labels: integers [n], from 0.
       validation, test: (images, labels) of their own; what is not given is carved out of `images`, stratified.
-      validation_fraction: share of the training examples that becomes the validation split.
+      validation_fraction: share of the training examples that becomes the validation split; 0: there is none.
       test_fraction: share of all examples that becomes the test split.
       split_seed: decides which.
       class_names: in the order of the labels; without them "0", "1", ...
@@ -84,30 +97,31 @@ def from_arrays(
     Raises:
       InputError: for shapes, types or labels that do not fit, and for a split without examples.
     """
-    for option, value in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
-        if not 0 < value < 1:
-            raise InputError(f"{option} is {value!r}, but must be above 0 and below 1.")
+    if not 0 < test_fraction < 1:
+        raise InputError(f"test_fraction is {test_fraction!r}, but must be above 0 and below 1.")
+    if not 0 <= validation_fraction < 1:
+        raise InputError(f"validation_fraction is {validation_fraction!r}, but must be 0 or more and below 1.")
     train = _split(images, labels, "images")
     if class_names is None:
         class_names = [str(label) for label in range(int(train.labels.max(initial=-1)) + 1)]
     given = {part: _split(*pair, part) for part, pair in (("validation", validation), ("test", test)) if pair}
     for part, fraction in (("test", test_fraction), ("validation", validation_fraction)):
-        if part not in given:
+        if part not in given and fraction:
             rest, held_out = stratified_split(train.labels, fraction, split_seed)
             train, given[part] = train.take(rest), train.take(held_out)
-    return from_splits(train, given["validation"], given["test"], class_names=class_names, name=name)
+    return from_splits(train, given.get("validation"), given["test"], class_names=class_names, name=name)
 
 
 def from_splits(
     train: Split,
-    validation: Split,
+    validation: Split | None,
     test: Split,
     *,
     class_names: Sequence[str],
     name: str,
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """Returns a Dataset of three splits. Raises InputError where one is empty, or they do not fit together."""
+    """Returns a Dataset of its splits. Raises InputError where one is empty, or they do not fit together."""
     dataset = Dataset(name, tuple(class_names), train, validation, test, notes)
     _check(dataset)
     return dataset
@@ -185,8 +199,7 @@ def _pixels(images: np.ndarray, what: str) -> np.ndarray:
 
 def _check(dataset: Dataset) -> None:
     classes = len(dataset.class_names)
-    for part in ("train", "validation", "test"):
-        split: Split = getattr(dataset, part)
+    for part, split in dataset.splits.items():
         if len(split.labels) == 0:
             raise InputError(
                 f"the {part} split of {dataset.name} has no example: give more examples, or another "

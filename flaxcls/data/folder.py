@@ -79,14 +79,14 @@ def load(config: DataConfig) -> Dataset:
     }
     digests: dict[str, bytes] = {}
     for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
-        if part not in parts:
+        if part not in parts and fraction:
             whole, digests = parts["train"], digests or _digests([file for file in files if file.part == "train"])
             hashes = [digests[name] for name in whole.ids]
             rest, held_out = hash_split(whole.labels, hashes, fraction, config.split_seed)
             parts["train"], parts[part] = whole.take(rest), whole.take(held_out)
     return from_splits(
         parts["train"],
-        parts["validation"],
+        parts.get("validation"),
         parts["test"],
         class_names=class_names,
         name=place.resolve().stem,

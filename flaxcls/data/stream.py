@@ -55,3 +55,16 @@ def batch_indices(seed: int, step: int, *, count: int, batch_size: int, order: O
         pieces.append(piece)
         position += len(piece)
     return np.concatenate(pieces)
+
+
+def batch_mirrored(seed: int, step: int, *, count: int, batch_size: int, order: Order = permutation) -> np.ndarray:
+    """Returns bool[batch_size], which examples of batch `step` (from 0) alternating flips mirror.
+
+    Half of the examples, drawn once by the seed, are mirrored in even epochs and the other half in odd ones (Jordan
+    2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"), so that two epochs show both sides of each.
+    """
+    indices = batch_indices(seed, step, count=count, batch_size=batch_size, order=order)
+    odd_epochs = np.arange(step * batch_size, (step + 1) * batch_size) // count % 2
+    sides = permutation(seed, 2**41, count) % 2  # an epoch that no run comes to, nor `balanced`
+    mirrored: np.ndarray = sides[indices] == odd_epochs
+    return mirrored

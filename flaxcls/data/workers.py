@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flaxcls.data.dataset import Split
 from flaxcls.data.images import Images
-from flaxcls.data.stream import Order, balanced, batch_indices, permutation
+from flaxcls.data.stream import Order, balanced, batch_indices, batch_mirrored, permutation
 
 # how many are made ahead by each worker: enough that one slow batch does not hold the next up
 AHEAD = 2
@@ -28,10 +29,11 @@ _NUMBERS = itertools.count()
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Makes batch i of the training stream, from 0, of the images that a process needs: u8[m h w c] and i32[m].
+    """Makes batch i of the training stream, from 0, of the images that a process needs.
 
     rows: of the batch, those that are made. balanced: whether classes are sampled evenly.
     least_area: of the random part of each image that is cut out, where images are of several sizes.
+    alternating_flip: whether the batch says which images are mirrored.
     """
 
     split: Split
@@ -40,30 +42,38 @@ class BatchMaker:
     rows: slice
     balanced: bool
     least_area: float
+    alternating_flip: bool = False
 
     @cached_property
     def _order(self) -> Order:
         return balanced(self.split.labels) if self.balanced else permutation
 
-    def indices(self, step: int) -> np.ndarray:
-        """Returns i64[m], which examples batch `step` is made of, of its rows."""
-        count = len(self.split.labels)
-        return batch_indices(self.seed, step, count=count, batch_size=self.batch_size, order=self._order)[self.rows]
+    def chosen(self, step: int) -> dict[str, np.ndarray]:
+        """Returns which examples batch `step` is made of, index i32[m], and maybe which are mirrored, bool[m]."""
+        stream: dict[str, Any] = {"count": len(self.split.labels), "batch_size": self.batch_size, "order": self._order}
+        chosen = {"index": batch_indices(self.seed, step, **stream)[self.rows].astype(np.int32)}
+        if self.alternating_flip:
+            chosen["mirrored"] = batch_mirrored(self.seed, step, **stream)[self.rows]
+        return chosen
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images and labels of batch `step`."""
-        images, indices = self.split.images, self.indices(step)
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the images u8[m h w c] of batch `step`, their labels i32[m] and maybe which are mirrored, bool[m]."""
+        chosen = self.chosen(step)
+        index = chosen.pop("index")
+        return {"image": self._images(index, step), "label": self.split.labels[index], **chosen}
+
+    def _images(self, indices: np.ndarray, step: int) -> np.ndarray:
+        images = self.split.images
         if not isinstance(images, Images) or images.whole:
-            return images[indices], self.split.labels[indices]
+            return images[indices]
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self.rows]
-        crops = images.random_crops(indices, positions, seed=self.seed, least_area=self.least_area)
-        return crops, self.split.labels[indices]
+        return images.random_crops(indices, positions, seed=self.seed, least_area=self.least_area)
 
 
 @contextlib.contextmanager
 def made_ahead(
-    make: Callable[[int], tuple[np.ndarray, np.ndarray]], start: int, end: int, *, workers: int
-) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
+    make: Callable[[int], dict[str, np.ndarray]], start: int, end: int, *, workers: int
+) -> Iterator[Iterator[dict[str, np.ndarray]]]:
     """Gives the batches `start` up to `end` one after the other, made before they are asked for; closes the workers.
 
     Workers start at the first of them, with the signals blocked that the thread which asks for it has blocked.
@@ -83,11 +93,11 @@ def made_ahead(
         processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
         stream = stream.mp_prefetch(processes, worker_init_fn=partial(_start_worker, prefix))
 
-    def copies() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def copies() -> Iterator[dict[str, np.ndarray]]:
         iterator = iter(stream)
         try:
-            for images, labels in iterator:  # the memory that they were sent in is given back with the last reference
-                yield np.array(images), np.array(labels)
+            for batch in iterator:  # the memory that it was sent in is given back with the last reference
+                yield {name: np.array(values) for name, values in batch.items()}
         finally:
             iterator.close()
 

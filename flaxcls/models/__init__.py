@@ -51,10 +51,11 @@ def build_model(config: ModelConfig, num_classes: int, **options: Any) -> nn.Mod
     takes = {field.name for field in dataclasses.fields(model)}
     if config.name != "cnn":
         takes -= {"widths"}  # they are what the name of an architecture stands for
-    chosen = {name: value for name, value in vars(config).items() if name != "name" and value is not None}
+    common = {"name", "init_images"}  # of every model
+    chosen = {name: value for name, value in vars(config).items() if name not in common and value is not None}
     for name, value in chosen.items():
         if name not in takes:
-            options_of = sorted(takes & set(vars(config)) - {"name"})
+            options_of = sorted(takes & set(vars(config)) - common)
             raise InputError(
                 f"model.{name} is {value!r}, but {config.name} does not take it: leave it out. "
                 f"Of model.* it takes {', '.join(options_of)}."

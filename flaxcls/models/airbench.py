@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flaxcls.models.layers import UNIFORM_FAN_IN, check_size, identity_init, max_pool, unit_deviation
+from flaxcls.models.whitening import whitening_kernel
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
@@ -18,20 +19,30 @@ class FixedConv(nn.Module):
     """A convolution without padding whose bias is trained, and whose kernel stays as it is at first.
 
     The kernel is in the collection `constants`: no gradient of it is computed, and no optimizer sees it.
+
+    features: how many filters; with whiten, two for each value of a patch.
+    size: height and width of the kernel, in pixels.
+    whiten: whether its filters whiten the images of `init`; else they are random.
     """
 
     features: int
     size: int
-    kernel_init: nn.initializers.Initializer
+    whiten: bool
     dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Maps [b h w c] to [b h-size+1 w-size+1 features]."""
-        shape = (self.size, self.size, images.shape[-1], self.features)
-        kernel = self.variable("constants", "kernel", lambda: self.kernel_init(self.make_rng("params"), shape))
+        patch = self.size * self.size * images.shape[-1]
+
+        def make_kernel() -> jax.Array:
+            if self.whiten:
+                return whitening_kernel(images, self.size)
+            return UNIFORM_FAN_IN(self.make_rng("params"), (self.size, self.size, images.shape[-1], self.features))
+
+        kernel = self.variable("constants", "kernel", make_kernel)
         # uniform within 1 / sqrt(fan_in of the kernel), which is PyTorch's rule for a bias
-        width = (self.size * self.size * images.shape[-1]) ** -0.5
+        width = patch**-0.5
         bias = self.param("bias", lambda key: jax.random.uniform(key, (self.features,), minval=-width, maxval=width))
         x = jax.lax.conv_general_dilated(
             images.astype(self.dtype),
@@ -51,7 +62,8 @@ class Airbench(nn.Module):
     leave more there, and the parameters belong to one of them. Images are to be normalised.
 
     num_classes: k, how many logits there are.
-    whitening: initializer of the fixed kernel, `whitening.whitening_init` of the images; without it the filters are
+    whiten: whether the fixed kernel is `whitening.whitening_kernel` of the images that the module is initialised on,
+      which should then be a few thousand: `create_state(..., images=)`, or model.init_images of a run. Otherwise it is
       random, and learning is slower.
     widths: channels of the convolutions of each group.
     head_init: initializer of the classifier, which has no bias.
@@ -62,7 +74,7 @@ class Airbench(nn.Module):
     """
 
     num_classes: int
-    whitening: nn.initializers.Initializer = UNIFORM_FAN_IN
+    whiten: bool = False
     widths: tuple[int, ...] = (64, 256, 256)
     head_init: nn.initializers.Initializer = unit_deviation(UNIFORM_FAN_IN)
     logit_scale: float = 1 / 256
@@ -75,9 +87,9 @@ class Airbench(nn.Module):
         """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
         check_size(images, 3 * 2 ** len(self.widths) + 1, "use larger images or fewer widths")
         size, conv_init = 2, identity_init()
-        x = FixedConv(
-            2 * size * size * images.shape[-1], size, kernel_init=self.whitening, dtype=self.dtype, name="whitening"
-        )(images)
+        x = FixedConv(2 * size * size * images.shape[-1], size, whiten=self.whiten, dtype=self.dtype, name="whitening")(
+            images
+        )
         x = self.activation(x)
         for width in self.widths:
             for pool in (True, False):

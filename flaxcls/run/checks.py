@@ -23,6 +23,16 @@ def check_data(config: Config, dataset: Dataset, devices: int) -> None:
             f"loop.batch_size is {batch}, but the train split of {dataset.name} has {examples} examples: "
             "choose a batch no larger than that."
         )
+    if dataset.validation is None and config.stop.patience is not None:
+        raise InputError(
+            f"stop.patience is {config.stop.patience}, but {dataset.name} has no validation split to stop early by: "
+            "leave stop.patience out, or hold a split out by data.validation_fraction, such as 0.1."
+        )
+    if config.model.init_images > examples:
+        raise InputError(
+            f"model.init_images is {config.model.init_images}, but the train split of {dataset.name} has {examples} "
+            "examples: ask for no more."
+        )
     parts = devices * config.optim.accumulate
     if batch % parts:
         raise InputError(

@@ -20,11 +20,11 @@ class Picked(TypedDict):
     """k batches of a split that the devices hold.
 
     split: its n examples, as a batch.
-    indices: i32[k b], which of them make up each batch.
+    chosen: index i32[k b], which of them make up each batch, and what else the maker says of each.
     """
 
     split: Batch
-    indices: jax.Array
+    chosen: dict[str, jax.Array]
 
 
 def placed_split(split: Split, layout: Sharding) -> Batch:
@@ -58,15 +58,15 @@ def make_dispatch(
         if not config.data.on_device:
             return train_steps(state, batches, key, step=one)
 
-        def picking(state: TrainState, indices: jax.Array, key: jax.Array) -> Any:
-            return one(state, _pick(batches["split"], indices, layout), key)
+        def picking(state: TrainState, chosen: Any, key: jax.Array) -> Any:
+            return one(state, _pick(batches["split"], layout, **chosen), key)
 
-        return train_steps(state, batches["indices"], key, step=picking)
+        return train_steps(state, batches["chosen"], key, step=picking)
 
     return dispatch
 
 
-def _pick(split: Batch, indices: jax.Array, layout: Sharding) -> Any:
-    """Returns the examples at `indices`, i32[b], none of which is negative or past the end."""
-    batch = jax.tree.map(lambda array: array.at[indices].get(mode="promise_in_bounds"), split)
-    return jax.lax.with_sharding_constraint(batch, layout)
+def _pick(split: Batch, layout: Sharding, *, index: jax.Array, **more: jax.Array) -> Any:
+    """Returns the examples at `index`, i32[b], none of which is negative or past the end."""
+    batch = jax.tree.map(lambda array: array.at[index].get(mode="promise_in_bounds"), split)
+    return jax.lax.with_sharding_constraint({**batch, **more}, layout)

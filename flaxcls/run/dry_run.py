@@ -57,8 +57,7 @@ def dry_run(
 
 def _show_plan(setup: Setup, console: Console) -> None:
     plan, dataset = setup.plan, setup.dataset
-    sizes = ", ".join(f"{len(getattr(dataset, part).labels):,} {part}" for part in ("train", "validation", "test"))
-    console.print(f"{dataset.name}: {sizes} images of {len(dataset.class_names)} classes")
+    console.print(dataset.described)
     console.print(
         f"{plan.total_steps:,} steps of {plan.batch_size}, {plan.examples / plan.batch_size:,.1f} an epoch, "
         f"{plan.warmup_steps:,} of warm-up, on {device()}"

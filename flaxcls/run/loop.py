@@ -62,12 +62,13 @@ def fit(
 ) -> FitResult:
     """Trains a classifier, and returns the test result of the parameters that were best on the validation split.
 
+    Without a validation split they are the last ones; a checkpoint is written all the same where it would be evaluated.
+
     Args:
       config: decides the numbers.
       dataset: the caller's own data, such as `flaxcls.data.from_arrays` makes; `config.data` is then not read.
-      model: the caller's own linen module; `config.model` is then not read.
-      tx: the caller's own optimizer; of `config.optim` only ema_decay, accumulate and freeze are
-        then read.
+      model: the caller's own linen module; of `config.model` only init_images is then read.
+      tx: the caller's own optimizer; of `config.optim` only ema_decay, accumulate and freeze are then read.
       workdir: the run directory; without it a fresh one below runs/.
       resume: continue the run in `workdir`, from its latest checkpoint. How often it logs, evaluates and saves may
         change, and patience and min_delta.
@@ -201,6 +202,8 @@ def _train(
     def evaluated(step: int) -> bool:
         """Evaluates after `step`; returns whether it came to the end."""
         nonlocal stop
+        if setup.dataset.validation is None:
+            return True
         values = _evaluate(setup, state, setup.dataset.validation, request)
         if values is None:
             return False
@@ -264,14 +267,16 @@ def _finish(
     best_step = trained.step if trained.stop.best_step is None else trained.stop.best_step
     checkpoints.wait()
     best = checkpoints.restore_state(best_step, setup.abstract_state)
-    test, validation = (
-        _evaluate(setup, best, split, request) for split in (setup.dataset.test, setup.dataset.validation)
-    )
-    if test is None or validation is None:
-        raise request.exception()
+    results = {}
+    for name in ("test", "validation"):
+        if (split := setup.dataset.splits.get(name)) is not None:
+            values = _evaluate(setup, best, split, request)
+            if values is None:
+                raise request.exception()
+            results[name] = values
     return FitResult(
-        test=test,
-        validation=validation,
+        test=results["test"],
+        validation=results.get("validation", {}),
         best_step=best_step,
         steps=trained.step,
         seconds=time.perf_counter() - began,

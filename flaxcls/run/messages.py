@@ -19,9 +19,8 @@ RESUMABLE = "Once that is mended, --workdir {workdir} --resume goes on from the 
 def introduce(setup: Setup, logs: Logs, workdir: Path, restored: Restored | None, changes: list[str]) -> None:
     """Says what is trained on what, from where on, and what has changed since."""
     dataset = setup.dataset
-    sizes = ", ".join(f"{len(getattr(dataset, part).labels):,} {part}" for part in ("train", "validation", "test"))
     logs.show(table(setup.model, dataset.image_shape))
-    logs.say(f"{dataset.name}: {sizes} images of {len(dataset.class_names)} classes")
+    logs.say(dataset.described)
     for note in dataset.notes:
         logs.say(note)
     if line := imbalance(setup):

@@ -79,7 +79,7 @@ def _identity(setup: Setup) -> dict[str, Any]:
     paths = jax.tree_util.tree_leaves_with_path(setup.abstract_state)
     return {
         "data": dataset.name,
-        "examples": [len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)],
+        "examples": list(dataset.sizes),
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
         "mean": setup.mean.tolist(),

@@ -20,8 +20,8 @@ LIBRARIES = ("flaxcls", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 class FitResult:
     """The result of `fit`; all but `state` and `workdir` is in result.json.
 
-    test, validation: accuracy (0..1) and loss (nats) of the best parameters.
-    best_step: the step they are of; steps: how many were trained.
+    test, validation: accuracy (0..1) and loss (nats) of the best parameters; validation is empty without such a split.
+    best_step: the step they are of, the last one without a validation split; steps: how many were trained.
     seconds: from the call of `fit` to its end, those of earlier sessions of a resumed run not included.
     images_per_second: of the training steps of all sessions, without compilation, evaluation and saving.
     skipped_updates, rollbacks: how often loop.on_nan dropped an update or went back to a checkpoint.
@@ -52,12 +52,12 @@ class FitResult:
     def table(self) -> Table:
         """Returns the result as a table to print."""
         made = Table(title=escape(f"result of {self.workdir}"), title_justify="left", show_header=False)
+        for split, values in (("test", self.test), ("validation", self.validation)):
+            if values:
+                made.add_row(f"{split} accuracy", f"{values['accuracy']:.2%}")
+                made.add_row(f"{split} loss", f"{values['loss']:.4f}")
         for row in (
-            ("test accuracy", f"{self.test['accuracy']:.2%}"),
-            ("test loss", f"{self.test['loss']:.4f}"),
-            ("validation accuracy", f"{self.validation['accuracy']:.2%}"),
-            ("validation loss", f"{self.validation['loss']:.4f}"),
-            ("best step", f"{self.best_step:,} of {self.steps:,}"),
+            ("best step" if self.validation else "last step", f"{self.best_step:,} of {self.steps:,}"),
             ("time", f"{self.seconds:.1f} s, {self.images_per_second:,.0f} images/s"),
             ("parameters", f"{self.parameters:,}"),
             ("device", self.device),

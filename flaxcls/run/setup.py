@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Sharding
 
-from flaxcls.augment import AverageViews, make_steps, make_transform
+from flaxcls.augment import make_steps, make_transform, with_views
 from flaxcls.config import AugmentConfig, Config, LossConfig
 from flaxcls.data import Dataset, channel_statistics
 from flaxcls.data.images import Images
@@ -26,7 +26,7 @@ from flaxcls.regularizers import l1, l2
 from flaxcls.run.checks import check_data, check_model, check_schedule
 from flaxcls.run.dispatch import Picked, make_dispatch, placed_split
 from flaxcls.run.plan import Plan
-from flaxcls.sharding import batch_sharding, batches_sharding, local_rows, make_mesh, replicated
+from flaxcls.sharding import batch_sharding, batches_sharding, local_rows, make_mesh, on_devices, replicated
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import all_finite, eval_step, train_step
 from flaxcls.types import Batch, LossFn, Regularizer, Transform
@@ -82,12 +82,12 @@ class Setup:
             rows=local_rows(self.batch_sharding, self.config.loop.batch_size),
             balanced=self.config.data.sampling == "balanced",
             least_area=self.config.augment.resized_crop or LEAST_AREA,
+            alternating_flip=self.config.augment.alternating_flip,
         )
 
-    def placed(self, made: Sequence[tuple[np.ndarray, np.ndarray]]) -> Any:
-        """Returns batches, as the maker made their images and labels, on the devices: arrays [k b ...]."""
-        images, labels = zip(*made, strict=True)
-        return {"image": self._placed(np.stack(images)), "label": self._placed(np.stack(labels))}
+    def placed(self, made: Sequence[dict[str, np.ndarray]]) -> Any:
+        """Returns batches, as the maker made them, on the devices: arrays [k b ...]."""
+        return {name: self._placed(np.stack([batch[name] for batch in made])) for name in made[0]}
 
     def _placed(self, arrays: np.ndarray) -> jax.Array:
         """Returns [k b ...] on the devices, of which this process has its rows."""
@@ -106,8 +106,7 @@ class Setup:
         make = self.batch_maker(rollbacks)
         if not self.config.data.on_device:
             return self.placed([*map(make, range(start, end))])
-        indices = np.stack([make.indices(step) for step in range(start, end)])
-        return Picked(split=self.resident, indices=self._placed(indices.astype(np.int32)))
+        return Picked(split=self.resident, chosen=self.placed([*map(make.chosen, range(start, end))]))
 
     def eval_batch_size(self, examples: int) -> int:
         """Returns a batch size for so many examples that the devices share evenly and that is no larger than needed."""
@@ -138,7 +137,7 @@ def make_setup(
     )
     shapes = jax.eval_shape(create, jax.random.key(0))
     check_model(config, model, shapes, dataset)
-    evaluated = _with_views(config.augment, model)
+    evaluated = with_views(model, config.augment)
     layout = replicated(mesh)
     step: Callable[..., Any] = partial(
         train_step,
@@ -162,7 +161,7 @@ def make_setup(
         abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), shapes),
         batch_sharding=batch_sharding(mesh),
         batches_sharding=batches_sharding(mesh),
-        create=jax.jit(create, out_shardings=layout),
+        create=_create(config, dataset, create, transform, layout),
         train=jax.jit(
             make_dispatch(config, step, logged, batch_sharding(mesh)),
             static_argnames="frozen",
@@ -177,6 +176,24 @@ def make_setup(
         finite=jax.jit(lambda state: all_finite((state.params, state.eval_variables))),
         transform=transform,
     )
+
+
+def _create(
+    config: Config, dataset: Dataset, create: Callable[..., TrainState], transform: Transform, layout: Sharding
+) -> Callable[[jax.Array], TrainState]:
+    """Returns key -> state; the images that the model is initialised on are no constant of the program."""
+    count, images = config.model.init_images, dataset.train.images
+    if count == 0:
+        return jax.jit(create, out_shardings=layout)
+
+    def on_images(key: jax.Array, images: jax.Array) -> TrainState:
+        batch = transform(None, {"image": images, "label": jnp.zeros(len(images), jnp.int32)})
+        return create(key, images=batch["image"])
+
+    # evenly, as a folder's images come class by class
+    chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
+    created = jax.jit(on_images, out_shardings=layout)
+    return lambda key: created(key, on_devices(images[chosen], layout))
 
 
 def _sample(images: np.ndarray | Images) -> np.ndarray | Images:
@@ -204,12 +221,6 @@ def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: n
         crop_fill=config.crop_fill,
         steps=make_steps(config, image_size=(height, width), num_classes=len(dataset.class_names), blank=blank),
     )
-
-
-def _with_views(config: AugmentConfig, model: nn.Module) -> nn.Module:
-    if not (config.eval_flip or config.eval_shift):
-        return model
-    return AverageViews(model, flips=config.eval_flip, shift=config.eval_shift, fill=config.crop_fill)
 
 
 def _loss(config: LossConfig) -> Callable[..., jax.Array]:

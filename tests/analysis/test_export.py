@@ -76,7 +76,7 @@ def test_colour_images_seen_from_several_views(digits, tmp_path):
     variables = jax.jit(lambda key: model.init(key, np.zeros((1, 32, 32, 3), "f4"), train=False))(jax.random.key(0))
     classifier = dataclasses.replace(
         load_run(digits),
-        config=Config(augment=AugmentConfig(eval_flip=True, eval_shift=2)),
+        config=Config(augment=AugmentConfig(eval_flip=True, eval_shift=2, eval_pattern="diagonal")),
         model=model,
         variables=jax.tree.map(np.asarray, variables),
         image_shape=(32, 32, 3),

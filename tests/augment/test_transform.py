@@ -63,3 +63,12 @@ def test_the_transform_is_random_in_training_alone():
     assert not np.array_equal(one, other)
     assert not np.array_equal(one, plain["image"])
     assert plain["label"] is BATCH["label"]
+
+
+def test_images_that_the_batch_says_are_mirrored_before_the_crop():
+    mirrored = np.arange(8) % 3 == 0
+    sides = np.where(mirrored[:, None, None, None], IMAGES[:, :, ::-1], IMAGES)
+    transform = augment.make_transform(crop_padding=2)
+    result = transform(KEY, {**BATCH, "mirrored": jnp.array(mirrored)})
+    assert result.keys() == BATCH.keys()
+    np.testing.assert_array_equal(result["image"], transform(KEY, {**BATCH, "image": jnp.array(sides)})["image"])

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from flaxcls import augment, create_state, eval_step
+from flaxcls.config import AugmentConfig
 from flaxcls.errors import InputError
 from flaxcls.models.cnn import CNN
 
@@ -92,6 +94,21 @@ def test_a_diagonal_of_no_pixels_is_the_image_and_its_mirror_image():
 def test_an_unknown_pattern():
     with pytest.raises(InputError, match=r"unknown pattern 'diagnal'. Did you mean 'diagonal'\?"):
         augment.make_views(jnp.array(IMAGES), pattern="diagnal")
+
+
+def test_the_configuration_names_the_views():
+    class Rows(nn.Module):
+        @nn.compact
+        def __call__(self, images, train):
+            return images[:, 0, :, 0]
+
+    assert isinstance(augment.with_views(Rows(), AugmentConfig()), Rows)
+    for options in ({"flips": True}, {"flips": False, "shift": 1}, {"flips": True, "shift": 2, "pattern": "diagonal"}):
+        config = AugmentConfig(crop_fill="reflect", **{f"eval_{name.rstrip('s')}": v for name, v in options.items()})
+        logits = augment.with_views(Rows(), config).apply({}, jnp.array(IMAGES), train=False)
+        expected = augment.AverageViews(Rows(), fill="reflect", **options).apply({}, jnp.array(IMAGES), train=False)
+        np.testing.assert_array_equal(logits, expected)
+        assert not np.allclose(logits, IMAGES[:, 0, :, 0])
 
 
 def test_a_padded_batch_is_evaluated_with_the_diagonal_as_a_full_one():

@@ -22,6 +22,15 @@ def test_the_splits_are_disjoint_stratified_and_whole():
         assert len(set(np.bincount(split.labels).tolist())) == 1
 
 
+def test_all_is_trained_on_without_a_validation_fraction():
+    dataset = from_arrays(IMAGES, LABELS, validation_fraction=0, test_fraction=0.2)
+    assert dataset.validation is None
+    assert dataset.sizes == (80, 0, 20)
+    assert dataset.described == "arrays: 80 train, 20 test images of 4 classes"
+    given = from_arrays(IMAGES, LABELS, validation=(IMAGES[:7], LABELS[:7]), validation_fraction=0)
+    assert given.sizes == (80, 7, 20)
+
+
 def test_the_splits_are_decided_by_their_seed():
     one, same, other = (from_arrays(IMAGES, LABELS, split_seed=seed) for seed in (1, 1, 2))
     assert rows(one.test.images) == rows(same.test.images)
@@ -83,6 +92,8 @@ def test_a_constant_channel_has_the_deviation_1():
         (IMAGES.astype(int), LABELS, {}, "images are int64, but must be uint8"),
         (IMAGES.astype(float), LABELS, {}, r"float images are in 0\.\.255, but must be in 0\.\.1"),
         (IMAGES[:0], LABELS[:0], {}, "the train split of arrays has no example"),
+        (IMAGES, LABELS, {"validation_fraction": 1}, "validation_fraction is 1, but must be 0 or more and below 1"),
+        (IMAGES, LABELS, {"validation_fraction": 0.01}, "the validation split of arrays has no example"),
         (IMAGES, LABELS, {"test_fraction": -0.1}, r"test_fraction is -0\.1, but must be above 0"),
         (IMAGES[:4], LABELS[:4], {}, "the validation split of arrays has no example"),
         (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flaxcls.data.stream import balanced, batch_indices, permutation
+from flaxcls.data.stream import balanced, batch_indices, batch_mirrored, permutation
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (7, 7), (101, 8), (1, 1), (13, 12)])
@@ -50,3 +50,31 @@ def test_balanced_epochs_hold_as_many_of_each_class():
     np.testing.assert_array_equal(balanced(labels)(3, 1, 100), epochs[1])
     batches = [batch_indices(3, step, count=100, batch_size=40, order=order) for step in range(5)]
     np.testing.assert_array_equal(np.concatenate(batches), np.concatenate(epochs)[:200])
+
+
+def test_two_epochs_show_each_example_once_mirrored():
+    """Batches that span epochs, against the coin of each example and its epoch, looked up one by one."""
+    seed, count, batch_size = 7, 31, 12
+    coin = np.argsort(np.random.Philox(key=[seed, 2**41]).random_raw(count), kind="stable") % 2
+    seen = np.zeros((6, count, 2), int)
+    for position, (step, row) in enumerate((step, row) for step in range(18) for row in range(batch_size)):
+        epoch = position // count
+        example = batch_indices(seed, step, count=count, batch_size=batch_size)[row]
+        mirrored = batch_mirrored(seed, step, count=count, batch_size=batch_size)[row]
+        assert mirrored == (coin[example] == epoch % 2)
+        if epoch < 6:
+            seen[epoch, example, int(mirrored)] += 1
+    np.testing.assert_array_equal(seen[0::2] + seen[1::2], np.ones((3, count, 2)))
+    assert [epoch[:, 1].sum() for epoch in seen] == [16, 15] * 3
+    assert (
+        batch_mirrored(8, 0, count=count, batch_size=count) != batch_mirrored(7, 0, count=count, batch_size=count)
+    ).any()
+
+
+def test_an_example_that_comes_several_times_an_epoch_is_mirrored_each_time_or_never():
+    labels = np.array([0] * 20 + [1] * 4)
+    stream = {"count": 24, "batch_size": 24, "order": balanced(labels)}
+    for epoch in range(2):
+        indices, mirrored = batch_indices(3, epoch, **stream), batch_mirrored(3, epoch, **stream)
+        coin = np.argsort(np.random.Philox(key=[3, 2**41]).random_raw(24), kind="stable") % 2
+        np.testing.assert_array_equal(mirrored, coin[indices] == epoch)

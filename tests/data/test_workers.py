@@ -33,25 +33,27 @@ def paths(tmp_path_factory):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_they_are_those_that_one_process_makes_from_any_step_on(paths, workers):
-    maker = make(paths)
+    maker = make(paths, alternating_flip=True)
     with made_ahead(maker, 3, 9, workers=workers) as made:
         batches = list(made)
     assert len(batches) == 6
-    for step, (images, labels) in enumerate(batches, 3):
-        np.testing.assert_array_equal(images, maker(step)[0])
-        np.testing.assert_array_equal(labels, maker(step)[1])
+    for step, batch in enumerate(batches, 3):
+        expected = maker(step)
+        assert batch.keys() == expected.keys() == {"image", "label", "mirrored"}
+        for name, values in expected.items():
+            np.testing.assert_array_equal(batch[name], values)
 
 
 def test_an_image_is_cut_differently_each_time_it_comes(paths):
     maker = make(paths[:1], batch_size=1, rows=slice(0, 1))  # an epoch is a batch
-    assert len({maker(step)[0].tobytes() for step in range(5)}) == 5
+    assert len({maker(step)["image"].tobytes() for step in range(5)}) == 5
 
 
 def test_the_rows_of_a_batch_are_a_part_of_the_same_batch(paths):
-    images, labels = make(paths)(4)
-    part_images, part_labels = make(paths, rows=slice(2, 6))(4)
-    np.testing.assert_array_equal(part_images, images[2:6])
-    np.testing.assert_array_equal(part_labels, labels[2:6])
+    whole = make(paths, alternating_flip=True)(4)
+    part = make(paths, alternating_flip=True, rows=slice(2, 6))(4)
+    for name, values in whole.items():
+        np.testing.assert_array_equal(part[name], values[2:6])
 
 
 def shared_memory():

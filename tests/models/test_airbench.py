@@ -11,7 +11,7 @@ from flaxcls import augment, create_state
 from flaxcls.errors import InputError
 from flaxcls.models.airbench import Airbench
 from flaxcls.models.summary import count, layers
-from flaxcls.models.whitening import whitening_init
+from flaxcls.models.whitening import whitening_kernel
 from tests.models.test_whitening import correlated_images
 
 WIDTHS = (4, 8, 6)
@@ -61,7 +61,7 @@ def loss_by_hand(params, rest):
 
 
 def model(**options):
-    return Airbench(3, whitening=whitening_init(jnp.array(IMAGES)), widths=WIDTHS, **options)
+    return Airbench(3, whiten=True, widths=WIDTHS, **options)
 
 
 def evaluate(model, variables):
@@ -71,7 +71,8 @@ def evaluate(model, variables):
 @pytest.fixture(scope="module")
 def variables():
     """Parameters and statistics with nothing left at 0 or 1."""
-    made = jax.jit(lambda: model().init(jax.random.key(0), jnp.array(IMAGES), train=False))()
+    made = jax.jit(lambda images: model().init(jax.random.key(0), images, train=False))(IMAGES)
+    np.testing.assert_allclose(made["constants"]["whitening"]["kernel"], whitening_kernel(IMAGES, 2), atol=1e-3)
     rng = np.random.default_rng(1)
     shaken = jax.tree.map(lambda x: jnp.array(x + 0.1 * np.abs(rng.normal(size=x.shape)), jnp.float32), made)
     return {**shaken, "constants": made["constants"]}

@@ -83,8 +83,8 @@ def test_the_split_is_put_there_once_and_stays(stripes, small_config):
         (first, setup.placed([*map(setup.batch_maker(0), (0, 1))])),
         (second, setup.placed([setup.batch_maker(1)(2)])),
     ):
-        np.testing.assert_array_equal(stripes.train.labels[batches["indices"]], ordinary["label"])
-        assert batches["indices"].sharding == ordinary["label"].sharding
+        np.testing.assert_array_equal(stripes.train.labels[batches["chosen"]["index"]], ordinary["label"])
+        assert batches["chosen"]["index"].sharding == ordinary["label"].sharding
 
 
 def test_pictures_in_memory_become_an_array_and_others_are_refused(run, small_config, stripes, tmp_path):

@@ -36,13 +36,15 @@ def config_of(small_config, folder, **options):
 def test_batches_are_those_of_the_setup(small_config, folder, options, steps):
     config = config_of(small_config, folder, **options)
     config = replace(config, loop=replace(config.loop, steps_per_dispatch=steps))
+    config = replace(config, augment=AugmentConfig(alternating_flip=True))
     setup = make_setup(config, load_dataset(config.data), None, None)
     start = 2 * steps
     with feed(setup, start, 0) as batches:
         while start < setup.plan.total_steps:
             end = setup.plan.dispatch_end(start)
             found, expected = batches(start, end), setup.batches(start, end)
-            for name in ("image", "label"):
+            assert found.keys() == expected.keys() == {"image", "label", "mirrored"}
+            for name in expected:
                 np.testing.assert_array_equal(found[name], expected[name])
                 assert found[name].sharding == expected[name].sharding
             start = end

@@ -14,7 +14,8 @@ import pytest
 from flax import linen as nn
 
 import flaxcls.run.setup
-from flaxcls.config import Config, StopConfig
+from flaxcls.analysis import load_run
+from flaxcls.config import AugmentConfig, Config, StopConfig
 from flaxcls.data import from_arrays
 from flaxcls.errors import DivergenceError, InputError, Interrupted
 from flaxcls.models import CNN
@@ -256,6 +257,7 @@ def test_float_arrays_are_trained_on_like_bytes(run):
         {"optim": {"name": "adam", "weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 1.0}},
         {"augment": {"flip": True, "crop_fill": "reflect", "normalize": False}},
         {"augment": {"crop_padding": 0, "resized_crop": 0.5, "rotate": 10, "brightness": 0.2, "eval_flip": True}},
+        {"augment": {"alternating_flip": True}},
         {"augment": {"policy": "rand_augment", "cutout": 3, "mixup": 0.2, "cutmix": 1.0, "eval_shift": 1}},
         {"stop": {"skip": 0.5}},
     ],
@@ -333,11 +335,12 @@ def test_batch_normalisation_of_one_example_is_refused(run, small_config, monkey
 
 def test_views_change_the_evaluation_alone(run, small_config):
     plain = run(small_config)
-    config = change(change(small_config, "augment.eval_flip", True), "augment.eval_shift", 1)
+    config = replace(small_config, augment=AugmentConfig(eval_flip=True, eval_shift=1, eval_pattern="diagonal"))
     viewed = run(config, workdir="viewed")
     assert viewed.test["loss"] != plain.test["loss"]
     train = [[line for line in metrics(result.workdir) if line["split"] == "train"] for result in (plain, viewed)]
     assert train[0] == train[1]
+    assert load_run(viewed.workdir).evaluated.pattern == "diagonal"
 
 
 def test_factors_of_parameters_that_the_callers_own_model_does_not_have(run, small_config, tmp_path):

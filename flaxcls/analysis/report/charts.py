@@ -58,7 +58,8 @@ def learning_curve(runs: Sequence[RunContent], field: str, title: str, *, log: b
             **(named if several else {"color": colour} if len(splits) > 1 else {}),
         )
     )
-    marks = [{"run": run.name, "step": run.step, "what": "best by validation"} for run in runs]
+    validated = [run for run in runs if any(line["split"] == "validation" for line in run.lines)]
+    marks = [{"run": run.name, "step": run.step, "what": "best by validation"} for run in validated]
     marks += [
         {"run": run.name, "step": run.lines[-1]["step"], "what": "stopped early"} for run in runs if run.stopped_early
     ]

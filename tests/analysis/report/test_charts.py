@@ -73,12 +73,15 @@ def test_a_matrix_of_many_classes_has_no_numbers_and_only_cells_with_examples():
 
 def test_learning_curves_are_thinned_but_keep_their_ends():
     lines = [{"step": n, "epoch": n // 10, "split": "train", "loss": 1 / n} for n in range(1, 2001)]
-    spec = learning_curve([content(lines=lines, step=1900, stopped_early=True)], "loss", "loss", log=True)
+    validation = {"step": 1900, "epoch": 190, "split": "validation", "accuracy": 0.5}
+    run = content(lines=[*lines[:1900], validation, *lines[1900:]], step=1900, stopped_early=True)
+    spec = learning_curve([run], "loss", "loss", log=True)
     steps = [row["step"] for row in rows(spec)]
     assert (steps[0], steps[-1], len(steps)) == (1, 2000, 500)
     marks = [(row["what"], row["step"]) for row in rows(spec, 1)]
     assert marks == [("best by validation", 1900), ("stopped early", 2000)]
     assert learning_curve([content(lines=lines)], "accuracy", "accuracy") is None
+    assert not rows(learning_curve([content(lines=lines, step=1900)], "loss", "loss"), 1)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
