@@ -60,9 +60,7 @@ def fit(
     stop_after: int | None = None,
     console: Console | None = None,
 ) -> FitResult:
-    """Trains a classifier, and returns the test result of the parameters that were best on the validation split.
-
-    Without a validation split they are the last ones; a checkpoint is written all the same where it would be evaluated.
+    """Trains a classifier; returns the test result of the best parameters by the validation split, or else the last.
 
     Args:
       config: decides the numbers.
@@ -270,8 +268,7 @@ def _finish(
     results = {}
     for name in ("test", "validation"):
         if (split := setup.dataset.splits.get(name)) is not None:
-            values = _evaluate(setup, best, split, request)
-            if values is None:
+            if (values := _evaluate(setup, best, split, request)) is None:
                 raise request.exception()
             results[name] = values
     return FitResult(
