@@ -7,9 +7,10 @@ shapes of the tutorial's network. The gradient of relu and 2x2 pooling, by
 
 Command:   python -m experiments.benchmarks.gradients
 Hardware:  2 cores of an Intel Xeon, otherwise idle, Python 3.13 with jax 0.12.0.1 and Python 3.11 with jax 0.10.2
-Result:    kernel gradient of the first convolution 2.24 ms, 0.54 times XLA's (n = 15, 0.38 to 0.68), and 2.01 ms, 0.33
-           times (0.26 to 0.38) on 0.10.2; relu and pooling 2.12 ms, 0.91 times the shared one (0.74 to 1.04) and 0.07
-           times linen's, and 4.08 ms, 0.79 times (0.69 to 0.97) and 0.13 times on 0.10.2
+Result:    kernel gradient of the first convolution 2.29 ms, 0.48 times XLA's (n = 15, 0.41 to 0.62), of the second 4.13
+           ms, 0.56 times (0.50 to 0.67), of the third the same; on 0.10.2 2.10 ms, 0.29 times (0.24 to 0.33), 5.64 ms,
+           0.37 times (0.32 to 0.43), and the same. Relu and pooling 2.58 ms, 0.89 times the shared one (0.75 to 1.09)
+           and 0.08 times linen's; on 0.10.2 4.39 ms, 0.80 times (0.68 to 0.90) and 0.14 times
 """
 
 import time
