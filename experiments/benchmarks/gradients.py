@@ -1,9 +1,9 @@
 """The two gradients that flaxcls writes in its own way for CPUs, beside XLA's and linen's, each alone.
 
 The kernel gradient of a 3x3 convolution of 64 images, by `flaxcls.models.convolution.convolve` and by XLA, for the
-shapes of the tutorial's network. The gradient of relu and 2x2 pooling, by
-`flaxcls.models.layers.max_pool`, by the maximum over the window's axes, which shares it between equal values, and by
-`linen.max_pool`. One is measured after the other, another one first each time.
+shapes of the tutorial's network. The gradient of relu and 2x2 pooling, by `flaxcls.models.layers.max_pool`, by the
+maximum over the window's axes, which shares it between equal values, and by `linen.max_pool`. One is measured after
+the other, another one first each time.
 
 Command:   python -m experiments.benchmarks.gradients
 Hardware:  2 cores of an Intel Xeon, otherwise idle, Python 3.13 with jax 0.12.0.1 and Python 3.11 with jax 0.10.2

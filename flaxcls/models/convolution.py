@@ -33,7 +33,7 @@ def convolve(images: jax.Array, kernel: jax.Array, window_strides: Any, padding:
     def sum_of_parts(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
         parts = _parts(gradient)
         # every parts-th image, which keeps each on its device
-        x, g = (array.reshape(-1, parts, *array.shape[1:]) for array in (images, gradient))
+        x, g = (array.reshape(len(array) // parts, parts, *array.shape[1:]) for array in (images, gradient))
         return reduce(jnp.add, (kernel_gradient(x[:, part], kernel, g[:, part]) for part in range(parts)))
 
     @jax.custom_vjp
