@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 # Of a part's output gradient; a core's own cache holds 1 to 2 MiB. `python -m experiments.benchmarks.gradients`
-# measures the gain; 0.25 to 1 MiB are alike (experiments/benchmarks/NOTES.md).
-PART_BYTES = 2**19
+# measures the gain (experiments/benchmarks/NOTES.md).
+PART_BYTES = 2**20
 MOST_PARTS = 32  # each is a convolution to be compiled
 
 

@@ -13,27 +13,28 @@ import jax
 LARGEST = 2 * 2**30  # bytes; what was not used for longest is then deleted
 
 # By version of jaxlib, for those that were measured (experiments/benchmarks/NOTES.md): another one may not know the
-# flag, which would end the process. 0.10: convolutions by Eigen instead of YNNPACK, 1.8 times the speed of the
-# tutorial's network; 0.12: by oneDNN those that YNNPACK does not take, 1.15 times.
+# flags, which would end the process. Convolutions not by YNNPACK, but by Eigen (0.10: 1.8 times the speed of the
+# tutorial's network) or by oneDNN (0.12: 1.3 times).
+_NO_YNN_CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 CPU_FLAGS = {
-    "0.10": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
-    "0.12": "--xla_cpu_experimental_onednn_custom_call=true",
+    "0.10": _NO_YNN_CONVOLUTIONS,
+    "0.12": f"{_NO_YNN_CONVOLUTIONS} --xla_cpu_experimental_onednn_custom_call=true",
 }
 
 
 def use_cpu_flags() -> str | None:
-    """Sets the flag of this jaxlib for the CPU programs of the process, and returns it; None: all is as it was.
+    """Sets the flags of this jaxlib for the CPU programs of the process, and returns them; None: all is as it was.
 
     To be called before JAX computes anything. Where XLA_FLAGS is set, be it to nothing, it is left as it is; so it is
-    where JAX may find a GPU or TPU, whose libraries need not know the flag. With the flag, the warning is silenced that
-    a program with one of oneDNN's products of matrices cannot be kept in the cache.
+    where JAX may find a GPU or TPU, whose libraries need not know the flags. The warning is then silenced that a
+    program with one of oneDNN's products of matrices cannot be kept in the cache.
     """
-    flag = CPU_FLAGS.get(".".join(importlib.metadata.version("jaxlib").split(".")[:2]))
-    if flag is None or "XLA_FLAGS" in os.environ or (os.environ.get("JAX_PLATFORMS") != "cpu" and _has_accelerator()):
+    flags = CPU_FLAGS.get(".".join(importlib.metadata.version("jaxlib").split(".")[:2]))
+    if flags is None or "XLA_FLAGS" in os.environ or (os.environ.get("JAX_PLATFORMS") != "cpu" and _has_accelerator()):
         return None
-    os.environ["XLA_FLAGS"] = flag
+    os.environ["XLA_FLAGS"] = flags
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
-    return flag
+    return flags
 
 
 def _has_accelerator() -> bool:

@@ -1,6 +1,5 @@
 """The batches of a run on their way to the devices, made while earlier ones are trained on."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 
 from flaxcls.data.images import Images
 from flaxcls.data.workers import leave_signals_to_others, made_ahead
+from flaxcls.run.processes import cores
 from flaxcls.run.setup import Setup
 
 # (start, end) -> batches from `start` up to `end`, on the devices
@@ -29,7 +29,7 @@ def feed(setup: Setup, start: int, rollbacks: int) -> Iterator[Batches]:
         return
     workers = setup.config.data.workers
     if workers is None:
-        workers = 0 if images.in_memory else _cores()
+        workers = 0 if images.in_memory else cores()
     with (
         made_ahead(setup.batch_maker(rollbacks), start, plan.total_steps, workers=workers) as made,
         ThreadPoolExecutor(1, initializer=leave_signals_to_others) as thread,
@@ -49,8 +49,3 @@ def feed(setup: Setup, start: int, rollbacks: int) -> Iterator[Batches]:
             return ready
 
         yield batches
-
-
-def _cores() -> int:
-    """Returns how many cores this process may use; macOS does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

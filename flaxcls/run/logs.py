@@ -42,6 +42,7 @@ class Logs:
             console=console,
             disable=not console.is_terminal,
             transient=True,
+            refresh_per_second=4,  # each takes time from a CPU that trains
         )
         self._task = self._progress.add_task("", total=total_steps, completed=start, epoch=0, shown={})
         self._progress.start()

@@ -5,17 +5,20 @@ import gc
 import os
 from typing import Any
 
+from flaxcls.run.processes import cores
+
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
-def bound_malloc_arenas(count: int = 1) -> None:
-    """Lets malloc keep no more than so many heaps, unless MALLOC_ARENA_MAX says how many.
+def bound_malloc_arenas() -> None:
+    """Lets malloc keep no more heaps than this thread and XLA's need, unless MALLOC_ARENA_MAX says how many.
 
     Each checkpoint is written by new threads, and malloc gives a thread a heap of its own, which stays when it ends:
-    some MB for every thousand steps that save often. To be called before there are many threads.
+    some MB for every thousand steps that save often. XLA has two threads a core, and is to have a heap for each: what
+    they share they wait for, and find in the cache of another core. To be called before there are many threads.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
-        _call("mallopt", _M_ARENA_MAX, count)
+        _call("mallopt", _M_ARENA_MAX, 1 + 2 * cores())
 
 
 def give_back_memory() -> None:

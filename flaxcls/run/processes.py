@@ -1,5 +1,6 @@
 """What the processes of one run, each on a host of its own, do together; one process alone pays nothing for it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,8 @@ def wait_for_all(what: str) -> None:
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def cores() -> int:
+    """Returns how many cores this process may use; macOS does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

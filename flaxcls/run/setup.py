@@ -86,8 +86,14 @@ class Setup:
         )
 
     def placed(self, made: Sequence[dict[str, np.ndarray]]) -> Any:
-        """Returns batches, as the maker made them, on the devices: arrays [k b ...]."""
-        return {name: self._placed(np.stack([batch[name] for batch in made])) for name in made[0]}
+        """Returns batches, as the maker made them, on the devices: arrays [k b ...].
+
+        Where the only device is the CPU they stay NumPy's, which a call takes in half the time.
+        """
+        arrays = {name: np.stack([batch[name] for batch in made]) for name in made[0]}
+        if self.batches_sharding.num_devices == 1 and jax.default_backend() == "cpu":
+            return arrays
+        return {name: self._placed(array) for name, array in arrays.items()}
 
     def _placed(self, arrays: np.ndarray) -> jax.Array:
         """Returns [k b ...] on the devices, of which this process has its rows."""
