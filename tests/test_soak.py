@@ -11,6 +11,7 @@ from experiments.soak.__main__ import table
 from experiments.soak.faults import FAULTS, Row, soak
 from experiments.soak.outcome import differing, outcome
 from flaxcls.run import fit
+from flaxcls.run.utilization import SPEEDS
 
 
 def sabotaged(subject):
@@ -74,7 +75,7 @@ def test_what_differs_is_noticed(finished):
     for changed in (lines[1:], [*lines, lines[-1]], [lines[0].replace('"loss": 1', '"loss": 2'), *lines[1:]]):
         (finished / "metrics.jsonl").write_text("".join(changed))
         assert differing(before, outcome(finished)) == ["metrics"]
-    slower = [json.dumps({**json.loads(line), "images_per_second": 1.0}) + "\n" for line in lines]
+    slower = [json.dumps({**json.loads(line), **dict.fromkeys(SPEEDS, 1.0)}) + "\n" for line in lines]
     (finished / "metrics.jsonl").write_text("".join(slower))
     assert differing(before, outcome(finished)) == []
     result = json.loads((finished / "result.json").read_text())

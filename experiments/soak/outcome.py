@@ -8,9 +8,10 @@ from typing import Any
 from tensorboardX.proto.event_pb2 import Event
 
 from flaxcls.run.checkpoint import SEAL
+from flaxcls.run.utilization import SPEEDS
 from flaxcls.run.workdir import CHECKPOINTS, METRICS, RESULT, TENSORBOARD
 
-TIMINGS = ("images_per_second", "seconds")
+TIMINGS = (*SPEEDS, "seconds")
 
 
 def outcome(workdir: Path) -> dict[str, Any]:

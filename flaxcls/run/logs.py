@@ -35,7 +35,7 @@ class Logs:
         self._console = console
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             TextColumn("step {task.completed}/{task.total}"),
             _Metrics(),
             TimeRemainingColumn(),
@@ -120,8 +120,9 @@ class _Metrics(ProgressColumn):
 
 
 def _shown(values: Mapping[str, float]) -> str:
-    speed = f"{values['images_per_second']:,.0f} images/s"
-    return f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.2%}  {speed}"
+    parts = [f"loss {values['loss']:.4f}", f"accuracy {values['accuracy']:.2%}"]
+    parts += [f"{values['images_per_second']:,.0f} images/s", f"{1e3 * values['step_seconds']:.3g} ms/step"]
+    return "  ".join(parts + ([f"MFU {values['mfu']:.0%}"] if "mfu" in values else []))
 
 
 def _truncate(path: Path, restored: Restored | None) -> list[dict[str, Any]]:

@@ -179,7 +179,7 @@ def _train(
     stop_after: int | None,
     profile: Path | None,
 ) -> _Trained:
-    config, plan = setup.config, setup.plan
+    config, plan, work = setup.config, setup.plan, setup.work
     key = random.key(config.seed)
     start, state, record = (restored.step, restored.state, restored.record) if restored else (0, setup.create(key), {})
     key = random.fold_in(key, rollbacks) if rollbacks else key
@@ -190,8 +190,8 @@ def _train(
         batch_size=config.loop.batch_size,
         logs=plan.logs,
         record=record.get("meter", {}),
-        write=lambda step, values, speed: logs.write(
-            "train", step, plan.epochs_done(step), {**values, "images_per_second": speed}
+        write=lambda step, values, images_per_second: logs.write(
+            "train", step, plan.epochs_done(step), {**values, **work.speed(images_per_second)}
         ),
         say=logs.say,
         skip_limit=config.loop.nan_limit if config.loop.on_nan == "skip" else 0,

@@ -26,6 +26,7 @@ from flaxcls.regularizers import l1, l2
 from flaxcls.run.checks import check_data, check_model, check_schedule
 from flaxcls.run.dispatch import Picked, make_dispatch, placed_split
 from flaxcls.run.plan import Plan
+from flaxcls.run.utilization import Work, peak_flops, training_flops
 from flaxcls.sharding import batch_sharding, batches_sharding, local_rows, make_mesh, on_devices, replicated
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import all_finite, eval_step, train_step
@@ -64,6 +65,12 @@ class Setup:
     evaluate: Callable[[TrainState, Any], MetricSums]
     finite: Callable[[TrainState], jax.Array]
     transform: Transform
+
+    @cached_property
+    def work(self) -> Work:
+        """What a step asks of the devices. What a CPU can do is measured at first, so before it is busy."""
+        flops = training_flops(self.model, self.dataset.image_shape)
+        return Work(self.config.loop.batch_size, flops, peak_flops())
 
     @cached_property
     def resident(self) -> Batch:

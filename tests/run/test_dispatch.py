@@ -20,6 +20,7 @@ from flaxcls.errors import InputError, Interrupted
 from flaxcls.models.airbench import Airbench
 from flaxcls.run import fit, loop
 from flaxcls.run.setup import make_setup
+from flaxcls.run.utilization import SPEEDS
 from tests.conftest import make_stripes
 from tests.data.test_folder import save_all
 
@@ -30,7 +31,7 @@ def changed(config, **parts):
 
 def metrics(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
 
 
 @pytest.fixture

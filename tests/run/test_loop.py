@@ -24,6 +24,7 @@ from flaxcls.run import fit
 from flaxcls.run.checkpoint import Checkpoints
 from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.setup import Setup
+from flaxcls.run.utilization import SPEEDS
 from flaxcls.run.workdir import read_config
 from tests.conftest import make_stripes
 
@@ -32,7 +33,7 @@ STEPS = 11  # of small_config on the stripes: 3 epochs of 109 examples in batche
 
 def metrics(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
 
 
 @pytest.fixture
