@@ -212,6 +212,14 @@ def test_fit_is_measured_beside_its_bare_steps(stripes, small_config, monkeypatc
     assert sorted(times.ended) == times.ended
 
 
+def test_flaxcls_is_compared_with_the_systems_that_were_asked_for():
+    systems = dict.fromkeys(["flaxcls", "Keras", "PyTorch"])
+    assert [*throughput.chosen(systems, ())] == ["flaxcls", "Keras", "PyTorch"]
+    assert [*throughput.chosen(systems, ("PyTorch",))] == ["flaxcls", "PyTorch"]
+    with pytest.raises(SystemExit, match=r"only names \['Torch'\], but the systems are flaxcls, Keras, PyTorch"):
+        throughput.chosen(systems, ("Torch",))
+
+
 def test_the_plain_loop_trains_on_each_batch_once_and_says_so(stripes, small_config):
     setup = make_setup(small_config, stripes, None, None)
     asked, told = [], []

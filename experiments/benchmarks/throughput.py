@@ -163,6 +163,13 @@ def all_systems(env: Mapping[str, str], data: Path) -> dict[str, System]:
     }
 
 
+def chosen(systems: Mapping[str, System], only: Sequence[str]) -> Mapping[str, System]:
+    """Returns flaxcls and the systems named in `only`, or all if it is empty. Raises SystemExit for another name."""
+    if unknown := set(only) - set(systems):
+        raise SystemExit(f"only names {sorted(unknown)}, but the systems are {', '.join(systems)}.")
+    return {name: system for name, system in systems.items() if not only or name in ("flaxcls", *only)}
+
+
 def train_in_turn(
     systems: Mapping[str, System], task: Task, repeats: int, console: Console
 ) -> tuple[dict[str, list[Trained]], dict[str, str]]:
@@ -212,6 +219,7 @@ def main(
     repeats: int = 5,
     examples: int = 10_000,
     epochs: int = 3,
+    only: tuple[str, ...] = (),
     peers: Path = Path("build/peers"),
     python: str = sys.executable,
     out: Path = Path("build/throughput.json"),
@@ -224,6 +232,7 @@ def main(
       repeats: runs of each system.
       examples: training images; 0 means all.
       epochs: of each run; the first is not counted.
+      only: the systems to compare flaxcls with, such as "Keras on TensorFlow"; without any, all.
       peers: environment of the others, made where it is missing.
       python: Python that it is made with.
       out: JSON file of the rows.
@@ -233,7 +242,7 @@ def main(
     console, task = Console(), Task(data_dir.absolute(), examples or None, epochs, batch_size)
     env = install(peers, base=python)
     with tempfile.TemporaryDirectory() as place:
-        systems = all_systems(env, save_data(task, Path(place)))
+        systems = chosen(all_systems(env, save_data(task, Path(place))), only)
         done, failed = train_in_turn(systems, task, repeats, console)
     settings = {"batch size": batch_size, "images": examples or "all", "epochs": epochs, "repeats": repeats}
     report(rows_of(done, failed), out, settings, console)

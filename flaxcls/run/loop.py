@@ -225,10 +225,11 @@ def _train(
             tracing = trace.dispatch(step)
             before, step = step, plan.dispatch_end(step)
             program = (step - before, frozen := plan.frozen(before))
+            given = batches(before, step)
             if (new := program not in programs) and before > start:
                 meter.read(before)  # before the time that it takes to compile
             with tracing:
-                state, (metrics, extra) = setup.train(state, batches(before, step), key, frozen=frozen)
+                state, (metrics, extra) = setup.train(state, given, key, frozen=frozen)
             if before > start and plan.logs(before):  # now that the next step is under way
                 meter.read(before)
             meter.add(step, metrics, extra)

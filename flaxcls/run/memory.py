@@ -27,7 +27,7 @@ def give_back_memory() -> None:
     _call("malloc_trim", 0)
 
 
-def _call(name: str, *arguments: int) -> None:
+def _call(name: str, *arguments: int) -> int | None:
+    """Returns what a function of the C library returns, or None where there is none of this name."""
     function: Any = getattr(ctypes.CDLL(None), name, None)
-    if function is not None:
-        function(*arguments)
+    return None if function is None else int(function(*arguments))
