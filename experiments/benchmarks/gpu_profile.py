@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,29 @@ def profile(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Pa
         file = trace_file(Path(place))
         kept = out / f"{speedrun.config.data.name}-last-dispatch.trace.json.gz"
         shutil.copy(file, kept)
-        summary = summarize(read_trace(file))
-    title, kinds = "the parts of a warm run, each waited for", "kernels of the last dispatch, share of its time"
-    share = {"no kernel": summary.idle, **summary.kinds}
+        kernels = kernel_rows(read_trace(file))
+    title = "the parts of a warm run, each waited for"
+    return [*(Row(name, title, "ms", [1e3 * seconds]) for name, seconds in took.items()), *kernels]
+
+
+def kernel_rows(trace: Mapping[str, Any]) -> list[Row]:
+    """Returns the rows of a dispatch's kernels: their time, the share of each kind and of none, the longest.
+
+    Where the trace holds none, one row says so.
+    """
+    try:
+        summary = summarize(trace)
+    except ValueError as error:
+        return [Row("kernels", "kernels of the last dispatch", "ms", [], note=str(error))]
+    title, share = "kernels of the last dispatch, share of its time", {"no kernel": summary.idle, **summary.kinds}
     return [
-        *(Row(name, title, "ms", [1e3 * seconds]) for name, seconds in took.items()),
-        Row("the last dispatch, from its first kernel to its last", kinds, "ms", [1e3 * summary.span]),
-        *(Row(name, kinds, "%", [100 * seconds / summary.span]) for name, seconds in share.items()),
+        Row(
+            "the last dispatch, from its first kernel to its last",
+            "kernels of the last dispatch",
+            "ms",
+            [1e3 * summary.span],
+        ),
+        *(Row(name, title, "%", [100 * seconds / summary.span]) for name, seconds in share.items()),
         *(
             Row(
                 kernel.name[:60], "longest kernels", "ms", [1e3 * kernel.seconds], note=f"{kernel.count}: {kernel.kind}"

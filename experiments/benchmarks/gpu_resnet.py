@@ -68,7 +68,7 @@ def noise(training: Training) -> Dataset:
     return from_arrays(
         images,
         labels,
-        test=(images[:8], labels[:8]),
+        test=(images[:1], labels[:1]),  # an evaluation is of no interest here
         validation_fraction=0,
         class_names=[str(number) for number in range(training.classes)],
         name="noise",

@@ -25,6 +25,7 @@ from flaxcls.run import fit, loop
 from flaxcls.run.evaluation import evaluate
 from flaxcls.run.setup import Setup, make_setup
 
+STEPS = 200  # of a measurement of the default run
 WITH, WITHOUT = "with deterministic operations", "without"
 
 
@@ -205,8 +206,17 @@ def warm(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path)
 
 def determinism(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path) -> list[Row]:
     """Returns the rows of runs with deterministic operations and without, in turn, and of a step of the default run."""
+    digits, config = load_dataset(Config().data), Config()
+    small = {name: make_setup(_with_determinism(config, name == WITH), digits, None, None) for name in (WITH, WITHOUT)}
+    steps: dict[str, list[float]] = {name: [] for name in small}
+
+    def step(_: int) -> None:
+        for name, setup in small.items():
+            steps[name].append(1e3 * plain_seconds(setup, STEPS))
+
+    repeated(step, min(runs, 7), until)
     dataset, compilations = speedrun.load(data_dir), watch_compilations()
-    setups = {name: speedrun.setup(dataset, deterministic=name == WITH) for name in (WITH, WITHOUT)}
+    setups = {name: speedrun.setup(dataset, deterministic=name == WITH) for name in small}
     found: dict[str, list[float]] = {name: [] for name in setups}
 
     def run(seed: int) -> None:
@@ -216,15 +226,6 @@ def determinism(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out
     for setup in setups.values():
         timed_run(setup, 0, compilations)
     repeated(run, runs, until)
-    digits, config = load_dataset(Config().data), Config()
-    small = {name: make_setup(_with_determinism(config, name == WITH), digits, None, None) for name in setups}
-    steps: dict[str, list[float]] = {name: [] for name in small}
-
-    def step(_: int) -> None:
-        for name, setup in small.items():
-            steps[name].append(1e3 * plain_seconds(setup, 200))
-
-    repeated(step, runs, until)
     return [
         *compare("speed run, warm; the ratio is with to without", "s", found, ours=WITH),
         *compare("a step of the default run; the ratio is with to without", "ms", steps, ours=WITH),

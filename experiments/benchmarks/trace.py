@@ -74,8 +74,10 @@ def summarize(trace: Mapping[str, Any]) -> Summary:
     }
     runs = [event for event in events if event["ph"] == "X" and (event["pid"], event["tid"]) in streams]
     if not runs:
-        held = ", ".join(sorted(name for (what, _, _), name in names.items() if what == "process_name")) or "nothing"
-        raise ValueError(f"the trace is of {held}, and holds no kernel of a GPU: profile on a machine that has one.")
+        held = ", ".join(sorted(set(names.values()))) or "nothing"
+        raise ValueError(
+            f"the trace holds no kernel of a GPU: profile on a machine that has one. It is of {held[:300]}."
+        )
     first = min(event["pid"] for event in runs)
     return _summary([event for event in runs if event["pid"] == first])
 
