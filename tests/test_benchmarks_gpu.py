@@ -384,6 +384,8 @@ def test_the_command_installs_unpacks_measures_and_reports(tmp_path, monkeypatch
     def measure(parts, options, env, out, end, console):
         data_dir = Path(options[options.index("--data-dir") + 1])
         seen.update(parts=parts, options=options, path=env["PYTHONPATH"], cache=env["XDG_CACHE_HOME"])
+        assert "JAX_COMPILATION_CACHE_DIR" not in env
+        (out / "warm.json").write_text("rows")
         seen["record"] = (data_dir / "cifar10" / "record").read_text()
         return [Row("speed run", "time", "s", [2.0, 1.0]), Row("warm", gpu.MISSING, "why", [], note="no card")], {
             "device": "1 x card",
@@ -400,6 +402,7 @@ def test_the_command_installs_unpacks_measures_and_reports(tmp_path, monkeypatch
     assert seen["path"].startswith(str(installed[0][1]))
     assert (seen["parts"], seen["record"]) == (["warm", "profile"], "records")
     assert seen["options"][2:] == ["--runs", "3", "--tiny"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["gpu.json"]
     written = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert [row["summary"] for row in written] == [{"median": 1.5, "min": 1.0, "max": 2.0}, None]
     assert written[0]["settings"]["device"] == "1 x card"

@@ -143,6 +143,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place, data_dir = Path(folder), given.data_dir
         env = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
+        env.pop("JAX_COMPILATION_CACHE_DIR", None)  # which would be used instead, and hold what others have compiled
         if given.files is not None:
             install(given.files / WHEEL_FOLDER, place / "site")
             env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(place / "site"), os.environ.get("PYTHONPATH"))))
@@ -156,6 +157,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if given.tiny:
         settings["tiny"] = "the numbers say nothing"
     report(rows, out / "gpu.json", settings, console)
+    for part in given.parts:  # whose rows are in it
+        (out / f"{part}.json").unlink(missing_ok=True)
     console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
 
 

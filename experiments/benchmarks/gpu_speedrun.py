@@ -193,7 +193,7 @@ def warm(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path)
         Row("initialisation and training, and evaluation", title, "s", [run.timed for run in done], note=told),
         Row("initialisation and training", title, "s", [run.training for run in done]),
         Row("evaluation, with test-time augmentation", title, "s", [run.evaluation for run in done]),
-        Row("and the checkpoint between them", title, "s", [run.through for run in done]),
+        Row("both, and the checkpoint between them", title, "s", [run.through for run in done]),
         Row("fit, with logs and checkpoint", title, "s", [run.whole for run in done]),
         Row("test accuracy, with test-time augmentation", title, "%", [100 * run.accuracy for run in done]),
     ]
