@@ -1,0 +1,236 @@
+"""The CIFAR-10 speed run on a GPU: warm runs of `fit` in one process, and what deterministic operations cost."""
+
+import contextlib
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from experiments.benchmarks.exactness import plain_seconds
+from experiments.benchmarks.measure import Row, compare
+from experiments.benchmarks.utilization import training_flops, utilization
+from experiments.cifar10_speedrun import MUON, parts
+from flaxcls.config import Config
+from flaxcls.data import Dataset, load_dataset
+from flaxcls.run import fit, loop
+from flaxcls.run.evaluation import evaluate
+from flaxcls.run.setup import Setup, make_setup
+
+STEPS = 200  # of a measurement of the default run
+WITH, WITHOUT = "with deterministic operations", "without"
+
+
+@dataclass(frozen=True)
+class Speedrun:
+    """What is run: a configuration, options of the network, and how many test images count, None being all."""
+
+    config: Config = MUON
+    network: Mapping[str, Any] = field(default_factory=dict)
+    tested: int | None = None
+
+    def load(self, data_dir: Path) -> Dataset:
+        """Returns the images."""
+        dataset = load_dataset(dataclasses.replace(self.config.data, dir=str(data_dir)))
+        chosen = np.arange(len(dataset.test.labels))[: self.tested]
+        return dataclasses.replace(dataset, test=dataset.test.take(chosen))
+
+    def setup(self, dataset: Dataset, *, deterministic: bool) -> Setup:
+        """Returns the parts of the run, whose programs are compiled when they are first called."""
+        config = _with_determinism(self.config, deterministic)
+        return make_setup(config, **parts(config, dataset=dataset, **self.network))
+
+
+@dataclass
+class Marks:
+    """When things happened in a run of `fit`, by `time.perf_counter`.
+
+    began: `create` was called, before anything of the state was computed.
+    trained: the state after the last step was there, and the metrics of all steps were read.
+    evaluating, ended: the evaluation of the test split began, with its images in the host's memory, and its result was
+      there.
+    """
+
+    began: float = 0.0
+    trained: float = 0.0
+    evaluating: float = 0.0
+    ended: float = 0.0
+
+
+@contextlib.contextmanager
+def marked(setup: Setup) -> Iterator[Marks]:
+    """Gives what the next `fit` fills; it runs on the compiled programs of `setup`, with its own configuration.
+
+    The configurations may differ in their seeds alone.
+    """
+    marks = Marks()
+
+    def create(key: jax.Array) -> Any:
+        marks.began = time.perf_counter()
+        return setup.create(key)
+
+    def finite(state: Any) -> jax.Array:  # `fit` asks it after the last step, having read all metrics
+        jax.block_until_ready(state)
+        marks.trained = time.perf_counter()
+        return setup.finite(state)
+
+    def reuse(config: Config, *_: Any) -> Setup:
+        reused = dataclasses.replace(setup, config=config, create=create, finite=finite)
+        vars(reused)["resident"] = setup.resident  # the images stay on the device, as reading them is not timed
+        return reused
+
+    def evaluated(*args: Any, **options: Any) -> Any:
+        marks.evaluating = time.perf_counter()
+        values = evaluate(*args, **options)  # numbers of Python: it has waited for them
+        marks.ended = time.perf_counter()
+        return values
+
+    with mock.patch.object(loop, "make_setup", reuse), mock.patch.object(loop, "evaluate", evaluated):
+        yield marks
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds and results of one run.
+
+    training: initialisation, with the whitening's, and all steps. evaluation: of the test split.
+    through: from the begin of training to the end of the evaluation, with the checkpoint between them.
+    whole: of `fit`. compiled: programs that were compiled within training and evaluation.
+    """
+
+    training: float
+    evaluation: float
+    through: float
+    whole: float
+    accuracy: float
+    compiled: int
+    fingerprint: str
+
+    @property
+    def timed(self) -> float:
+        """Seconds that are compared with other speed runs."""
+        return self.training + self.evaluation
+
+
+def watch_compilations() -> list[float]:
+    """Returns a list that from now on gets the time at which each compilation of the process is over."""
+    ended: list[float] = []
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            ended.append(time.perf_counter())
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return ended
+
+
+def timed_run(setup: Setup, seed: int, compilations: list[float]) -> Run:
+    """Returns what a run of `fit` with that seed came to; the first one with a setup compiles."""
+    config = dataclasses.replace(setup.config, seed=seed)
+    with tempfile.TemporaryDirectory() as place, marked(setup) as marks:
+        began = time.perf_counter()
+        result = fit(config, dataset=setup.dataset, workdir=Path(place) / "run", console=Console(quiet=True))
+        whole = time.perf_counter() - began
+    timed = ((marks.began, marks.trained), (marks.evaluating, marks.ended))
+    return Run(
+        training=marks.trained - marks.began,
+        evaluation=marks.ended - marks.evaluating,
+        through=marks.ended - marks.began,
+        whole=whole,
+        accuracy=result.test["accuracy"],
+        compiled=sum(begin < at < end for at in compilations for begin, end in timed),
+        fingerprint=result.fingerprint,
+    )
+
+
+def repeated(measure: Callable[[int], None], count: int, until: float) -> None:
+    """Calls `measure` with 1, 2, ... up to `count`, as long as another call should end before `until`."""
+    longest = 0.0
+    for number in range(1, count + 1):
+        began = time.perf_counter()
+        if number > 1 and began + longest > until:
+            return
+        measure(number)
+        longest = max(longest, time.perf_counter() - began)
+
+
+def with_mean(row: Row) -> Row:
+    """Returns the row with mean and standard deviation of its values in its note."""
+    if len(row.values) < 2:
+        return row
+    told = f"mean {statistics.mean(row.values):.4g}, sd {statistics.stdev(row.values):.2g}"
+    return dataclasses.replace(row, note="; ".join(filter(None, (told, row.note))))
+
+
+def utilization_row(system: str, flops_per_second: Iterable[float]) -> Row:
+    """Returns the row of model FLOPs utilisation, in percent; a card whose peak is not known has none."""
+    kind = jax.devices()[0].device_kind
+    shares = [utilization(speed, kind) for speed in flops_per_second]
+    values = [100 * share for share in shares if share is not None]
+    note = "" if values else f"the peak of {kind} is not stated"
+    return Row(system, "model FLOPs utilisation, of the dense bfloat16 peak", "%", values, note=note)
+
+
+def warm(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path) -> list[Row]:
+    """Returns the rows of so many runs after one that warms up, each with another seed, without deterministic ops."""
+    setup = speedrun.setup(speedrun.load(data_dir), deterministic=False)
+    compilations = watch_compilations()
+    timed_run(setup, 0, compilations)
+    done: list[Run] = []
+    repeated(lambda seed: done.append(timed_run(setup, seed, compilations)), runs, until)
+    steps = setup.plan.total_steps
+    title = f"speed run of {steps} steps, warm, without deterministic operations"
+    told = f"{sum(run.compiled for run in done)} programs compiled in it"
+    rows = [
+        Row("initialisation and training, and evaluation", title, "s", [run.timed for run in done], note=told),
+        Row("initialisation and training", title, "s", [run.training for run in done]),
+        Row("evaluation, with test-time augmentation", title, "s", [run.evaluation for run in done]),
+        Row("both, and the checkpoint between them", title, "s", [run.through for run in done]),
+        Row("fit, with logs and checkpoint", title, "s", [run.whole for run in done]),
+        Row("test accuracy, with test-time augmentation", title, "%", [100 * run.accuracy for run in done]),
+    ]
+    flops = training_flops(setup.model, setup.dataset.image_shape) * steps * setup.config.loop.batch_size
+    return [
+        *map(with_mean, rows),
+        utilization_row("speed run, in initialisation and training", [flops / r.training for r in done]),
+    ]
+
+
+def determinism(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path) -> list[Row]:
+    """Returns the rows of runs with deterministic operations and without, in turn, and of a step of the default run."""
+    digits, config = load_dataset(Config().data), Config()
+    small = {name: make_setup(_with_determinism(config, name == WITH), digits, None, None) for name in (WITH, WITHOUT)}
+    steps: dict[str, list[float]] = {name: [] for name in small}
+
+    def step(_: int) -> None:
+        for name, setup in small.items():
+            steps[name].append(1e3 * plain_seconds(setup, STEPS))
+
+    repeated(step, min(runs, 7), until)
+    dataset, compilations = speedrun.load(data_dir), watch_compilations()
+    setups = {name: speedrun.setup(dataset, deterministic=name == WITH) for name in small}
+    found: dict[str, list[float]] = {name: [] for name in setups}
+
+    def run(seed: int) -> None:
+        for name, setup in setups.items():
+            found[name].append(timed_run(setup, seed, compilations).timed)
+
+    for setup in setups.values():
+        timed_run(setup, 0, compilations)
+    repeated(run, runs, until)
+    return [
+        *compare("speed run, warm; the ratio is with to without", "s", found, ours=WITH),
+        *compare("a step of the default run; the ratio is with to without", "ms", steps, ours=WITH),
+    ]
+
+
+def _with_determinism(config: Config, deterministic: bool) -> Config:
+    return dataclasses.replace(config, loop=dataclasses.replace(config.loop, deterministic=deterministic))

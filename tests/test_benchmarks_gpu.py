@@ -1,0 +1,440 @@
+"""The benchmark of a GPU: all that it does, on small sizes, but for what only CUDA has."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments.benchmarks import gpu, gpu_pack, gpu_parts, gpu_resnet, gpu_speedrun, utilization
+from experiments.benchmarks.gpu_files import MANIFEST, RECORDS, WHEEL_FOLDER, pack_records, unpack_records
+from experiments.benchmarks.gpu_profile import kernel_rows, walk
+from experiments.benchmarks.gpu_speedrun import Run, Speedrun, repeated, timed_run, watch_compilations
+from experiments.benchmarks.measure import Row
+from experiments.benchmarks.trace import kind_of, read_trace, summarize, trace_file
+from experiments.cifar10_speedrun import MUON, parts
+from flaxcls.config import DataConfig
+from flaxcls.data import from_arrays
+from flaxcls.models import MODELS
+from flaxcls.models.airbench import Airbench
+from flaxcls.run import fit
+from flaxcls.train import parse
+from flaxcls.validation import validate
+
+SPEEDRUN = gpu_parts.TINY.speedrun
+
+
+@pytest.fixture(scope="module")
+def noise():
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (90, 32, 32, 3), dtype=np.uint8), np.arange(90) % 10
+    return from_arrays(images[:60], labels[:60], test=(images[60:], labels[60:]), validation_fraction=0)
+
+
+@pytest.fixture(scope="module")
+def setup(noise):
+    return SPEEDRUN.setup(noise, deterministic=False)
+
+
+def test_records_come_out_as_they_went_in(tmp_path):
+    data = tmp_path / "data" / "cifar10" / "3.0.2"
+    data.mkdir(parents=True)
+    (data / "cifar10-train.array_record").write_bytes(np.random.default_rng(0).bytes(5000) * 20)
+    (data / "features.json").write_text("{}")
+    (tmp_path / "data" / "other").mkdir()
+    pack_records(tmp_path / "data", tmp_path / "packed")
+    assert (tmp_path / "packed" / RECORDS).stat().st_size < 20_000  # what repeats takes no room
+    unpack_records(tmp_path / "packed", tmp_path / "again")
+    whole = {
+        path.relative_to(tmp_path / "again").as_posix() for path in (tmp_path / "again").rglob("*.*") if path.is_file()
+    }
+    assert whole == {"cifar10/3.0.2/cifar10-train.array_record", "cifar10/3.0.2/features.json"}
+    for name in whole:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "data" / name).read_bytes()
+
+
+def test_records_that_changed_on_the_way_or_are_not_there_are_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="name the folder that cifar10 was prepared in"):
+        pack_records(tmp_path, tmp_path / "packed")
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "record").write_text("a")
+    pack_records(tmp_path, tmp_path / "packed")
+    manifest = tmp_path / "packed" / MANIFEST
+    manifest.write_text(manifest.read_text().replace("cifar10/record", "cifar10/records"))
+    with pytest.raises(ValueError, match=r"cifar10/records of .* has the SHA-256 no file, but .*: pack it again"):
+        unpack_records(tmp_path / "packed", tmp_path / "again")
+
+
+def test_what_is_packed_is_counted_and_has_a_limit(tmp_path, monkeypatch, capsys):
+    (tmp_path / "data" / "cifar10").mkdir(parents=True)
+    (tmp_path / "data" / "cifar10" / "record").write_text("a")
+
+    def download(out, python):
+        out.mkdir()
+        (out / "one.whl").write_bytes(b"0" * 2_000_000)
+
+    monkeypatch.setattr(gpu_pack, "download_wheels", download)
+    monkeypatch.setattr(gpu_pack, "code_bytes", lambda: 3_000_000)
+    gpu_pack.main(tmp_path / "data", tmp_path / "out")
+    assert "2.00 MB packed, 3.00 MB of code" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_pack, "LARGEST", 4e6)
+    with pytest.raises(SystemExit, match=r"5\.0 MB is too large"):
+        gpu_pack.main(tmp_path / "data", tmp_path / "out")
+
+
+def event(thread, begin, microseconds, name, operation=None, device=1):
+    args = {} if operation is None else {"args": {"hlo_op": operation}}
+    return {"ph": "X", "pid": device, "tid": thread, "ts": begin, "dur": microseconds, "name": name, **args}
+
+
+TRACE = {
+    "traceEvents": [
+        {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "/device:GPU:0"}},
+        {"ph": "M", "pid": 2, "name": "process_name", "args": {"name": "/device:GPU:1"}},
+        {"ph": "M", "pid": 9, "name": "process_name", "args": {"name": "/host:CPU"}},
+        {"ph": "M", "pid": 1, "tid": 1, "name": "thread_name", "args": {"name": "Stream #13(Compute)"}},
+        {"ph": "M", "pid": 1, "tid": 2, "name": "thread_name", "args": {"name": "Stream #14(MemcpyD2D)"}},
+        {"ph": "M", "pid": 1, "tid": 3, "name": "thread_name", "args": {"name": "XLA Modules"}},
+        {"ph": "M", "pid": 2, "tid": 1, "name": "thread_name", "args": {"name": "Stream #13(Compute)"}},
+        {"ph": "M", "pid": 9, "tid": 1, "name": "thread_name", "args": {"name": "python"}},
+        event(3, 0, 1000, "jit_dispatch"),
+        event(1, 100, 40, "sm90_xmma_fprop_implicit_gemm_bf16", "cudnn-conv.1"),
+        event(1, 150, 30, "sm90_xmma_wgrad_implicit_gemm", "cudnn-conv-bw-filter.2"),
+        event(2, 160, 30, "MemcpyD2D"),
+        event(1, 200, 10, "loop_add_fusion", "loop_add_fusion"),
+        event(1, 210, 90, "sm90_xmma_fprop_implicit_gemm_bf16", "cudnn-conv.3"),
+        event(1, 0, 500, "loop_add_fusion", device=2),
+        event(1, 0, 500, "loop_add_fusion", device=9),
+        {},
+    ]
+}
+
+
+def test_a_trace_is_summed_by_kind_and_its_gaps_are_idle(tmp_path):
+    file = tmp_path / "plugins" / "profile" / "then" / "host.trace.json.gz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(gzip.compress(json.dumps(TRACE).encode()))
+    trace = read_trace(trace_file(tmp_path))
+    summary = summarize(trace)
+    assert summary.span == pytest.approx(200e-6)
+    assert summary.idle == pytest.approx(20e-6)  # 140 to 150, 190 to 200
+    assert summary.kinds == {
+        "convolutions, forward": pytest.approx(130e-6),
+        "convolutions, gradient of the kernel": pytest.approx(30e-6),
+        "copies": pytest.approx(30e-6),
+        "fusions, element by element": pytest.approx(10e-6),
+    }
+    assert [(kernel.name[:15], kernel.count) for kernel in summary.kernels][:2] == [
+        ("sm90_xmma_fprop", 2),
+        ("sm90_xmma_wgrad", 1),
+    ]
+    rows = kernel_rows(trace)
+    assert [(row.system, row.unit, row.values) for row in rows][:3] == [
+        ("the last dispatch, from its first kernel to its last", "ms", [pytest.approx(0.2)]),
+        ("no kernel", "%", [pytest.approx(10)]),
+        ("convolutions, forward", "%", [pytest.approx(65)]),
+    ]
+    assert rows[-1].note == "1: fusions, element by element"
+
+
+def test_a_trace_without_a_gpu_says_what_it_is_of(tmp_path):
+    with pytest.raises(FileNotFoundError, match="was the trace stopped"):
+        trace_file(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no kernel of a GPU: .* It is of /host:CPU\."):
+        summarize({"traceEvents": TRACE["traceEvents"][2:3]})
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "kind"),
+    [
+        ("cutlass__5x_cudnn::Kernel", "cudnn-conv-bw-input.7", "convolutions, gradient of the input"),
+        ("void cudnn::ops::nchwToNhwcKernel", "cudnn-conv.1", "changes of layout"),
+        ("nvjet_hsh_128x128", "cublas-gemm.2", "products of matrices"),
+        ("gemm_fusion_dot_9", "", "products of matrices"),
+        ("input_reduce_fusion_2", "input_reduce_fusion.2", "fusions with a sum, such as batch norm"),
+        ("wrapped_gather", "", "fusions, element by element"),
+        ("MemcpyH2D", "", "copies"),
+        ("RngBitGenerator", "", "other"),
+    ],
+)
+def test_kernels_are_told_by_their_names(name, operation, kind):
+    assert kind_of(name, operation) == kind
+
+
+def test_utilisation_is_three_forward_passes_over_the_peak():
+    flops = utilization.training_flops(Airbench(10, whiten=True), (32, 32, 3))
+    assert flops * 2000 * 200 == pytest.approx(283e12, rel=0.01)
+    resnet = utilization.training_flops(MODELS["resnet50"](1000), (224, 224, 3))
+    assert resnet == pytest.approx(3 * 2 * 4.09e9, rel=0.01)
+    assert utilization.utilization(989e11, "NVIDIA H200") == pytest.approx(0.1)
+    assert utilization.utilization(1e12, "NVIDIA T4") is None
+
+
+def test_warm_runs_compile_nothing_and_are_those_of_their_seeds(setup, noise, tmp_path, quiet):
+    compilations = watch_compilations()
+    cold, *warm = [timed_run(setup, seed, compilations) for seed in (0, 1, 2)]
+    assert cold.compiled > 0
+    assert [run.compiled for run in warm] == [0, 0]
+    for run in warm:
+        assert 0 < run.training < run.through < run.whole
+        assert 0 < run.evaluation < run.through
+        assert run.timed == run.training + run.evaluation < run.through
+    config = replace(setup.config, seed=1)
+    plain = fit(config, **parts(config, dataset=noise, **SPEEDRUN.network), workdir=tmp_path / "run", console=quiet)
+    assert plain.fingerprint == warm[0].fingerprint != warm[1].fingerprint
+    assert plain.test["accuracy"] == warm[0].accuracy
+    chosen = [replace(setup, config=replace(config, seed=seed)).batches(0, 2)["chosen"] for seed in (1, 2)]
+    assert not np.array_equal(*(np.asarray(batches["index"]) for batches in chosen))
+
+
+def test_a_run_is_walked_through_part_by_part(setup):
+    opened = []
+
+    class Traced:
+        def __enter__(self):
+            opened.append("open")
+
+        def __exit__(self, *_):
+            opened.append("shut")
+
+    took = walk(setup, Traced())
+    steps = [
+        part
+        for step in (1, 2, 3, 4)
+        for part in (f"order of the batches of steps {step} to {step}", f"steps {step} to {step}")
+    ]
+    assert [*took] == ["initialisation", *steps, "evaluation"]
+    assert opened == ["open", "shut"]
+
+
+def test_measuring_ends_before_its_time_is_over():
+    called = []
+
+    def slow(number):
+        called.append(number)
+        time.sleep(0.05)
+
+    repeated(slow, 3, time.perf_counter() + 60)
+    assert called == [1, 2, 3]
+    repeated(slow, 1000, time.perf_counter() + 0.3)
+    assert 1 < len(called) - 3 < 7
+    repeated(slow, 1000, time.perf_counter() - 1)  # once at least
+    assert called[-1] == 1
+
+
+@pytest.fixture
+def task(tmp_path, noise, monkeypatch):
+    monkeypatch.setattr(Speedrun, "load", lambda self, data_dir: noise)
+    return gpu_parts.Task("part", gpu_parts.TINY, Path("unused"), tmp_path, 2, time.perf_counter() + 600)
+
+
+def named(rows):
+    return {row.system: row for row in rows}
+
+
+def test_the_speed_run_has_its_rows(task, monkeypatch):
+    monkeypatch.setitem(utilization.PEAKS, jax.devices()[0].device_kind, 1e15)
+    rows, where = gpu_parts.PARTS["warm"](task)
+    assert {"device", "jax", "flaxcls"} < where.keys()
+    found = named(rows)
+    both = found["initialisation and training, and evaluation"]
+    assert len(both.values) == 2
+    assert both.note.startswith("mean ")
+    assert both.note.endswith("; 0 programs compiled in it")
+    assert both.quantity == "speed run of 4 steps, warm, without deterministic operations"
+    assert 0 <= found["test accuracy, with test-time augmentation"].values[0] <= 100
+    training = found["initialisation and training"].values[0]
+    model = SPEEDRUN.setup(SPEEDRUN.load(Path()), deterministic=False).model
+    expected = 100 * utilization.training_flops(model, (32, 32, 3)) * 4 * 30 / training / 1e15
+    assert found["speed run, in initialisation and training"].values[0] == pytest.approx(expected)
+
+
+def test_deterministic_operations_are_compared_with_others(task, monkeypatch):
+    monkeypatch.setattr(gpu_speedrun, "STEPS", 2)
+    rows, _ = gpu_parts.PARTS["determinism"](replace(task, runs=1))
+    assert [(row.system, len(row.values), len(row.ratios)) for row in rows] == [
+        ("with deterministic operations", 1, 0),
+        ("without", 1, 1),
+    ] * 2
+
+
+def test_a_profile_without_a_gpu_has_its_parts_and_its_trace(task):
+    rows, _ = gpu_parts.PARTS["profile"](task)
+    assert rows[-1].system == "kernels"
+    assert "holds no kernel of a GPU" in rows[-1].note
+    assert all(row.unit == "ms" and row.values[0] > 0 for row in rows[:-1])
+    assert len(rows) == 11
+    assert [path.name for path in task.out.iterdir()] == ["cifar10-last-dispatch.trace.json.gz"]
+
+
+def test_a_network_trains_on_images_of_the_device_and_on_files(task, monkeypatch):
+    monkeypatch.setattr(gpu_resnet, "cores", lambda: 1)
+    for part, system in (("resident", "cnn, images on the device"), ("streaming", "cnn, JPEGs read by workers")):
+        rows, _ = gpu_parts.PARTS[part](task)
+        assert [(row.system, row.unit, len(row.values)) for row in rows] == [(system, "images/s", 2), (system, "%", 0)]
+        assert min(rows[0].values) > 0
+        assert rows[1].note == "the peak of cpu is not stated"
+    assert "1 workers, files of 500x375" in rows[0].note
+
+
+def test_files_are_as_large_as_photographs():
+    assert 80_000 < len(gpu_resnet.jpeg(0)) < 130_000
+    assert gpu_resnet.jpeg(0) != gpu_resnet.jpeg(1)
+
+
+@pytest.mark.parametrize("sizes", [gpu_parts.Sizes(), gpu_parts.TINY], ids=["whole", "tiny"])
+def test_what_is_measured_is_valid(sizes):
+    command = parse([*sizes.command[3:], "--data.dir", "unused"], MUON)
+    assert not command.config.loop.deterministic
+    data = DataConfig(source="folder", dir="unused", validation_fraction=0)
+    for config in (command.config, sizes.speedrun.config, sizes.training.config(data, 2, 1, 1)):
+        validate(config)
+    if sizes is not gpu_parts.TINY:
+        assert replace(MUON, loop=replace(MUON.loop, deterministic=False), data=command.config.data) == command.config
+        assert sizes.speedrun.config == MUON
+
+
+def test_the_steps_of_the_network_are_whole_dispatches():
+    training = gpu_parts.Sizes().training
+    for epochs in (training.resident_epochs, training.streamed_epochs):
+        assert epochs * training.images % (training.batch_size * training.dispatch) == 0
+
+
+def test_a_process_is_timed_without_compiled_programs_and_with_them(task, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    script = """
+import json, os, pathlib, sys
+workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
+program = pathlib.Path(os.environ["XDG_CACHE_HOME"], "program")
+test = {"accuracy": 0.75 if program.exists() else 0.5}
+workdir.mkdir()
+result = {"test": test, "seconds": 0.01, "device": "1 x card", "versions": {"jax": "1"}}
+(workdir / "result.json").write_text(json.dumps(result))
+program.write_text(sys.argv[sys.argv.index("--data.dir") + 1])
+"""
+    sizes = replace(task.sizes, command=(sys.executable, "-S", "-c", script))
+    for name, accuracy in (("cold", 50.0), ("cached", 75.0)):
+        rows, where = gpu_parts.PARTS[name](replace(task, name=name, sizes=sizes))
+        whole, inside, tested = rows
+        assert whole.system == f"{name}, from its start to its end"
+        assert whole.values[0] > inside.values[0] == 0.01
+        assert tested.values == [accuracy]
+        assert where == {"device": "1 x card", "jax": "1"}
+    assert (tmp_path / "program").read_text() == str(task.data_dir)
+
+
+def test_a_part_that_fails_or_takes_too_long_leaves_the_others_their_time(tmp_path, monkeypatch, capsys):
+    script = """
+import json, sys, subprocess, time
+part, out = sys.argv[1], sys.argv[sys.argv.index("--out") + 1]
+if part == "warm":
+    import atexit
+    atexit.register(print, "gone", file=sys.stderr)
+    raise ValueError("no [kernel] of that name")
+if part == "profile":
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    open(out + "/other", "w").write(str(other.pid))
+    time.sleep(60)
+row = {"system": part, "quantity": "speed", "unit": "s", "values": [float(sys.argv[sys.argv.index("--seconds") + 1])]}
+json.dump({"rows": [row], "where": {"device": "1 x card"}}, open(out + "/" + part + ".json", "w"))
+"""
+    (tmp_path / "experiments" / "benchmarks").mkdir(parents=True)
+    (tmp_path / "experiments" / "benchmarks" / "gpu_parts.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu, "BUDGETS", {"cold": 30, "warm": 30, "profile": 1.5, "resident": 40, "streaming": 30})
+    monkeypatch.setattr(gpu, "LEAST", 1)
+    quiet, began = Console(quiet=True), time.monotonic()
+    rows, where = gpu.measure(
+        ["cold", "warm", "profile", "resident"], [], dict(os.environ), tmp_path, began + 38, quiet
+    )
+    assert where == {"device": "1 x card"}
+    assert (rows[0].system, rows[0].values) == ("cold", [30])
+    assert [(row.system, row.quantity, row.note) for row in rows[1:3]] == [
+        ("warm", gpu.MISSING, "failed with 1: ValueError: no [kernel] of that name"),
+        ("profile", gpu.MISSING, "it was not over after its 2 s"),
+    ]
+    assert 20 < rows[3].values[0] < 38  # what is left, not what it might have
+    assert "Traceback" in capsys.readouterr().err
+    other = int((tmp_path / "other").read_text())
+    assert subprocess.run(["ps", "-o", "stat=", "-p", str(other)], capture_output=True, text=True).stdout[:1] in (
+        "",
+        "Z",
+    )
+    rows, where = gpu.measure(["streaming"], [], dict(os.environ), tmp_path, time.monotonic(), quiet)
+    assert (rows, where) == ([Row("streaming", gpu.MISSING, "why", [], note="not begun, as 0 s were left")], {})
+
+
+def test_the_command_installs_unpacks_measures_and_reports(tmp_path, monkeypatch, capsys):
+    files = tmp_path / "files"
+    (files / WHEEL_FOLDER).mkdir(parents=True)
+    (tmp_path / "data" / "cifar10").mkdir(parents=True)
+    (tmp_path / "data" / "cifar10" / "record").write_text("records")
+    pack_records(tmp_path / "data", files)
+    seen = {}
+
+    def measure(parts, options, env, out, end, console):
+        data_dir = Path(options[options.index("--data-dir") + 1])
+        seen.update(parts=parts, options=options, path=env["PYTHONPATH"], cache=env["XDG_CACHE_HOME"])
+        assert "JAX_COMPILATION_CACHE_DIR" not in env
+        (out / "warm.json").write_text("rows")
+        seen["record"] = (data_dir / "cifar10" / "record").read_text()
+        return [Row("speed run", "time", "s", [2.0, 1.0]), Row("warm", gpu.MISSING, "why", [], note="no card")], {
+            "device": "1 x card",
+            "jax": "1.2",
+        }
+
+    installed = []
+    monkeypatch.setattr(gpu, "install", lambda wheels, site: installed.append((wheels, site)))
+    monkeypatch.setattr(gpu, "measure", measure)
+    gpu.main(
+        ["--files", str(files), "--out", str(tmp_path / "out"), "--parts", "warm", "profile", "--runs", "3", "--tiny"]
+    )
+    assert installed[0][0] == files / WHEEL_FOLDER
+    assert seen["path"].startswith(str(installed[0][1]))
+    assert (seen["parts"], seen["record"]) == (["warm", "profile"], "records")
+    assert seen["options"][2:] == ["--runs", "3", "--tiny"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["gpu.json"]
+    written = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert [row["summary"] for row in written] == [{"median": 1.5, "min": 1.0, "max": 2.0}, None]
+    assert written[0]["settings"]["device"] == "1 x card"
+    shown = capsys.readouterr().out
+    for expected in ("device 1 x card, jax 1.2, on ", "tiny the numbers say nothing", "no card", "s in all"):
+        assert expected in shown
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "--files or --data-dir is needed" in capsys.readouterr().err
+
+
+def test_the_wheels_are_installed_from_their_folder_alone(tmp_path):
+    wheels, site = tmp_path / "wheels", tmp_path / "site"
+    wheels.mkdir()
+    about = "toy-1.0.dist-info"
+    with zipfile.ZipFile(wheels / "toy-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("toy.py", "")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: toy\nVersion: 1.0\nRequires-Dist: not-here\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", f"toy.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n")
+    gpu.install(wheels, site)
+    assert (site / "toy.py").is_file()
+    (wheels / "toy-1.0-py3-none-any.whl").rename(wheels / "toy-1.0-cp27-none-any.whl")
+    with pytest.raises(
+        SystemExit, match=r"cannot be installed, as pip says above: pack them for this Python by .* 3\.\d+"
+    ):
+        gpu.install(wheels, site)
+
+
+def test_the_budgets_fit_into_nine_minutes():
+    assert [*gpu.BUDGETS] == [*gpu_parts.PARTS]
+    assert gpu.WHOLE < 9 * 60 - 20
+    with_spread = gpu_speedrun.with_mean(Row("speed run", "time", "s", [1.0, 2.0, 3.0], note="told"))
+    assert with_spread.note == "mean 2, sd 1; told"
+    assert Run(1.0, 0.5, 2.0, 3.0, 0.9, 0, "").timed == 1.5
