@@ -12,11 +12,11 @@ from rich.console import Console
 
 from experiments.benchmarks.gpu_speedrun import utilization_row, with_mean
 from experiments.benchmarks.measure import Row, cores
-from experiments.benchmarks.utilization import training_flops
 from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, ModelConfig, ModelName, OptimConfig
 from flaxcls.data import Dataset, from_arrays, load_dataset
 from flaxcls.models import build_model
 from flaxcls.run import fit
+from flaxcls.run.utilization import training_flops
 
 WIDE = (500, 375)  # of ImageNet's images, the usual size
 QUALITY = 95

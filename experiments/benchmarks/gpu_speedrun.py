@@ -17,13 +17,13 @@ from rich.console import Console
 
 from experiments.benchmarks.exactness import plain_seconds
 from experiments.benchmarks.measure import Row, compare
-from experiments.benchmarks.utilization import training_flops, utilization
 from experiments.cifar10_speedrun import MUON, parts
 from flaxcls.config import Config
 from flaxcls.data import Dataset, load_dataset
 from flaxcls.run import fit, loop
 from flaxcls.run.evaluation import evaluate
 from flaxcls.run.setup import Setup, make_setup
+from flaxcls.run.utilization import peak_flops, training_flops
 
 STEPS = 200  # of a measurement of the default run
 WITH, WITHOUT = "with deterministic operations", "without"
@@ -172,10 +172,9 @@ def with_mean(row: Row) -> Row:
 
 def utilization_row(system: str, flops_per_second: Iterable[float]) -> Row:
     """Returns the row of model FLOPs utilisation, in percent; a card whose peak is not known has none."""
-    kind = jax.devices()[0].device_kind
-    shares = [utilization(speed, kind) for speed in flops_per_second]
-    values = [100 * share for share in shares if share is not None]
-    note = "" if values else f"the peak of {kind} is not stated"
+    peak = peak_flops()
+    values = [100 * speed / peak for speed in flops_per_second] if peak else []
+    note = "" if peak else f"the peak of {jax.devices()[0].device_kind} is not known"
     return Row(system, "model FLOPs utilisation, of the dense bfloat16 peak", "%", values, note=note)
 
 
