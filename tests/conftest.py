@@ -1,6 +1,7 @@
 """Two virtual CPU devices, no silent broadcasting, and small data that the tests share."""
 
 import contextlib
+import functools
 import os
 import signal
 import tempfile
@@ -17,8 +18,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import flaxcls.run.loop
+import flaxcls.run.setup
 from flaxcls.config import AugmentConfig, Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
-from flaxcls.data import Dataset, from_arrays
+from flaxcls.data import Dataset, from_arrays, load_dataset
+from flaxcls.run.setup import Setup, make_setup
 
 # A shell ignores it for what it starts in the background, and whatever is started here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,7 +52,35 @@ def make_stripes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-@pytest.fixture
+_SETUPS: list[tuple[tuple, Setup]] = []
+_load_digits = functools.cache(load_dataset)
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(monkeypatch):
+    """Lets runs of one configuration on one data set share their compiled programs, which small ones are mostly about.
+
+    Those of another process, such as a command that a test starts, have their own, as always.
+    """
+
+    def load(config):
+        return _load_digits(config) if config.source == "digits" else load_dataset(config)
+
+    def make(config, dataset, model, tx):
+        if (model, tx) != (None, None):
+            return make_setup(config, dataset, model, tx)
+        key = (repr(config), id(dataset), jax.default_backend(), flaxcls.run.setup.make_mesh)
+        found = [setup for known, setup in _SETUPS if known == key]
+        if not found:
+            found = [make_setup(config, dataset, None, None)]
+            _SETUPS[:] = [*_SETUPS[-30:], (key, found[0])]  # it holds the data set, so that no other gets its id
+        return found[0]
+
+    monkeypatch.setattr(flaxcls.run.loop, "load_dataset", load)
+    monkeypatch.setattr(flaxcls.run.loop, "make_setup", make)
+
+
+@pytest.fixture(scope="session")
 def stripes() -> Dataset:
     images, labels = make_stripes(150)
     return from_arrays(images, labels, class_names=("rows", "columns", "none"), name="stripes")
