@@ -14,7 +14,7 @@ from flaxcls.config import Config
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
 from flaxcls.run import dry_run, fit
 from flaxcls.run.compilation import use_compilation_cache, use_cpu_flags
-from flaxcls.run.memory import bound_malloc_arenas
+from flaxcls.run.memory import tune_malloc
 from flaxcls.run.workdir import read_config
 from flaxcls.validation import validate
 
@@ -75,7 +75,7 @@ def main(
     0 after the run or as far as it was to go, 2 for bad input, 3 for NaN or infinity, 4 where nothing more can be
     written, 130 after SIGINT. SIGTERM raises SystemExit with 143.
     """
-    bound_malloc_arenas()
+    tune_malloc()
     use_cpu_flags()
     use_compilation_cache()
     console = Console()

@@ -39,7 +39,9 @@ from flaxcls.cli import load_experiment
 from flaxcls.config import Config
 from flaxcls.data import Dataset, from_arrays, load_dataset
 from flaxcls.run import fit, loop
+from flaxcls.run.compilation import use_cpu_flags
 from flaxcls.run.evaluation import padded
+from flaxcls.run.memory import tune_malloc
 from flaxcls.run.plan import Plan
 from flaxcls.run.result import device, versions
 from flaxcls.run.setup import Setup, make_setup
@@ -218,8 +220,8 @@ def noise(examples: int) -> Dataset:
 
 def main(
     repeats: int = 5,
-    epochs: int = 6,
-    examples: int = 9_000,
+    epochs: int = 4,
+    examples: int = 45_000,
     digits_epochs: int = 20,
     out: Path = Path("build/overhead.json"),
 ) -> None:
@@ -234,6 +236,8 @@ def main(
     """
     if min(epochs, digits_epochs) < 4:
         raise SystemExit(f"epochs is {epochs} and digits_epochs {digits_epochs}, but both must be 4 or more.")
+    tune_malloc()  # as the command does
+    use_cpu_flags()
     console = Console()
     digits, tutorial = Config(), load_experiment(Path(__file__).parent.parent / "cifar10_cnn.py")
     tasks = {

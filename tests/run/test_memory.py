@@ -1,18 +1,29 @@
 import os
 
+import pytest
+
 from flaxcls.run import memory
 
+VARIABLES = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+ARENAS, KEPT = [(-8, 7)], [(-3, 2**30), (-1, 2**31 - 1)]
 
-def test_malloc_keeps_a_heap_for_each_thread_of_xla_unless_it_was_told_otherwise(monkeypatch):
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [(None, ARENAS + KEPT), (VARIABLES[0], KEPT), (VARIABLES[1], ARENAS), (VARIABLES[2], ARENAS)],
+)
+def test_malloc_keeps_a_heap_for_each_thread_of_xla_and_what_is_freed_unless_told_otherwise(
+    told, expected, monkeypatch
+):
     calls = []
-    monkeypatch.setattr(memory, "_call", lambda *call: calls.append(call))
+    monkeypatch.setattr(memory, "_call", lambda name, *call: calls.append(call))
     monkeypatch.setattr(memory, "cores", lambda: 3)
-    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    memory.bound_malloc_arenas()
-    assert calls == [("mallopt", -8, 7)]
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    memory.bound_malloc_arenas()
-    assert len(calls) == 1
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if told:
+        monkeypatch.setenv(told, "2")
+    memory.tune_malloc()
+    assert calls == expected
 
 
 def test_glibc_takes_what_it_is_told():
