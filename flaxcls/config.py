@@ -238,6 +238,14 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """How the devices share the state; the batch they share all in any case."""
+
+    fsdp: int = 1
+    """Neighbouring devices that hold parameters, optimizer state and averages together, a part each; 1: each all."""
+
+
+@dataclass(frozen=True)
 class StopConfig:
     """Early stopping, and which parameters are the best."""
 
@@ -263,5 +271,6 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     # 143 digits are too few to tell good parameters from lucky ones while the learning rate is high
     stop: StopConfig = field(default_factory=lambda: StopConfig(skip=2 / 3))

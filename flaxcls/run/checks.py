@@ -7,12 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxcls.config import AugmentConfig, Config, OptimConfig
+from flaxcls.config import AugmentConfig, Config, MeshConfig, OptimConfig
 from flaxcls.data import Dataset
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError
 from flaxcls.groups import matching
 from flaxcls.state import TrainState
+
+
+def check_devices(config: MeshConfig, devices: int) -> None:
+    """Raises InputError where the devices cannot be arranged as the mesh says."""
+    if devices % config.fsdp:
+        possible = ", ".join(str(count) for count in range(1, devices + 1) if devices % count == 0)
+        raise InputError(
+            f"mesh.fsdp is {config.fsdp}, but must divide the number of devices, which is {devices}: choose one of "
+            f"{possible}."
+        )
 
 
 def check_data(config: Config, dataset: Dataset, devices: int) -> None:

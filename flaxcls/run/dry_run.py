@@ -17,6 +17,7 @@ from flaxcls.config import Config
 from flaxcls.data import Dataset, load_dataset
 from flaxcls.models.summary import layers, table
 from flaxcls.optim import make_schedule
+from flaxcls.run.collectives import collectives
 from flaxcls.run.result import device
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import check_workdir
@@ -51,7 +52,10 @@ def dry_run(
     if tx is None:
         console.print(Text(_drawn_schedule(setup, width=max(20, min(console.width - 12, 72)))))
     console.print(_batch_table(setup))
-    console.print(_cost_table(setup))
+    compiled = _compiled(setup)
+    console.print(_cost_table(setup, compiled))
+    if jax.device_count() > 1:
+        console.print(_collectives_table(setup, compiled))
     console.print("dry run: nothing was trained or written")
 
 
@@ -106,13 +110,15 @@ def _batch_table(setup: Setup) -> Table:
     return made
 
 
-def _cost_table(setup: Setup) -> Table:
+def _compiled(setup: Setup) -> jax.stages.Compiled:
+    batches = setup.batches(0, setup.plan.dispatch_end(0))
+    return setup.train.lower(setup.abstract_state, batches, jax.random.key(0), frozen=setup.plan.frozen(0)).compile()
+
+
+def _cost_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
     """Returns memory and work of the compiled training step on each device, as XLA counts them where it does."""
     state = setup.abstract_state
     steps = setup.plan.dispatch_end(0)
-    compiled = setup.train.lower(
-        state, setup.batches(0, steps), jax.random.key(0), frozen=setup.plan.frozen(0)
-    ).compile()
     batch = "training split" if setup.config.data.on_device else "batch"
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     peak = work = "not known on this kind of device"
@@ -137,9 +143,26 @@ def _cost_table(setup: Setup) -> Table:
     return made
 
 
+def _collectives_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
+    """Returns what the devices send each other in a dispatch."""
+    found = collectives(compiled.as_text() or "", jax.device_count())
+    made = Table(title="what the devices send each other", title_justify="left")
+    for header in ("collective", "devices", "how many", "bytes", "sent by each at least"):
+        made.add_column(header, justify="left" if header == "collective" else "right")
+    for kind, group in sorted({(one.kind, one.group) for one in found}):
+        ones = [one for one in found if (one.kind, one.group) == (kind, group)]
+        sizes = (sum(one.bytes for one in ones), sum(one.sent for one in ones))
+        made.add_row(kind, str(group), str(len(ones)), *map(_megabytes, sizes))
+    made.caption = f"batch over all devices, state over mesh.fsdp {setup.config.mesh.fsdp}"
+    made.caption_justify = "left"
+    return made
+
+
 def _bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """Returns the bytes of arrays that each device holds."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _megabytes(count: int) -> str:
+def _megabytes(count: float) -> str:
     return f"{count / 1e6:,.2f} MB"

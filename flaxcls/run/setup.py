@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import Sharding
+from jax.sharding import Mesh, Sharding
 
 from flaxcls.augment import make_steps, make_transform, with_views
 from flaxcls.config import AugmentConfig, Config, LossConfig
@@ -23,11 +23,19 @@ from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
 from flaxcls.optim import make_optimizer, make_schedule, updates_done
 from flaxcls.regularizers import l1, l2
-from flaxcls.run.checks import check_data, check_model, check_schedule
+from flaxcls.run.checks import check_data, check_devices, check_model, check_schedule
 from flaxcls.run.dispatch import Picked, make_dispatch, placed_split
 from flaxcls.run.plan import Plan
 from flaxcls.run.utilization import Work, peak_flops, training_flops
-from flaxcls.sharding import batch_sharding, batches_sharding, local_rows, make_mesh, on_devices, replicated
+from flaxcls.sharding import (
+    batch_sharding,
+    batches_sharding,
+    local_rows,
+    make_mesh,
+    on_devices,
+    replicated,
+    state_sharding,
+)
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import all_finite, eval_step, train_step
 from flaxcls.types import Batch, LossFn, Regularizer, Transform
@@ -40,6 +48,7 @@ LEAST_AREA = 0.35
 class Setup:
     """A run's fixed parts.
 
+    mesh: of the devices.
     abstract_state: shapes, types and layout of the state, which is what a checkpoint is restored into.
     create: key -> the state before the first step.
     train: (state, batches, key, frozen=()) -> (state, (metrics f32[k], extra f32[k])), a dispatch of k steps that takes
@@ -57,6 +66,7 @@ class Setup:
     model: nn.Module
     mean: np.ndarray
     std: np.ndarray
+    mesh: Mesh
     abstract_state: TrainState
     batch_sharding: Sharding
     batches_sharding: Sharding
@@ -75,7 +85,7 @@ class Setup:
     @cached_property
     def resident(self) -> Batch:
         """The training split on the devices, put there when it is first asked for."""
-        return placed_split(self.dataset.train, replicated(make_mesh()))
+        return placed_split(self.dataset.train, replicated(self.mesh))
 
     def batch_maker(self, rollbacks: int) -> BatchMaker:
         """Returns what makes the batches of the endless stream, which is another one after each rollback.
@@ -135,7 +145,8 @@ def make_setup(
     Raises:
       InputError: if data, model, optimizer, batch and devices do not fit together.
     """
-    mesh = make_mesh()
+    check_devices(config.mesh, jax.device_count())
+    mesh = make_mesh(config.mesh.fsdp)
     check_data(config, dataset, mesh.size)
     plan = Plan.make(config, len(dataset.train.labels))
     check_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
@@ -151,7 +162,7 @@ def make_setup(
     shapes = jax.eval_shape(create, jax.random.key(0))
     check_model(config, model, shapes, dataset)
     evaluated = with_views(model, config.augment)
-    layout = replicated(mesh)
+    whole, layout = replicated(mesh), state_sharding(shapes, mesh)
     step: Callable[..., Any] = partial(
         train_step,
         model=model,
@@ -162,6 +173,8 @@ def make_setup(
         accumulate=config.optim.accumulate,
         ema_decay=config.optim.ema_decay,
     )
+    if config.mesh.fsdp > 1:
+        step = _gathering(step, whole, layout)
     logged = _logged(config, schedule) if ours else lambda state, frozen: {}
     options = _compiler_options(config.loop.deterministic)
     return Setup(
@@ -171,15 +184,18 @@ def make_setup(
         model=model,
         mean=mean,
         std=std,
-        abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), shapes),
+        mesh=mesh,
+        abstract_state=jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, layout
+        ),
         batch_sharding=batch_sharding(mesh),
         batches_sharding=batches_sharding(mesh),
-        create=_create(config, dataset, create, transform, layout),
+        create=_create(config, dataset, create, transform, whole, layout),
         train=jax.jit(
             make_dispatch(config, step, logged, batch_sharding(mesh)),
             static_argnames="frozen",
             donate_argnums=0,
-            out_shardings=layout,
+            out_shardings=(layout, whole),
             compiler_options=options,
         ),
         evaluate=jax.jit(
@@ -191,8 +207,24 @@ def make_setup(
     )
 
 
+def _gathering(step: Callable[..., Any], whole: Sharding, layout: Any) -> Callable[..., Any]:
+    """Returns `step` for a state of this layout: it gathers the parameters, and leaves each device its part again."""
+
+    def gathered(state: TrainState, *args: Any, **options: Any) -> Any:
+        params = jax.lax.with_sharding_constraint(state.params, whole)
+        new, metrics = step(replace(state, params=params), *args, **options)
+        return jax.lax.with_sharding_constraint(new, layout), metrics
+
+    return gathered
+
+
 def _create(
-    config: Config, dataset: Dataset, create: Callable[..., TrainState], transform: Transform, layout: Sharding
+    config: Config,
+    dataset: Dataset,
+    create: Callable[..., TrainState],
+    transform: Transform,
+    whole: Sharding,
+    layout: Any,
 ) -> Callable[[jax.Array], TrainState]:
     """Returns key -> state; the images that the model is initialised on are no constant of the program."""
     count, images = config.model.init_images, dataset.train.images
@@ -206,7 +238,7 @@ def _create(
     # evenly, as a folder's images come class by class
     chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
     created = jax.jit(on_images, out_shardings=layout)
-    return lambda key: created(key, on_devices(images[chosen], layout))
+    return lambda key: created(key, on_devices(images[chosen], whole))
 
 
 def _sample(images: np.ndarray | Images) -> np.ndarray | Images:

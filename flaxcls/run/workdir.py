@@ -29,15 +29,19 @@ CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD, PROFILE = (
 PARTIAL = ".partial"
 
 
+def has_run(workdir: Path) -> bool:
+    """Returns whether a run has been started in `workdir`."""
+    return (workdir / CONFIG).is_file()
+
+
 def read_config(workdir: Path) -> Config:
     """Returns the configuration of the run in `workdir`. Raises InputError if there is no run."""
-    path = workdir / CONFIG
-    if not path.is_file():
+    if not has_run(workdir):
         raise InputError(
             f"{workdir} has no {CONFIG}, so there is no run to resume: leave --resume out to start one there, "
             "or name the directory of a run with --workdir."
         )
-    return from_json(path.read_text())
+    return from_json((workdir / CONFIG).read_text())
 
 
 # Fields, or changes of them, that are taken when a run is resumed: they alter no number that training was to give.
@@ -55,6 +59,7 @@ FREE = frozenset(
         "loop.on_nan: 'rollback' -> 'stop'",
         "loop.nan_limit",
         "loop.profile",
+        "mesh.fsdp",
         "stop.patience",
         "stop.min_delta",
     }
@@ -93,7 +98,7 @@ def check_workdir(
             f"the run directory {workdir} is not empty: continue that run with --resume, replace it with --overwrite, "
             "or name another --workdir."
         )
-    if overwrite and _contents(workdir) and not (workdir / CONFIG).is_file():
+    if overwrite and _contents(workdir) and not has_run(workdir):
         raise InputError(
             f"{workdir} is not empty and has no {CONFIG}, so it is no run directory, and --overwrite does not delete "
             "it: name another --workdir."

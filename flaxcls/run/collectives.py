@@ -1,0 +1,69 @@
+"""What the devices send each other in a compiled program."""
+
+import math
+import re
+from dataclasses import dataclass
+
+_KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
+_LINE = re.compile(rf"= (?P<shapes>\(.*?\)|\S+) (?P<kind>{_KINDS})(?:-start)?\((?P<rest>.*)")
+_ARRAY = re.compile(r"(?P<type>[a-z]+\d*)\[(?P<shape>[\d,]*)\]")
+_GROUPS = re.compile(r"replica_groups=(?:\{\{(?P<first>[\d,]*)|\[\d+,(?P<size>\d+)\])")
+_NAME = re.compile(r'op_name="(?P<name>[^"]*)"')
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One of them.
+
+    kind: in XLA's words.
+    bytes: of what each device has of it in the end.
+    group: devices that take part together.
+    shapes: of its arrays; XLA puts several into one.
+    operation: what it is for, as JAX names it.
+    """
+
+    kind: str
+    bytes: int
+    group: int
+    shapes: tuple[tuple[int, ...], ...]
+    operation: str
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device sends at least (Chan et al. 2007, "Collective communication", section 7)."""
+        share = (self.group - 1) / self.group
+        return self.bytes * {"all-reduce": 2 * share, "reduce-scatter": self.group - 1}.get(self.kind, share)
+
+
+def collectives(program: str, devices: int) -> list[Collective]:
+    """Returns those of a compiled program, in its order.
+
+    program: what `compiled.as_text()` returns.
+    devices: that it runs on, which XLA does not write where all of them take part.
+    """
+    return [_collective(match, devices) for match in map(_LINE.search, program.splitlines()) if match]
+
+
+def _collective(match: "re.Match[str]", devices: int) -> Collective:
+    arrays = [(found["type"], _shape(found["shape"])) for found in _ARRAY.finditer(match["shapes"])]
+    groups, name = _GROUPS.search(match["rest"]), _NAME.search(match["rest"])
+    group = devices
+    if groups is not None and (groups["first"] or groups["size"]):
+        group = int(groups["size"]) if groups["size"] else groups["first"].count(",") + 1
+    return Collective(
+        kind=match["kind"],
+        bytes=sum(math.prod(shape) * _bytes(kind) for kind, shape in arrays),
+        group=group,
+        shapes=tuple(shape for _, shape in arrays),
+        operation="" if name is None else name["name"],
+    )
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(","))) if text else ()
+
+
+def _bytes(kind: str) -> int:
+    """Returns how many bytes a number of XLA's type takes, such as 4 of f32 and 1 of pred."""
+    bits = re.search(r"\d+", kind)
+    return max(int(bits[0]) // 8, 1) if bits else 1
