@@ -69,8 +69,9 @@ def train_step(
     _check(state, batch, accumulate, ema_decay)
     is_frozen = matching(frozen, state.params, "frozen")
     key = jax.random.fold_in(key, state.step)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    if axis_name is not None:  # the first device has the key of jit, as `make_transform` knows
+        index = jax.lax.axis_index(axis_name)
+        key = jnp.where(index == 0, key, jax.random.fold_in(key, index))
     transform_key, model_key = jax.random.split(key)
     batch = _prepare(batch, transform, transform_key)
     images, labels, weights = batch["image"], batch["label"], _example_weights(batch, axis_name)

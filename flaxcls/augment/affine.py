@@ -1,10 +1,12 @@
 """Rotation, translation and shear: one warp by an affine matrix for each image."""
 
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from flaxcls.augment.draws import drawn
 from flaxcls.augment.scaling import restored, unscaled
 
 
@@ -115,7 +117,7 @@ def random_affine(
     """
     count, height, width = images.shape[:3]
     angle_key, shift_key = jax.random.split(key)
-    angles = jax.random.uniform(angle_key, (count,), minval=-degrees, maxval=degrees)
-    shares = jax.random.uniform(shift_key, (count, 2), minval=-shift, maxval=shift)
+    angles = drawn(partial(jax.random.uniform, minval=-degrees, maxval=degrees), angle_key, (count,))
+    shares = drawn(partial(jax.random.uniform, minval=-shift, maxval=shift), shift_key, (count, 2))
     shifts = shares * jnp.array([[height, width]], jnp.float32)
     return warp(images, affine_matrices(angles, shifts, jnp.zeros_like(shifts)), fill=fill, method=method)

@@ -5,9 +5,12 @@ clipped. Bytes are rounded to the nearest at the end, where torchvision cuts off
 saturation nor hue and come back as they are.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
+from flaxcls.augment.draws import drawn
 from flaxcls.augment.scaling import largest, per_image, restored, unscaled
 
 
@@ -136,9 +139,10 @@ def random_color_jitter(
     keys = jax.random.split(key, 4)
 
     def factors(key: jax.Array, reach: float) -> jax.Array:
-        return jax.random.uniform(key, images.shape[:1], minval=max(0.0, 1 - reach), maxval=1 + reach)
+        draw = partial(jax.random.uniform, minval=max(0.0, 1 - reach), maxval=1 + reach)
+        return drawn(draw, key, images.shape[:1])
 
-    shifts = jax.random.uniform(keys[3], images.shape[:1], minval=-hue, maxval=hue)
+    shifts = drawn(partial(jax.random.uniform, minval=-hue, maxval=hue), keys[3], images.shape[:1])
     return color_jitter(
         images, factors(keys[0], brightness), factors(keys[1], contrast), factors(keys[2], saturation), shifts
     )

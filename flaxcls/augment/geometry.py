@@ -1,11 +1,13 @@
 """Mirrors, windows and crops: what moves pixels along the rows and columns."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from flaxcls.augment.draws import drawn
 from flaxcls.augment.scaling import restored, unscaled
 
 
@@ -16,7 +18,7 @@ def flip(images: jax.Array, flips: jax.Array) -> jax.Array:
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors each of images [b h w c] left to right with probability 1/2."""
-    return flip(images, jax.random.bernoulli(key, 0.5, images.shape[:1]))
+    return flip(images, drawn(lambda key, shape: jax.random.bernoulli(key, 0.5, shape), key, images.shape[:1]))
 
 
 def crop(
@@ -47,7 +49,8 @@ def random_crop(
     key: jax.Array, images: jax.Array, *, padding: int, fill: Literal["zero", "reflect"] = "zero"
 ) -> jax.Array:
     """Pads each side of images [b h w c] and cuts a random window of the old size (He et al. 2016, section 4.2)."""
-    offsets = jax.random.randint(key, (images.shape[0], 2), 0, 2 * padding + 1)
+    draw = partial(jax.random.randint, minval=0, maxval=2 * padding + 1)
+    offsets = drawn(draw, key, (images.shape[0], 2))
     return crop(images, offsets, padding=padding, fill=fill)
 
 
@@ -113,10 +116,10 @@ def random_crop_boxes(
     """
     height, width = image_size
     area_key, ratio_key, place_key = jax.random.split(key, 3)
-    areas = height * width * jax.random.uniform(area_key, (count, tries), minval=scale[0], maxval=scale[1])
-    ratios = jnp.exp(
-        jax.random.uniform(ratio_key, (count, tries), minval=math.log(ratio[0]), maxval=math.log(ratio[1]))
-    )
+    draw_area = partial(jax.random.uniform, minval=scale[0], maxval=scale[1])
+    draw_ratio = partial(jax.random.uniform, minval=math.log(ratio[0]), maxval=math.log(ratio[1]))
+    areas = height * width * drawn(draw_area, area_key, (count, tries))
+    ratios = jnp.exp(drawn(draw_ratio, ratio_key, (count, tries)))
     heights = jnp.round(jnp.sqrt(areas / ratios)).astype(jnp.int32)
     widths = jnp.round(jnp.sqrt(areas * ratios)).astype(jnp.int32)
     fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
@@ -127,7 +130,8 @@ def random_crop_boxes(
     )
     sizes = jnp.where(fits.any(axis=1, keepdims=True), sizes, largest[None])
     room = jnp.array([[height, width]], jnp.int32) - sizes
-    corners = jax.random.randint(place_key, (count, 2), 0, room + 1)
+    corners = (drawn(jax.random.uniform, place_key, (count, 2)) * (room + 1).astype(jnp.float32)).astype(jnp.int32)
+    corners = jnp.minimum(corners, room)  # what rounds up would lie outside
     corners = jnp.where(fits.any(axis=1, keepdims=True), corners, room // 2)
     return jnp.concatenate([corners, sizes], axis=1)
 

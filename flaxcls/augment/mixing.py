@@ -6,10 +6,13 @@ shuffled, so the neighbour is a random image and nothing more has to be drawn. A
 pairs.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from flaxcls.augment.draws import drawn
 from flaxcls.augment.scaling import per_image, restored, unscaled
 from flaxcls.types import Batch
 
@@ -132,7 +135,7 @@ def random_cutmix_boxes(key: jax.Array, count: int, image_size: tuple[int, int],
     size = jnp.array([image_size], jnp.float32)
     sides = jnp.sqrt(1 - _beta(ratio_key, alpha, count))[:, None] * size
     sides = sides.astype(jnp.int32)  # cut off, as in the paper's code
-    middles = (jax.random.uniform(place_key, (count, 2)) * size).astype(jnp.int32)
+    middles = (drawn(jax.random.uniform, place_key, (count, 2)) * size).astype(jnp.int32)
     low = jnp.maximum(middles - sides // 2, 0)
     high = jnp.minimum(middles - sides // 2 + sides, jnp.array([image_size], jnp.int32))
     return jnp.concatenate([low, high - low], axis=1)
@@ -141,7 +144,7 @@ def random_cutmix_boxes(key: jax.Array, count: int, image_size: tuple[int, int],
 def random_cutout(key: jax.Array, images: jax.Array, *, size: int, fill: ArrayLike = 0.0) -> jax.Array:
     """Blanks a square of each of images [b h w c] whose middle is any pixel: `cutout`."""
     limits = jnp.array([images.shape[1:3]], jnp.int32)
-    centers = jax.random.randint(key, (images.shape[0], 2), 0, limits)
+    centers = drawn(partial(jax.random.randint, minval=0, maxval=limits), key, (images.shape[0], 2))
     return cutout(images, centers, size=size, fill=fill)
 
 
@@ -149,8 +152,8 @@ def _beta(key: jax.Array, alpha: float, count: int) -> jax.Array:
     if alpha <= 0:
         raise ValueError(f"alpha is {alpha}, but must be more than 0.")
     if alpha == 1:  # the uniform distribution, without the loops that Beta is drawn by
-        return jax.random.uniform(key, (count,))
-    return jax.random.beta(key, alpha, alpha, (count,), jnp.float32)
+        return drawn(jax.random.uniform, key, (count,))
+    return drawn(lambda key, shape: jax.random.beta(key, alpha, alpha, shape, jnp.float32), key, (count,))
 
 
 def _partners(values: jax.Array, group: int) -> jax.Array:

@@ -5,6 +5,7 @@ three kinds, each with a neutral setting: tables of levels, blends with another 
 passes once through a look-up, a blend and a warp, of which all but the drawn one change nothing.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 
 from flaxcls.augment.affine import affine_matrices, warp
 from flaxcls.augment.colour import blurred, grayscale, mean_gray
+from flaxcls.augment.draws import drawn
 from flaxcls.augment.scaling import from_bytes, per_image, restored, to_bytes, unscaled
 from flaxcls.augment.tones import (
     autocontrast_table,
@@ -134,9 +136,9 @@ def _strengths(ops: jax.Array, levels: jax.Array, signs: jax.Array, reach: _Reac
 def _draw(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Draws ops i32[b], levels f32[b] among 0, 1/30, ..., 1, and signs f32[b]."""
     op_key, level_key, sign_key = jax.random.split(key, 3)
-    ops = jax.random.randint(op_key, (count,), 0, len(OPS))
-    levels = jax.random.randint(level_key, (count,), 0, 31).astype(jnp.float32) / 30
-    return ops, levels, jax.random.rademacher(sign_key, (count,), jnp.float32)
+    ops = drawn(partial(jax.random.randint, minval=0, maxval=len(OPS)), op_key, (count,))
+    levels = drawn(partial(jax.random.randint, minval=0, maxval=31), level_key, (count,)).astype(jnp.float32) / 30
+    return ops, levels, drawn(partial(jax.random.rademacher, dtype=jnp.float32), sign_key, (count,))
 
 
 def rand_augment(

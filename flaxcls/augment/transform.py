@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxcls.augment.draws import along, of_first
 from flaxcls.augment.geometry import flip, random_crop, random_flip
 from flaxcls.augment.scaling import normalize, to_float
 from flaxcls.augment.steps import Step
@@ -21,6 +22,7 @@ def make_transform(
     crop_padding: int = 0,
     crop_fill: Literal["zero", "reflect"] = "zero",
     steps: Sequence[Step] = (),
+    axis_name: str | None = None,
 ) -> Transform:
     """Returns the transform that crops and flips in training, then scales and, with mean and std [c], normalises.
 
@@ -34,9 +36,17 @@ def make_transform(
       steps: what else happens in training, one after the other, between flip and scaling, to images as they came:
         (key, batch) -> batch, such as `on_images(trivial_augment)`, `partial(random_mixup, num_classes=10)`, or what
         `make_steps` makes of a configuration.
+      axis_name: the mapped axis over which the batch is split under pmap or shard_map; what happens to an example is
+        then what would happen to it under jit. Without it, each device draws for itself.
     """
 
     def transform(key: jax.Array | None, batch: Batch) -> Batch:
+        if key is None or axis_name is None:
+            return transformed(key, batch)
+        with along(axis_name):
+            return transformed(of_first(key, axis_name), batch)
+
+    def transformed(key: jax.Array | None, batch: Batch) -> Batch:
         images = batch["image"]
         if key is not None:
             if "mirrored" in batch:
