@@ -1,4 +1,4 @@
-"""The errors that a user can cause, and the suggestion for a mistyped name."""
+"""The errors that a user can cause, what a command ends with, and the suggestion for a mistyped name."""
 
 import difflib
 from collections.abc import Iterable
@@ -18,6 +18,12 @@ class StorageError(RuntimeError):
 
 class Interrupted(Exception):  # noqa: N818 (like KeyboardInterrupt, it is not a fault)
     """Training has stopped before its end, by request, and can be resumed."""
+
+
+def exit_code(error: BaseException) -> int:
+    """Returns what a command ends with: 2 for bad input, 3 for NaN or infinity, 4 for storage, 1 for anything else."""
+    codes = {InputError: 2, DivergenceError: 3, StorageError: 4}
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:

@@ -2,20 +2,22 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
-from flaxcls.cli import NAMES, load_experiment
+from flaxcls.cli import NAMES, flag_or, load_experiment
 from flaxcls.config import Config
-from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
+from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, exit_code
 from flaxcls.run import dry_run, fit
 from flaxcls.run.compilation import use_compilation_cache, use_cpu_flags
+from flaxcls.run.distributed import Distributed, joined
 from flaxcls.run.memory import tune_malloc
-from flaxcls.run.workdir import read_config
+from flaxcls.run.processes import is_first
+from flaxcls.run.workdir import has_run, read_config
 from flaxcls.validation import validate
 
 
@@ -27,8 +29,8 @@ class Command:
     """A Python file that defines CONFIG, whose values then are the defaults of the options."""
     workdir: Path | None = None
     """Run directory; without it a fresh one below runs/."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Continue the run in the run directory; its configuration is the default of the options."""
+    resume: Annotated[bool | Literal["auto"], flag_or("auto")] = False
+    """Continue the run in the run directory; its configuration is the default of the options. auto: if there is one."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in the run directory."""
     allow_changes: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -37,20 +39,27 @@ class Command:
     """Save and stop after this step; --resume goes on as if nothing had happened."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show network, schedule, first batch, memory and work of the run; train and write nothing."""
+    distributed: Distributed = field(default_factory=Distributed)
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
 def parse(args: list[str], default: Config | None = None) -> Command:
     """Returns the command, with the options on top of the experiment's, the resumed run's or the default configuration.
 
+    Whether there is a run for `--resume auto` is looked up here, so before any process of a new one makes its files.
+
     Raises SystemExit for an option that is not known, and InputError for a file without a configuration.
     """
     first = _parse([arg for arg in args if arg not in ("-h", "--help")], Config())
+    if first.resume == "auto":
+        if first.workdir is None:
+            raise InputError("resume is auto, which needs the run's directory: name it with --workdir.")
+        first = replace(first, resume=has_run(first.workdir))
     if first.experiment is not None:
         default = load_experiment(first.experiment)
     elif first.resume and first.workdir is not None:
         default = read_config(first.workdir)
-    return _parse(args, default or Config())
+    return replace(_parse(args, default or Config()), resume=first.resume)
 
 
 def _parse(args: list[str], default: Config) -> Command:
@@ -82,27 +91,33 @@ def main(
     try:
         command = parse(sys.argv[1:] if args is None else args, default)
         validate(command.config)
-        options: dict[str, Any] = {
-            "workdir": command.workdir,
-            "resume": command.resume,
-            "overwrite": command.overwrite,
-            "allow_changes": command.allow_changes,
-            "console": console,
-            **parts(command.config),
-        }
-        if command.dry_run:
-            dry_run(command.config, **options)
-            return 0
-        result = fit(command.config, **options, stop_after=command.stop_after)
+        with joined(command.distributed):
+            _run(command, parts, console)
     except Interrupted:
         return 0
     except KeyboardInterrupt:
         return 130
     except (InputError, DivergenceError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 3 if isinstance(error, DivergenceError) else 4
-    console.print(result.table())
+        return exit_code(error)
     return 0
+
+
+def _run(command: Command, parts: Callable[[Config], dict[str, Any]], console: Console) -> None:
+    options: dict[str, Any] = {
+        "workdir": command.workdir,
+        "resume": command.resume,
+        "overwrite": command.overwrite,
+        "allow_changes": command.allow_changes,
+        "console": console,
+        **parts(command.config),
+    }
+    if command.dry_run:
+        dry_run(command.config, **options)
+        return
+    result = fit(command.config, **options, stop_after=command.stop_after)
+    if is_first():
+        console.print(result.table())
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def call(capfd, *args):
         (["--workdir", "full", "--resume"], ["full has no config.json", "no run to resume"]),
         (["--workdir", "full", "--overwrite"], ["full is not empty and has no config.json"]),
         (["--resume"], ["resume needs the run's directory", "--workdir"]),
+        (["--resume", "auto"], ["resume is auto, which needs the run's directory", "--workdir"]),
         (["--data.source", "tfds"], ["data.name is None", "needs the name of a data set"]),
         (
             ["--data.source", "tfds", "--data.name", "x", "--data.dir", "full"],
@@ -133,6 +134,19 @@ def test_stop_after_and_resume(tmp_path, capfd):
     code, error = call(capfd, "--workdir", parts, "--resume", "--seed", "5")
     assert code == 2
     assert "seed: 0 -> 5" in error
+
+
+def test_resume_auto_starts_a_run_and_goes_on_with_it_by_one_command(tmp_path, capfd):
+    command = (*TINY, "--workdir", tmp_path / "run", "--resume", "auto")
+    assert call(capfd, *command, "--stop-after", "7")[0] == 0
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert call(capfd, *command)[0] == 0
+    assert call(capfd, *TINY, "--workdir", tmp_path / "whole")[0] == 0
+    one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "whole"))
+    assert one["fingerprint"] == other["fingerprint"]
+    code, error = call(capfd, "--workdir", tmp_path / "run", "--resume", "maybe")
+    assert code == 2
+    assert "it stands alone or before 'auto', but 'maybe' was given" in error
 
 
 def test_factors_by_path_are_pairs_and_stay_those_of_the_run(tmp_path, capfd):

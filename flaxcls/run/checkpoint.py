@@ -215,6 +215,8 @@ class Checkpoints:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # of what was to be computed, or of another process
+            raise
         except Exception as error:
             raise StorageError(
                 f"a checkpoint could not be written to {self._directory}: {_first_line(error)}"

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Trains on all nodes of a Slurm job. A job that is preempted, or whose time runs out, goes on where it stopped.
+#
+#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 experiments/pods/slurm/train.sh \
+#     experiments/cifar10_cnn.py --data.dir DATA_DIR --workdir WORKDIR
+#
+# WORKDIR and DATA_DIR lie where all nodes see them.
+#SBATCH --job-name=flaxcls
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=TERM@180
+set -uo pipefail
+
+srun --kill-on-bad-exit=1 "${PYTHON:-python}" -m flaxcls.train "$@" --resume auto
+code=$?
+if [ "$code" = 143 ]; then # all have saved and stopped after SIGTERM
+  echo "stopped by SIGTERM: job $SLURM_JOB_ID is queued again"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

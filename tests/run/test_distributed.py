@@ -1,0 +1,240 @@
+"""The command as several processes with two devices each: the same numbers as one, and the same end for all."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flaxcls.errors import InputError
+from flaxcls.run.checkpoint import read_arrays, read_record, read_steps
+from flaxcls.run.distributed import Distributed, joined, launcher
+
+EXPERIMENT = """
+from flaxcls.config import *
+CONFIG = Config(
+    data=DataConfig(train_examples=320),
+    augment=AugmentConfig(crop_padding=1, mixup=0.2),
+    model=ModelConfig(widths=(4,), dense=(64,), norm="batch"),
+    optim=OptimConfig(warmup_epochs=0.0, ema_decay=0.9, clip_norm=1.0, accumulate=2),
+    loop=LoopConfig(epochs=6, batch_size=64, log_every=1, eval_batch_size=96),  # 30 steps
+    stop=StopConfig(),
+)
+"""
+HEARTBEAT = 10
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiment") / "small.py"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def start(count, *options, devices=2, each=lambda index: (), environment=lambda index: {}):
+    """Starts the command as `count` processes."""
+    place = f"localhost:{free_port()}"
+    common = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(Path.cwd()),
+        "COLUMNS": "200",
+    }
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "flaxcls.train", *map(str, options), *map(str, each(index))),
+                *("--distributed.coordinator", place, "--distributed.num-processes", str(count)),
+                *("--distributed.process-id", str(index), "--distributed.heartbeat", str(HEARTBEAT)),
+            ],
+            env={**common, **environment(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def finish(processes, timeout=180):
+    """Returns the exit codes, and what each printed to stdout and stderr."""
+    printed = [process.communicate(timeout=timeout) for process in processes]
+    printed = [(re.sub(r"\[Gloo\].*\n", "", out), error) for out, error in printed]
+    return [process.returncode for process in processes], printed
+
+
+def lines(workdir):
+    path = workdir / "metrics.jsonl"
+    text = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in text if line.endswith("\n")]
+
+
+def losses(workdir):
+    return [line["loss"] for line in lines(workdir) if line["split"] == "train"]
+
+
+def last_arrays(workdir):
+    checkpoints = workdir / "checkpoints"
+    step = read_steps(checkpoints)[-1]
+    return read_arrays(checkpoints, step, read_record(checkpoints, step))
+
+
+def result(workdir):
+    return json.loads((workdir / "result.json").read_text())
+
+
+def assert_same_training(workdir, other):
+    """The devices' sums round in another order, 1e-7 of them, which 30 steps of Adam make some hundred times larger."""
+    assert losses(workdir) == pytest.approx(losses(other), rel=1e-3)
+    ours, theirs = last_arrays(workdir), last_arrays(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-2, atol=2e-3, err_msg=name)
+    for split in ("test", "validation"):  # 359 and 143 examples, which no number of devices here divides
+        assert result(workdir)[split]["accuracy"] == pytest.approx(result(other)[split]["accuracy"], abs=1.5 / 143)
+        assert result(workdir)[split]["loss"] == pytest.approx(result(other)[split]["loss"], rel=1e-2)
+
+
+@pytest.fixture(scope="module")
+def one_process(experiment, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    codes, printed = finish(start(1, experiment, "--workdir", workdir, devices=4))
+    assert codes == [0], printed
+    return workdir
+
+
+@pytest.mark.parametrize(("count", "fsdp"), [(2, 1), (4, 1), (2, 4)])
+def test_several_processes_train_as_one(one_process, experiment, tmp_path, count, fsdp):
+    run = tmp_path / "run"
+    codes, printed = finish(start(count, experiment, "--workdir", run, "--mesh.fsdp", fsdp))
+    assert codes == [0] * count, printed
+    assert_same_training(run, one_process)
+    assert "run directory" in printed[0][0]
+    assert all(out == "" for out, _ in printed[1:])
+
+
+def wait_for_lines(workdir, count, processes):
+    while len(lines(workdir)) < count:
+        assert all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_sigterm_to_one_stops_all_at_one_step(one_process, experiment, tmp_path, signalled):
+    run = tmp_path / "run"
+    processes = start(2, experiment, "--workdir", run)
+    wait_for_lines(run, 5, processes)
+    processes[signalled].send_signal(signal.SIGTERM)
+    codes, printed = finish(processes)
+    assert codes == [143, 143], printed
+    assert not (run / "result.json").exists()
+    codes, printed = finish(start(2, "--workdir", run, "--resume"))
+    assert codes == [0, 0], printed
+    assert_same_training(run, one_process)
+
+
+@pytest.mark.parametrize(("killed", "then"), [(0, 1), (1, 4)])
+def test_when_one_is_killed_the_others_end_and_another_number_goes_on(one_process, experiment, tmp_path, killed, then):
+    run = tmp_path / "run"
+    processes = start(2, experiment, "--workdir", run)
+    wait_for_lines(run, 12, processes)
+    processes[killed].kill()
+    began = time.monotonic()
+    codes, printed = finish(processes, timeout=HEARTBEAT + 30)
+    assert time.monotonic() - began < HEARTBEAT + 15
+    assert codes[killed] == -signal.SIGKILL
+    assert codes[1 - killed] not in (0, -signal.SIGKILL)
+    assert "died" in printed[1 - killed][1]  # as JAX's service says, or we
+    codes, printed = finish(start(then, "--workdir", run, "--resume"))
+    assert codes == [0] * then, printed
+    assert_same_training(run, one_process)
+
+
+def test_an_error_of_one_ends_all_with_its_message(experiment, tmp_path):
+    run = tmp_path / "run"
+
+    def elsewhere(index):
+        return ("--data.source", "folder", "--data.dir", tmp_path / "nowhere") if index == 1 else ()
+
+    began = time.monotonic()
+    codes, printed = finish(start(2, experiment, "--workdir", run, each=elsewhere))
+    assert codes == [2, 2], printed
+    assert time.monotonic() - began < 60
+    assert "process 1: error: " in printed[0][1]
+    assert "nowhere" in printed[0][1]
+
+
+def test_who_has_not_come_in_time_is_named_with_the_command(experiment, tmp_path):
+    processes = start(3, experiment, "--workdir", tmp_path / "run", "--distributed.timeout", 8)
+    processes[2].kill()
+    codes, printed = finish(processes)
+    assert codes[:2] == [2, 2], printed
+    for _, error in printed[:2]:
+        assert re.search(r"3 processes were expected at localhost:\d+ within 8 s, but not all came; missing: 2", error)
+        assert re.search(r"--distributed.coordinator localhost:\d+ --distributed.num-processes 3", error)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Distributed(coordinator="host0:1"), "give all three, or none"),
+        (Distributed(num_processes=2, process_id=0), "give all three, or none"),
+        (Distributed("host0", 2, 0), r"'host0', but must be an address and a port"),
+        (Distributed("host0:1", 2, 2), "process_id is 2 of 2 processes, but they are numbered from 0 to 1"),
+        (Distributed(timeout=0), r"distributed.timeout is 0, but must be 1 or more"),
+        (Distributed(heartbeat=-1), r"distributed.heartbeat is -1, but must be 1 or more"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(InputError, match=message), joined(options):
+        pass
+
+
+SLURM = {"SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "node[1-2]"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({**SLURM, "SLURM_NTASKS": "2"}, "Slurm"),
+        ({**SLURM, "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_NTASKS": "2"}, None),  # an allocation's shell, outside of srun
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "Open MPI"),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, "Kubernetes"),
+    ],
+)
+def test_what_started_the_processes_is_told_by_the_environment(monkeypatch, variables, expected):
+    for name in [*os.environ]:
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JOB_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launcher() == expected
+
+
+def test_kubernetes_without_its_client_is_an_error_rather_than_many_runs_of_one(monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    with (
+        pytest.raises(InputError, match=r"pip install kubernetes, or give --distributed\.coordinator"),
+        joined(Distributed()),
+    ):
+        pass
+    with joined(Distributed(num_processes=1)):
+        pass
