@@ -280,10 +280,16 @@ def test_a_network_trains_on_images_of_the_device_and_on_files(task, monkeypatch
     monkeypatch.setattr(gpu_resnet, "cores", lambda: 1)
     for part, system in (("resident", "cnn, images on the device"), ("streaming", "cnn, JPEGs read by workers")):
         rows, _ = gpu_parts.PARTS[part](task)
-        assert [(row.system, row.unit, len(row.values)) for row in rows] == [(system, "images/s", 2), (system, "%", 0)]
+        assert [(row.system, row.unit, len(row.values)) for row in rows] == [(system, "images/s", 2), (system, "%", 2)]
         assert min(rows[0].values) > 0
-        assert rows[1].note == "the peak of cpu is not stated"
+        assert rows[1].note == ""
     assert "1 workers, files of 500x375" in rows[0].note
+
+
+def test_a_card_whose_peak_is_not_known_has_no_utilisation(monkeypatch):
+    monkeypatch.setattr(gpu_speedrun, "peak_flops", lambda: None)
+    row = gpu_speedrun.utilization_row("cnn", [1e12])
+    assert (row.values, row.note) == ([], "the peak of cpu is not known")
 
 
 def test_files_are_as_large_as_photographs():
