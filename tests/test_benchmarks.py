@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from tensorboardX import SummaryWriter
 
-from experiments.benchmarks import measure, overhead, startup, throughput
+from experiments.benchmarks import measure, overhead, scaling, startup, throughput
 from experiments.benchmarks.measure import ProgramError, Ran, Row, compare, in_turn, run
 from experiments.benchmarks.steps import step_seconds
 from flaxcls.config import AugmentConfig, Config, ModelConfig, OptimConfig
@@ -231,3 +231,13 @@ def test_the_plain_loop_trains_on_each_batch_once_and_says_so(stripes, small_con
     )
     assert (asked, told) == ([0, 1, 2, 3], [(1, (1,)), (2, (1,)), (3, (1,))])
     assert 0 < seconds < 10
+
+
+def test_the_speed_of_two_processes_is_that_of_their_run(tmp_path, monkeypatch):
+    experiment = tmp_path / "small.py"
+    experiment.write_text("from flaxcls.config import *\nCONFIG = Config(loop=LoopConfig(log_every=2))")
+    monkeypatch.setattr(scaling, "EXPERIMENT", experiment)
+    options = ["--data.train-examples", "128"]
+    assert scaling.images_per_second(2, 1, options, epochs=2, batch_size=32) > 0
+    with pytest.raises(RuntimeError, match="2 processes of 1 devices failed"):
+        scaling.images_per_second(2, 1, options, epochs=2, batch_size=33)

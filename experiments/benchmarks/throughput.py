@@ -43,12 +43,16 @@ KERAS, TORCH = "throughput_keras.py", "throughput_torch.py"
 
 @dataclass(frozen=True)
 class Task:
-    """What all train: data as tensorflow-datasets prepared them, and how much of them, None being all."""
+    """What all train: data as tensorflow-datasets prepared them, and how much of them, None being all.
+
+    accumulate: parts in which flaxcls takes a batch.
+    """
 
     data_dir: Path
     examples: int | None
     epochs: int
     batch_size: int
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def flaxcls(task: Task, place: Path) -> Trained:
         "--data.dir": task.data_dir,
         "--loop.epochs": task.epochs,
         "--loop.batch-size": task.batch_size,
+        "--optim.accumulate": task.accumulate,
         "--workdir": workdir,
         **({} if task.examples is None else {"--data.train-examples": task.examples}),
     }
@@ -216,6 +221,7 @@ def rows_of(done: Mapping[str, list[Trained]], failed: Mapping[str, str]) -> lis
 def main(
     data_dir: Path,
     batch_size: int = 64,
+    accumulate: int = 1,
     repeats: int = 5,
     examples: int = 10_000,
     epochs: int = 3,
@@ -229,6 +235,7 @@ def main(
     Args:
       data_dir: where tensorflow-datasets has prepared cifar10.
       batch_size: images a step.
+      accumulate: parts in which flaxcls takes them, one after the other.
       repeats: runs of each system.
       examples: training images; 0 means all.
       epochs: of each run; the first is not counted.
@@ -239,12 +246,18 @@ def main(
     """
     if epochs < 2:
         raise SystemExit(f"epochs is {epochs}, but must be 2 or more: the first, which compiles, is not counted.")
-    console, task = Console(), Task(data_dir.absolute(), examples or None, epochs, batch_size)
+    console, task = Console(), Task(data_dir.absolute(), examples or None, epochs, batch_size, accumulate)
     env = install(peers, base=python)
     with tempfile.TemporaryDirectory() as place:
         systems = chosen(all_systems(env, save_data(task, Path(place))), only)
         done, failed = train_in_turn(systems, task, repeats, console)
-    settings = {"batch size": batch_size, "images": examples or "all", "epochs": epochs, "repeats": repeats}
+    settings = {
+        "batch size": batch_size,
+        "in parts": accumulate,
+        "images": examples or "all",
+        "epochs": epochs,
+        "repeats": repeats,
+    }
     report(rows_of(done, failed), out, settings, console)
 
 
