@@ -57,23 +57,6 @@ def _by_path(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str,
     )
 
 
-def flag_or(word: str) -> PrimitiveConstructorSpec[bool | str]:
-    """Returns the constructor of an option that stands alone, or before one word: True, or that."""
-
-    def parse(words: list[str]) -> bool | str:
-        if words and words[0] != word:
-            raise ValueError(f"it stands alone or before {word!r}, but {words[0]!r} was given.")
-        return word if words else True
-
-    return PrimitiveConstructorSpec(
-        nargs=(0, 1),
-        metavar=f"[{word}]",
-        instance_from_str=parse,
-        is_instance=lambda value: isinstance(value, bool) or value == word,
-        str_from_instance=lambda value: [word] if value == word else [],
-    )
-
-
 def load_experiment(path: Path) -> Config:
     """Returns CONFIG of a Python file, which is run. Raises InputError if there is none, or none that is valid."""
     if not path.is_file():

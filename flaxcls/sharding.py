@@ -62,6 +62,19 @@ def local_rows(sharding: Sharding, size: int) -> slice:
     return slice(min(start for start, _, _ in parts), max(stop for _, stop, _ in parts))
 
 
+def rows_on_devices(tree: Any, sharding: Sharding, size: int, first: int) -> Any:
+    """Puts on the devices arrays [size ...] of which this process has the rows of its own devices, from `first` on."""
+
+    def put(array: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            return array[start - first : stop - first]
+
+        return jax.make_array_from_callback((size, *array.shape[1:]), sharding, part)
+
+    return jax.tree.map(put, tree)
+
+
 def on_devices(tree: Any, sharding: Sharding | None) -> Any:
     """Puts NumPy arrays, whole on each process, on the devices; a process sends its own devices' parts alone.
 

@@ -1,16 +1,20 @@
 """The command `python -m flaxcls.train`: it parses, calls `fit` and prints."""
 
+import hashlib
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
-from flaxcls.cli import NAMES, flag_or, load_experiment
+from flaxcls.cli import NAMES, load_experiment
 from flaxcls.config import Config
+from flaxcls.config_json import to_json
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, exit_code
 from flaxcls.run import dry_run, fit
 from flaxcls.run.compilation import use_compilation_cache, use_cpu_flags
@@ -29,8 +33,9 @@ class Command:
     """A Python file that defines CONFIG, whose values then are the defaults of the options."""
     workdir: Path | None = None
     """Run directory; without it a fresh one below runs/."""
-    resume: Annotated[bool | Literal["auto"], flag_or("auto")] = False
-    """Continue the run in the run directory; its configuration is the default of the options. auto: if there is one."""
+    resume: Literal["no", "yes", "auto"] = "no"
+    """Continue the run in the run directory; its configuration is the default of the options. auto: if there is one.
+    Alone it means yes."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in the run directory."""
     allow_changes: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -50,16 +55,30 @@ def parse(args: list[str], default: Config | None = None) -> Command:
 
     Raises SystemExit for an option that is not known, and InputError for a file without a configuration.
     """
+    args = _with_resume_written_out(args)
     first = _parse([arg for arg in args if arg not in ("-h", "--help")], Config())
     if first.resume == "auto":
-        if first.workdir is None:
-            raise InputError("resume is auto, which needs the run's directory: name it with --workdir.")
-        first = replace(first, resume=has_run(first.workdir))
+        if first.workdir is None or first.overwrite:
+            raise InputError(
+                "resume is auto, which needs the run's directory, named with --workdir, and does not go with overwrite."
+            )
+        first = replace(first, resume="yes" if has_run(first.workdir) else "no")
     if first.experiment is not None:
         default = load_experiment(first.experiment)
-    elif first.resume and first.workdir is not None:
+    elif first.resume == "yes" and first.workdir is not None:
         default = read_config(first.workdir)
     return replace(_parse(args, default or Config()), resume=first.resume)
+
+
+def _with_resume_written_out(args: Sequence[str]) -> list[str]:
+    """Returns the arguments with --resume, which may stand alone or before auto, as one word."""
+    written: list[str] = []
+    for index, arg in enumerate(args):
+        if arg == "--resume":
+            written.append("--resume=auto" if args[index + 1 : index + 2] == ["auto"] else "--resume=yes")
+        elif not (arg == "auto" and written and written[-1] == "--resume=auto" and args[index - 1] == "--resume"):
+            written.append(arg)
+    return written
 
 
 def _parse(args: list[str], default: Config) -> Command:
@@ -91,7 +110,7 @@ def main(
     try:
         command = parse(sys.argv[1:] if args is None else args, default)
         validate(command.config)
-        with joined(command.distributed):
+        with joined(command.distributed, _alike(command)):
             _run(command, parts, console)
     except Interrupted:
         return 0
@@ -103,10 +122,19 @@ def main(
     return 0
 
 
+def _alike(command: Command) -> str:
+    """Returns a hash of what must be the same for all processes of a run."""
+    config = json.loads(to_json(command.config))
+    for name in ("dir", "memory", "workers"):  # which a host may have of its own
+        del config["data"][name]
+    what = [version("flaxcls"), config, command.resume, command.stop_after, command.dry_run, command.allow_changes]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
 def _run(command: Command, parts: Callable[[Config], dict[str, Any]], console: Console) -> None:
     options: dict[str, Any] = {
         "workdir": command.workdir,
-        "resume": command.resume,
+        "resume": command.resume == "yes",
         "overwrite": command.overwrite,
         "allow_changes": command.allow_changes,
         "console": console,

@@ -223,6 +223,7 @@ def _value_problems(config: Config) -> list[str]:
         f"must divide loop.batch_size, {loop.batch_size}",
     )
     check(loop.epochs > 0, "loop.epochs", "must be 1 or more")
+    check(config.mesh.fsdp > 0, "mesh.fsdp", "must be 1 or more")
     check(loop.batch_size > 0, "loop.batch_size", "must be 1 or more")
     check(loop.eval_batch_size > 0, "loop.eval_batch_size", "must be 1 or more")
     check(loop.eval_every > 0, "loop.eval_every", "must be 1 or more")

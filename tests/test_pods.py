@@ -9,11 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from experiments.soak.outcome import differing, outcome
+from flaxcls.train import parse
 
-SLURM = Path(__file__).parent.parent / "experiments" / "pods" / "slurm" / "train.sh"
+PODS = Path(__file__).parent.parent / "experiments" / "pods"
+SLURM = PODS / "slurm" / "train.sh"
 
 # As srun: a task is the command with Slurm's variables, SIGTERM goes to all tasks, the code is the largest.
 SRUN = """#!{python}
@@ -31,6 +35,9 @@ sys.exit(max(task.wait() % 256 for task in tasks))
 SCONTROL = """#!/bin/sh
 echo "$@" >> "$REQUEUED"
 """
+SQUEUE = """#!/bin/sh
+echo "${STATE:-RUNNING}"
+"""
 OPTIONS = (
     *("--data.train-examples", "320", "--loop.epochs", "6", "--loop.batch-size", "32", "--loop.log-every", "1"),
     *("--model.widths", "4", "--model.dense", "8"),
@@ -42,7 +49,8 @@ def slurm(tmp_path):
     """Returns what starts the script as Slurm does a job of two tasks; that runs in a process group of its own."""
     place = tmp_path / "bin"
     place.mkdir()
-    for name, text in (("srun", SRUN.format(python=sys.executable)), ("scontrol", SCONTROL)):
+    stand_ins = {"srun": SRUN.format(python=sys.executable), "scontrol": SCONTROL, "squeue": SQUEUE}
+    for name, text in stand_ins.items():
         (place / name).write_text(text)
         (place / name).chmod(0o755)
     environment = {
@@ -97,3 +105,61 @@ def test_a_job_of_slurm_that_is_preempted_is_queued_again_and_goes_on(slurm, tmp
     assert "continuing after step" in printed
     assert differing(outcome(tmp_path / "whole"), outcome(tmp_path / "run")) == []
     assert json.loads((tmp_path / "run" / "result.json").read_text())["device"] == "4 x cpu"
+
+
+@pytest.fixture
+def jobset():
+    return yaml.safe_load((PODS / "kubernetes" / "jobset.yaml").read_text())
+
+
+def job_of(jobset):
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    return replicated, {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, **replicated["template"]}
+
+
+def test_the_job_of_the_jobset_is_one_of_kubernetes(jobset):
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert set(jobset["spec"]) == {"failurePolicy", "replicatedJobs"}
+    assert set(jobset["spec"]["failurePolicy"]) == {"maxRestarts"}
+    replicated, job = job_of(jobset)
+    assert set(replicated) == {"name", "replicas", "template"}
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    job["spec"]["template"]["spec"]["containers"][0]["portz"] = []
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_command_of_the_jobset_is_one_of_flaxcls_and_its_numbers_agree(jobset):
+    replicated, job = job_of(jobset)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["env"][0]["name"] == "PROCESS_ID"
+    args = [arg.replace("$(PROCESS_ID)", "3") for arg in container["args"]]
+    command = parse(args)
+    name = jobset["metadata"]["name"]
+    found = command.distributed
+    assert found.coordinator == f"{name}-{replicated['name']}-0-0.{name}:{container['ports'][0]['containerPort']}"
+    assert found.num_processes == job["spec"]["parallelism"] == job["spec"]["completions"]
+    assert found.process_id == 3
+    assert command.resume == "no"  # auto, and there is no run
+
+
+def test_the_image_has_all_that_the_package_is_built_of():
+    text = (PODS / "kubernetes" / "Containerfile").read_text()
+    copied = [word for line in text.splitlines() if line.startswith("COPY") for word in line.split()[1:-1]]
+    assert {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "flaxcls", "experiments"} == set(copied)
+    assert all((PODS.parent.parent / name).exists() for name in copied)
+
+
+def test_all_hosts_of_a_tpu_get_one_command_with_its_options_as_they_were(tmp_path):
+    (tmp_path / "gcloud").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "gcloud").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TPU": "mine", "ZONE": "there"}
+    script = [PODS / "tpu" / "train.sh", "my experiment.py", "--optim.freeze", "Conv_*", "3"]
+    words = subprocess.run(script, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert " ".join(words[:-1]) == "compute tpus tpu-vm ssh mine --zone there --worker=all --command"
+    remote = words[-1].removeprefix("cd ~/flaxcls && .venv/bin/python -m ")
+    echoed = subprocess.run(["bash", "-c", f'printf "%s\\n" {remote}'], check=True, capture_output=True, text=True)
+    assert echoed.stdout.splitlines() == ["flaxcls.train", *script[1:], "--resume", "auto"]
+    failed = subprocess.run(script, env={**environment, "TPU": ""}, check=False, capture_output=True, text=True)
+    assert failed.returncode != 0
+    assert "the name of the TPU VM" in failed.stderr

@@ -4,6 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import chex
+import jax
 import numpy as np
 import pytest
 
@@ -28,6 +30,16 @@ def test_the_research_example(capsys):
     assert names["state"].step == 2
     assert np.isfinite(names["metrics"]["loss"])
     assert len(block("research").strip().splitlines()) == 10
+
+
+def test_the_four_ways_agree():
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8), "label": np.arange(8, dtype=np.int32)}
+    names = {"batch": batch, "key": jax.random.key(1)}
+    exec(block("four-ways"), names)
+    for way in ("over_mesh", "pmapped", "mapped"):
+        chex.assert_trees_all_close(names[way].model_state, names["one"].model_state, rtol=1e-4, atol=1e-5)
+        assert names[way].step == 1
 
 
 def test_the_notebook_example(tmp_path, monkeypatch, capsys):

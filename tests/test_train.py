@@ -144,9 +144,24 @@ def test_resume_auto_starts_a_run_and_goes_on_with_it_by_one_command(tmp_path, c
     assert call(capfd, *TINY, "--workdir", tmp_path / "whole")[0] == 0
     one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "whole"))
     assert one["fingerprint"] == other["fingerprint"]
-    code, error = call(capfd, "--workdir", tmp_path / "run", "--resume", "maybe")
+    code, error = call(capfd, *command, "--overwrite")
     assert code == 2
-    assert "it stands alone or before 'auto', but 'maybe' was given" in error
+    assert "does not go with overwrite" in error
+
+
+def test_resume_stands_before_an_experiment_alone_and_with_auto(tmp_path):
+    path, workdir = tmp_path / "mine.py", ["--workdir", str(tmp_path / "run")]
+    path.write_text("from flaxcls.config import *\nCONFIG = Config(seed=5)")
+    for args, expected in (
+        (["--resume", "auto", str(path), *workdir], "no"),
+        ([str(path), "--resume", "auto", *workdir], "no"),
+        (["--resume", str(path), *workdir], "yes"),
+        ([str(path), *workdir, "--resume"], "yes"),
+        ([str(path), *workdir, "--resume=auto"], "no"),
+        ([str(path), *workdir], "no"),
+    ):
+        command = parse(args)
+        assert (command.experiment, command.config.seed, command.resume) == (path, 5, expected), args
 
 
 def test_factors_by_path_are_pairs_and_stay_those_of_the_run(tmp_path, capfd):

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from flaxcls.errors import InputError, StorageError
 from flaxcls.run.fingerprint import fingerprint, fingerprint_of_paths
-from flaxcls.run.processes import is_first, wait_for_all
+from flaxcls.run.processes import agree, is_first, wait_for_all
 from flaxcls.run.workdir import write_whole
 from flaxcls.state import TrainState
 
@@ -186,7 +186,13 @@ class Checkpoints:
 
         Raises StorageError if its bits are not those that were saved.
         """
-        items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
+        problem: Exception | None = None
+        try:
+            items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
+        except Exception as error:  # of this process, which may read other files than the others
+            problem = error
+        if not agree(problem is None):
+            raise problem or StorageError(f"another process could not read its part of step {step}.")
         state = TrainState(**{name: getattr(items["state"], name) for name in TrainState.__dataclass_fields__})
         if fingerprint(state) != self.restore_record(step)["sha256"]:
             raise StorageError(f"the arrays of step {step} are not those that were saved.")

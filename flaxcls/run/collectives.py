@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
-_LINE = re.compile(rf"= (?P<shapes>\(.*?\)|\S+) (?P<kind>{_KINDS})(?:-start)?\((?P<rest>.*)")
+_LINE = re.compile(rf"= (?P<shapes>\(.*?\)|\S+) (?P<kind>{_KINDS})(?P<start>-start)?\((?P<rest>.*)")
 _ARRAY = re.compile(r"(?P<type>[a-z]+\d*)\[(?P<shape>[\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(?:\{\{(?P<first>[\d,]*)|\[\d+,(?P<size>\d+)\])")
 _NAME = re.compile(r'op_name="(?P<name>[^"]*)"')
@@ -32,11 +32,12 @@ class Collective:
     def sent(self) -> float:
         """Bytes that each device sends at least (Chan et al. 2007, "Collective communication", section 7)."""
         share = (self.group - 1) / self.group
-        return self.bytes * {"all-reduce": 2 * share, "reduce-scatter": self.group - 1}.get(self.kind, share)
+        shares = {"all-reduce": 2 * share, "reduce-scatter": self.group - 1, "collective-permute": 1}
+        return self.bytes * shares.get(self.kind, share)
 
 
 def collectives(program: str, devices: int) -> list[Collective]:
-    """Returns those of a compiled program, in its order.
+    """Returns those of a compiled program, in its order; one in a loop is counted once.
 
     program: what `compiled.as_text()` returns.
     devices: that it runs on, which XLA does not write where all of them take part.
@@ -46,6 +47,8 @@ def collectives(program: str, devices: int) -> list[Collective]:
 
 def _collective(match: "re.Match[str]", devices: int) -> Collective:
     arrays = [(found["type"], _shape(found["shape"])) for found in _ARRAY.finditer(match["shapes"])]
+    if match["start"] and match["kind"] != "all-reduce" and len(arrays) > 1:
+        arrays = arrays[len(arrays) // 2 :]  # what goes in stands before what comes out
     groups, name = _GROUPS.search(match["rest"]), _NAME.search(match["rest"])
     group = devices
     if groups is not None and (groups["first"] or groups["size"]):

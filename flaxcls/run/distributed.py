@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from jax._src import distributed as jax_distributed  # its store of keys and values has no public name
 from jax._src.clusters import ClusterEnv  # nor has what it knows of Slurm and the others
+from jax._src.xla_bridge import backends_are_initialized
 
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, exit_code
 from flaxcls.run.rendezvous import meet
@@ -42,17 +43,21 @@ class Distributed:
 
 
 @contextmanager
-def joined(options: Distributed) -> Iterator[None]:
+def joined(options: Distributed, alike: str = "") -> Iterator[None]:
     """Joins this process to the others of its run, where there are any; to be entered before JAX knows its devices.
 
-    An error that leaves it ends all of them: it is printed here and by process 0, and the exit code is `exit_code`'s.
+    An error that leaves it ends all of them: it is printed here and by process 0, and all end with its `exit_code`.
     What all have agreed on, to stop at a step, leaves it as it came.
 
+    Args:
+      options: how they find each other.
+      alike: what must be the same for all of them, such as a hash of the configuration.
+
     Raises:
-      InputError: if the options do not go together, or not all processes came within options.timeout.
+      InputError: if the options do not go together, not all processes came within options.timeout, or `alike` differs.
     """
     _check(options)
-    if not _join(options):
+    if not _join(options, alike):
         yield
         return
     done = threading.Event()
@@ -60,10 +65,10 @@ def joined(options: Distributed) -> Iterator[None]:
     watch.start()
     try:
         yield
-    except Interrupted:
+    except BaseException as error:
+        if not isinstance(error, Interrupted) and not getattr(error, "agreed", False):
+            _end_all(error)
         raise
-    except Exception as error:
-        _end_all(error)
     finally:
         done.set()
         watch.join()
@@ -72,15 +77,17 @@ def joined(options: Distributed) -> Iterator[None]:
 def launcher() -> str | None:
     """Returns what has started several processes, by the environment it gives them, or None."""
     given = os.environ
-    if int(given.get("SLURM_NTASKS", 1)) > 1 and {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= given.keys():
+    slurm = given.get("SLURM_STEP_NUM_TASKS", given.get("SLURM_NTASKS", 1))
+    if int(slurm) > 1 and {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= given.keys():
         return "Slurm"
     if int(given.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return "Open MPI"
+    if given.get("JAX_PLATFORMS", "tpu").startswith("tpu") and importlib.util.find_spec("libtpu"):
+        names = {"TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH"}
+        if names & given.keys() or any(Path(name).exists() for name in ("/dev/accel0", "/dev/vfio/0")):
+            return "TPU"
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= given.keys():
         return "Kubernetes"
-    on_tpu = given.get("JAX_PLATFORMS", "tpu").startswith("tpu") and importlib.util.find_spec("libtpu")
-    if on_tpu and any(Path(name).exists() for name in ("/dev/accel0", "/dev/vfio/0")):
-        return "TPU"
     return None
 
 
@@ -94,7 +101,8 @@ def _check(options: Distributed) -> None:
             f"distributed.coordinator is {options.coordinator}, num_processes {options.num_processes} and process_id "
             f"{options.process_id}: give all three, or none where TPU, Slurm, Open MPI or Kubernetes tell them."
         )
-    if options.coordinator is not None and not re.fullmatch(r".+:\d+", options.coordinator):
+    port = re.fullmatch(r".+:(\d+)", options.coordinator or "host0:1")
+    if port is None or not 0 < int(port[1]) < 2**16:
         raise InputError(
             f"distributed.coordinator is {options.coordinator!r}, but must be an address and a port, like host0:8476."
         )
@@ -106,7 +114,7 @@ def _check(options: Distributed) -> None:
             )
 
 
-def _join(options: Distributed) -> bool:
+def _join(options: Distributed, alike: str) -> bool:
     """Initialises jax.distributed if this is one of several processes, and returns whether it is."""
     if options.num_processes == 1:
         return False
@@ -122,13 +130,17 @@ def _join(options: Distributed) -> bool:
     try:
         place, count, number, local = _settings(options)
     except Exception as error:  # of JAX, the network or the launcher
+        problem = f"{by} did not tell how the processes find each other: {error}"
+        raise InputError(f"{problem} {_by_hand(None, None)}") from error
+    if count is None or count == 1:
+        return False  # such as a TPU VM by itself
+    if backends_are_initialized():
         raise InputError(
-            f"{by} did not tell how the processes find each other: {error} {_by_hand(None, None)}"
-        ) from error
-    if count == 1:
-        return False
+            "JAX has computed something, or looked at its devices, before the processes of the run were joined: leave "
+            "that out of the experiment file."
+        )
     try:
-        meet(place, count, number, options.timeout)
+        meet(place, count, number, options.timeout, alike)
     except InputError as error:
         raise InputError(f"{error} {by} named them. {_by_hand(place, count)}") from error
     jax.distributed.initialize(
@@ -139,19 +151,16 @@ def _join(options: Distributed) -> bool:
         cluster_detection_method="deactivate",
         initialization_timeout=options.timeout,
         heartbeat_timeout_seconds=options.heartbeat,
+        shutdown_timeout_seconds=max(options.heartbeat, 60),
     )
     return True
 
 
-def _settings(options: Distributed) -> tuple[str, int, int, Any]:
+def _settings(options: Distributed) -> tuple[Any, Any, Any, Any]:
     """Returns the place of process 0, how many processes there are, this one's number, and its local devices."""
     if options.coordinator is not None:
-        return options.coordinator, options.num_processes or 1, options.process_id or 0, None
-    detect = ClusterEnv.auto_detect_unset_distributed_params
-    place, count, number, local = detect(None, None, None, None, None, options.timeout)
-    if place is None or count is None or number is None:
-        raise RuntimeError("JAX finds no cluster.")
-    return place, count, number, local
+        return options.coordinator, options.num_processes, options.process_id, None
+    return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, options.timeout)
 
 
 def _by_hand(place: str | None, count: int | None) -> str:
@@ -164,46 +173,68 @@ def _by_hand(place: str | None, count: int | None) -> str:
 def _watch(done: threading.Event) -> None:
     """Asks every other second whether a process has failed, and ends this one as that one ended."""
     while not done.wait(2):
+        if (word := _failed()) is not None and word["process"] != _number():
+            _end_as(word)
+
+
+def _end_all(error: BaseException) -> None:
+    """Tells the other processes of an error, prints it and ends this one, as waiting for them could take for ever.
+
+    Where another one has failed before, this process ends as that one did: what it met may be the other's end.
+    """
+    lost = isinstance(error, jax.errors.JaxRuntimeError)
+    before = _failed() if lost else None
+    word = {"process": _number(), "text": _told(error), "code": exit_code(error)}
+    if before is None:
         try:
-            word = json.loads(_client().key_value_try_get(_FAILED))
-        except Exception:  # nothing is there, or the service is gone, of which JAX says more
-            continue
-        if word["process"] != jax.process_index():
-            if jax.process_index() == 0:
-                print(f"process {word['process']}: {word['text']}", file=sys.stderr, flush=True)
-            _end(word["code"])
+            _client().key_value_set(_FAILED, json.dumps(word))
+        except Exception:  # another one has been faster, or the service is gone
+            before = _failed()
+    if before is None or (_number() == 0 and not lost):
+        print(word["text"] if _number() == 0 else f"process {_number()}: {word['text']}", file=sys.stderr, flush=True)
+    _end_as(before or word)
 
 
-def _end_all(error: Exception) -> None:
-    """Tells the other processes of an error, prints it and ends this one, as waiting for them could take for ever."""
-    ours = isinstance(error, InputError | DivergenceError | StorageError)
-    text = f"error: {error}" if ours else "".join(traceback.format_exception(error)).rstrip()
+def _told(error: BaseException) -> str:
+    if isinstance(error, InputError | DivergenceError | StorageError):
+        return f"error: {error}"
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "stopped by a signal before or after training"
+    text = "".join(traceback.format_exception(error)).rstrip()
     if isinstance(error, jax.errors.JaxRuntimeError):
         text += (
-            "\nerror: this process could not go on, as where another one died without a word: it was killed, or its "
-            "host is gone. --resume goes on from the latest checkpoint, with any number of processes."
+            "\nerror: this process could not go on. Where it speaks of a connection, another one has died without a "
+            "word: it was killed, or its host is gone. --resume goes on from the latest checkpoint, with any number of "
+            "processes."
         )
-    word = {"process": jax.process_index(), "text": text, "code": exit_code(error)}
+    return text
+
+
+def _failed() -> dict[str, Any] | None:
+    """Returns what the first process that failed has said, or None."""
     try:
-        _client().key_value_set(_FAILED, json.dumps(word))
-        first = True
-    except Exception:  # another one has been faster, or the service is gone
-        first = False
-    if first or not ours:
-        print(
-            text if jax.process_index() == 0 else f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True
-        )
-    if jax.process_index() == 0:
-        time.sleep(4)  # the service lives here, and the others are to hear of it
-    _end(exit_code(error))
+        word: dict[str, Any] = json.loads(_client().key_value_try_get(_FAILED))
+    except Exception:  # nothing is there, or the service is gone, of which JAX says more
+        return None
+    return word
+
+
+def _end_as(word: dict[str, Any]) -> None:
+    """Ends this process with the code of one that failed. Process 0 says why, and stays until all have heard of it."""
+    if _number() == 0:
+        if word["process"] != 0:
+            print(f"process {word['process']}: {word['text']}", file=sys.stderr, flush=True)
+        time.sleep(4)  # the service lives here
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(word["code"])
+
+
+def _number() -> int:
+    """Returns the number of this process, which JAX itself tells only once it knows its devices."""
+    return jax_distributed.global_state.process_id
 
 
 def _client() -> Any:
     """Returns what asks JAX's service, None where there is none any more."""
     return jax_distributed.global_state.client
-
-
-def _end(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

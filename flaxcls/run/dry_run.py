@@ -18,6 +18,7 @@ from flaxcls.data import Dataset, load_dataset
 from flaxcls.models.summary import layers, table
 from flaxcls.optim import make_schedule
 from flaxcls.run.collectives import collectives
+from flaxcls.run.processes import is_first, whole_array
 from flaxcls.run.result import device
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import check_workdir
@@ -42,7 +43,7 @@ def dry_run(
     Raises:
       InputError: where `fit` would refuse configuration, data, model or directory; checkpoints are not looked at.
     """
-    console = console or Console()
+    console = (console or Console()) if is_first() else Console(quiet=True)
     validate(config)
     workdir = None if workdir is None else Path(workdir)
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
@@ -96,11 +97,11 @@ def _batch_table(setup: Setup) -> Table:
     for header in ("", "type", "min", "mean", "deviation", "max"):
         made.add_column(header, justify="left" if header in ("", "type") else "right")
     for name, batch in (("as read", raw), ("transformed", seen)):
-        images = np.asarray(batch["image"])
+        images = whole_array(batch["image"])
         kind = f"{images.dtype} [{' '.join(map(str, images.shape))}]"
         numbers = (images.min(), images.mean(dtype=np.float64), images.std(dtype=np.float64), images.max())
         made.add_row(name, kind, *(f"{number:.4g}" for number in numbers))
-    labels = np.asarray(raw["label"])
+    labels = whole_array(raw["label"])
     counts = np.bincount(labels, minlength=len(setup.dataset.class_names))
     soft = "soft " if seen["label"].ndim == 2 else ""
     made.caption = (
@@ -153,7 +154,7 @@ def _collectives_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
         ones = [one for one in found if (one.kind, one.group) == (kind, group)]
         sizes = (sum(one.bytes for one in ones), sum(one.sent for one in ones))
         made.add_row(kind, str(group), str(len(ones)), *map(_megabytes, sizes))
-    made.caption = f"batch over all devices, state over mesh.fsdp {setup.config.mesh.fsdp}"
+    made.caption = f"batch over all devices, state over mesh.fsdp {setup.config.mesh.fsdp}; a loop counted once"
     made.caption_justify = "left"
     return made
 

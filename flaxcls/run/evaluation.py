@@ -1,13 +1,14 @@
 """Evaluation of a split: every example is counted exactly once."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jax.sharding import Sharding
 
 from flaxcls.data.dataset import Split
 from flaxcls.metrics import MetricSums
-from flaxcls.sharding import on_devices
+from flaxcls.sharding import local_rows, rows_on_devices
 from flaxcls.state import TrainState
 from flaxcls.types import Batch
 
@@ -28,16 +29,19 @@ def evaluate(
       state: what is evaluated.
       split: its examples; the last batch is padded and masked.
       batch_size: examples a step.
-      sharding: layout of the batches over the devices.
+      sharding: layout of the batches over the devices; a process reads the rows of its own devices alone.
       stopping: asked before each batch; the evaluation is given up once it is true.
     """
     sums = MetricSums.empty()
+    rows = slice(0, batch_size) if sharding is None else local_rows(sharding, batch_size)
     for start in range(0, len(split.labels), batch_size):
         if stopping():
             return None
-        part = slice(start, start + batch_size)
-        batch = padded(split.images[part], split.labels[part], batch_size)
-        sums = sums.merge(eval_step(state, on_devices(batch, sharding)))
+        part = slice(start + rows.start, start + rows.stop)
+        batch: Any = padded(split.images[part], split.labels[part], rows.stop - rows.start)
+        if sharding is not None:
+            batch = rows_on_devices(batch, sharding, batch_size, rows.start)
+        sums = sums.merge(eval_step(state, batch))
     return sums.compute()
 
 

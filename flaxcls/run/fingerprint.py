@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+
+from flaxcls.run.processes import whole_array
 
 
 def fingerprint(variables: Any) -> str:
@@ -21,14 +22,7 @@ def fingerprint_of_paths(leaves: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for path in sorted(leaves):
         leaf = leaves[path]
-        array = _whole(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        array = whole_array(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _whole(leaf: Any) -> np.ndarray:
-    """Returns all of an array; where other processes hold parts of it, all of them must ask for it."""
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)

@@ -21,8 +21,9 @@ def tune_malloc() -> None:
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
         _call("mallopt", _M_ARENA_MAX, 1 + 2 * cores())
-    if not any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")):
-        _call("mallopt", _M_MMAP_THRESHOLD, 2**30)
+    told = any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"))
+    # older ones refuse the first; told the second alone they would map more than before
+    if not told and _call("mallopt", _M_MMAP_THRESHOLD, 2**30):
         _call("mallopt", _M_TRIM_THRESHOLD, 2**31 - 1)
 
 

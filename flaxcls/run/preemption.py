@@ -68,8 +68,13 @@ class StopRequest:
         return self._agreed
 
     def exception(self) -> BaseException:
-        """Returns what the signal would have raised: KeyboardInterrupt, or SystemExit with the code 143."""
-        return KeyboardInterrupt() if self.signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+        """Returns what the signal would have raised: KeyboardInterrupt, or SystemExit with the code 143.
+
+        Its attribute `agreed` says that all processes stop here.
+        """
+        error = KeyboardInterrupt() if self.signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+        error.agreed = True  # type: ignore[union-attr]
+        return error
 
 
 def _end_at_the_second(pipe: int, numbers: set[signal.Signals]) -> None:

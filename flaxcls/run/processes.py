@@ -1,16 +1,18 @@
 """What the processes of one run, each on a host of its own, do together; one process alone pays nothing for it."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, StorageError, exit_code
 
-_LONGEST = 4096  # bytes of a path
+_LONGEST = 8192  # bytes of a path, or of what is wrong with it
 
 
 def is_first() -> bool:
@@ -21,21 +23,37 @@ def is_first() -> bool:
 def share(make: Callable[[], Path]) -> Path:
     """Returns, on all processes, the path that `make` gives on the first, once all have come here.
 
-    Raises what it raises there, and InputError on the others.
+    Raises what it raises there, and the same words, as InputError or StorageError, on the others.
     """
     if jax.process_count() == 1:
         return make()
     wait_for_all("the run directory is opened")
-    text = b""
+    word: dict[str, Any] = {}
     try:
         if is_first():
-            text = str(make()).encode()
+            word = {"path": str(make())}
+    except BaseException as error:
+        word = {"error": str(error)[:1000], "code": exit_code(error)}
+        raise
     finally:
-        shared = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(_LONGEST, b"\0"), np.uint8))
-    path = shared.tobytes().rstrip(b"\0").decode()
-    if not path:
-        raise InputError("the first process could not open the run directory; it says why.")
-    return Path(path)
+        text = json.dumps(word).encode().ljust(_LONGEST, b" ")
+        shared = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
+    word = json.loads(shared.tobytes())
+    if "error" in word:
+        raise (InputError if word["code"] == exit_code(InputError()) else StorageError)(word["error"])
+    return Path(word["path"])
+
+
+def agree(good: bool) -> bool:
+    """Returns whether it is good on all processes."""
+    return good if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(good)).all())
+
+
+def whole_array(array: Any) -> np.ndarray:
+    """Returns all of an array; where other processes hold parts of it, all of them must ask for it."""
+    if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 def wait_for_all(what: str) -> None:

@@ -14,9 +14,10 @@ from flaxcls.errors import InputError
 
 _LONGEST = 65536  # bytes of a message
 _PAUSE = 0.2  # seconds between two tries to reach process 0
+_SHORT = 5  # seconds in which one that has connected says who it is
 
 
-def meet(place: str, count: int, number: int, timeout: float) -> None:
+def meet(place: str, count: int, number: int, timeout: float, alike: str = "") -> None:
     """Returns when all processes have come.
 
     Args:
@@ -24,22 +25,24 @@ def meet(place: str, count: int, number: int, timeout: float) -> None:
       count: processes that are expected.
       number: of this one.
       timeout: seconds within which they must come.
+      alike: what must be the same for all of them.
 
     Raises:
-      InputError: where they have not, their numbers or counts do not fit together, or the port is taken.
+      InputError: where they have not, they do not fit together, or the port is taken.
     """
     host, port = place.rsplit(":", 1)
-    deadline = time.monotonic() + timeout
+    word = {"number": number, "count": count, "alike": alike}
     if number == 0:
-        problem = _await_others(int(port), count, deadline)
+        problem = _await_others(int(port), word, time.monotonic() + timeout)
     else:
-        problem = _tell(host.strip("[]"), int(port), {"number": number, "count": count}, deadline)
+        problem = _tell(host.strip("[]"), int(port), word, timeout)
     if problem:
         raise InputError(f"{count} processes were expected at {place} within {timeout:g} s, {problem}")
 
 
-def _await_others(port: int, count: int, deadline: float) -> str:
+def _await_others(port: int, ours: dict[str, Any], deadline: float) -> str:
     """Returns what is wrong, which those that have come are told, or nothing."""
+    others = range(1, ours["count"])
     came: dict[int, socket.socket] = {}
     problem = ""
     with contextlib.ExitStack() as stack:
@@ -47,43 +50,59 @@ def _await_others(port: int, count: int, deadline: float) -> str:
             server = stack.enter_context(socket.create_server(("", port), family=_family(), dualstack_ipv6=_dual()))
         except OSError as error:
             return f"but port {port} cannot be listened at on the host of process 0: {error.strerror or error}."
-        while len(came) < count - 1 and not problem:
+        while came.keys() != set(others) and not problem:
             server.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 connection = stack.enter_context(server.accept()[0])
-                word = _read(connection, deadline)
+                word = _read(connection, _SHORT)
             except (OSError, ValueError):  # nobody, or somebody else
                 if time.monotonic() >= deadline:
-                    missing = sorted(set(range(1, count)) - came.keys())
-                    problem = f"but not all came; missing: {', '.join(map(str, missing))}."
+                    here, missing = ([n for n in others if (n in came) is found] for found in (True, False))
+                    problem = f"but not all came; here: {_listed([0, *here])}; missing: {_listed(missing)}."
                 continue
             number: Any = word.get("number")
-            if word.get("count") != count:
+            if word.get("count") != ours["count"]:
                 problem = f"but process {number} expects {word.get('count')} of them."
-            elif number in came or number not in range(1, count):
+            elif number not in others or (number in came and _is_open(came[number])):
                 problem = f"but two say that they are process {number}."
-            else:
-                came[number] = connection
+            elif word.get("alike") != ours["alike"]:
+                problem = f"but process {number} was given other options than process 0, or has another version."
+            came[number] = connection
         for connection in came.values():
             with contextlib.suppress(OSError):
                 connection.sendall(json.dumps({"problem": problem}).encode() + b"\n")
     return problem
 
 
-def _tell(host: str, port: int, word: dict[str, int], deadline: float) -> str:
+def _tell(host: str, port: int, word: dict[str, Any], timeout: float) -> str:
     """Returns what process 0 says is wrong, or nothing."""
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, ValueError), socket.create_connection((host, port), timeout=5) as connection:
-            connection.sendall(json.dumps(word).encode() + b"\n")
-            # it answers at its own deadline, which may be later than this one's
-            return str(_read(connection, deadline + 60).get("problem", ""))
+        with contextlib.suppress(OSError, ValueError), socket.create_connection((host, port), timeout=_SHORT) as there:
+            there.sendall(json.dumps(word).encode() + b"\n")
+            return str(_read(there, timeout + _SHORT).get("problem", ""))  # it answers in its own time
         time.sleep(_PAUSE)
     return "but process 0 could not be reached there."
 
 
-def _read(connection: socket.socket, deadline: float) -> dict[str, Any]:
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _is_open(connection: socket.socket) -> bool:
+    """Returns whether the other side still waits; what has been started again has closed its first one."""
+    connection.settimeout(0)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _read(connection: socket.socket, timeout: float) -> dict[str, Any]:
     """Returns the object of one line. Raises OSError or ValueError where none comes."""
-    data = b""
+    deadline, data = time.monotonic() + timeout, b""
     while not data.endswith(b"\n"):
         connection.settimeout(max(deadline - time.monotonic(), 0.01))
         part = connection.recv(4096)

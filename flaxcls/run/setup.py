@@ -161,7 +161,6 @@ def make_setup(
     )
     shapes = jax.eval_shape(create, jax.random.key(0))
     check_model(config, model, shapes, dataset)
-    evaluated = with_views(model, config.augment)
     whole, layout = replicated(mesh), state_sharding(shapes, mesh)
     step: Callable[..., Any] = partial(
         train_step,
@@ -173,8 +172,11 @@ def make_setup(
         accumulate=config.optim.accumulate,
         ema_decay=config.optim.ema_decay,
     )
+    evaluation: Callable[..., Any] = partial(
+        eval_step, model=with_views(model, config.augment), loss_fn=_loss(config.loss), transform=transform
+    )
     if config.mesh.fsdp > 1:
-        step = _gathering(step, whole, layout)
+        step, evaluation = _gathering(step, whole, layout), _gathered(evaluation, whole)
     logged = _logged(config, schedule) if ours else lambda state, frozen: {}
     options = _compiler_options(config.loop.deterministic)
     return Setup(
@@ -198,10 +200,7 @@ def make_setup(
             out_shardings=(layout, whole),
             compiler_options=options,
         ),
-        evaluate=jax.jit(
-            partial(eval_step, model=evaluated, loss_fn=_loss(config.loss), transform=transform),
-            compiler_options=options,
-        ),
+        evaluate=jax.jit(evaluation, compiler_options=options),
         finite=jax.jit(lambda state: all_finite((state.params, state.eval_variables))),
         transform=transform,
     )
@@ -216,6 +215,11 @@ def _gathering(step: Callable[..., Any], whole: Sharding, layout: Any) -> Callab
         return jax.lax.with_sharding_constraint(new, layout), metrics
 
     return gathered
+
+
+def _gathered(evaluation: Callable[..., Any], whole: Sharding) -> Callable[..., Any]:
+    """Returns `evaluation` for a state of any layout, which it gathers."""
+    return lambda state, batch: evaluation(jax.lax.with_sharding_constraint(state, whole), batch)
 
 
 def _create(

@@ -4,7 +4,7 @@ from flaxcls.run.collectives import collectives
 
 PROGRAM = """
   %all-reduce.3 = (f32[8]{0}, bf16[4,2]{1,0}) all-reduce(%a), replica_groups={{0,1},{2,3}}, metadata={op_name="f/sum"}
-  ROOT %all-gather-start.1 = f32[4,6]{1,0} all-gather-start(%c), replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %all-gather-start.1 = (f32[1,6]{1,0}, f32[4,6]{1,0}) all-gather-start(%c), replica_groups=[1,4]<=[4]
   %reduce-scatter = f32[3]{0} reduce-scatter(%d), dimensions={0}
   %add = f32[8]{0} add(%all-reduce.3, %e)
 """

@@ -16,7 +16,7 @@ def test_malloc_keeps_a_heap_for_each_thread_of_xla_and_what_is_freed_unless_tol
     told, expected, monkeypatch
 ):
     calls = []
-    monkeypatch.setattr(memory, "_call", lambda name, *call: calls.append(call))
+    monkeypatch.setattr(memory, "_call", lambda name, *call: calls.append(call) or 1)
     monkeypatch.setattr(memory, "cores", lambda: 3)
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -24,6 +24,15 @@ def test_malloc_keeps_a_heap_for_each_thread_of_xla_and_what_is_freed_unless_tol
         monkeypatch.setenv(told, "2")
     memory.tune_malloc()
     assert calls == expected
+
+
+def test_a_libc_that_refuses_to_keep_is_told_no_more(monkeypatch):
+    calls = []
+    monkeypatch.setattr(memory, "_call", lambda name, *call: calls.append(call) or 0)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    memory.tune_malloc()
+    assert [call[0] for call in calls] == [-8, -3]
 
 
 def test_glibc_takes_what_it_is_told():

@@ -11,9 +11,12 @@
 #SBATCH --signal=TERM@180
 set -uo pipefail
 
+trap : TERM # lest it ends this script before the tasks have saved
+
 srun --kill-on-bad-exit=1 "${PYTHON:-python}" -m flaxcls.train "$@" --resume auto
 code=$?
-if [ "$code" = 143 ]; then # all have saved and stopped after SIGTERM
+state=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)
+if [ "$code" = 143 ] && [ "$state" = RUNNING ]; then # all have saved after SIGTERM, and nobody has cancelled the job
   echo "stopped by SIGTERM: job $SLURM_JOB_ID is queued again"
   scontrol requeue "$SLURM_JOB_ID"
 fi

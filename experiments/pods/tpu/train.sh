@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Trains on all hosts of a TPU slice by one command, and again after it was preempted.
+#
+#   TPU=NAME ZONE=ZONE experiments/pods/tpu/train.sh EXPERIMENT --data.dir DATA_DIR --workdir WORKDIR [OPTION ...]
+#
+# flaxcls is installed on each host, in ~/flaxcls/.venv, and WORKDIR and DATA_DIR are the same files on all of them.
+set -euo pipefail
+: "${TPU:?the name of the TPU VM}" "${ZONE:?its zone}"
+
+printf -v options ' %q' "$@" --resume auto
+exec gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all \
+  --command "cd ~/flaxcls && .venv/bin/python -m flaxcls.train$options"
