@@ -5,8 +5,9 @@ training split: flaxcls by its command, Keras with images of float32 as the tuto
 bytes that the network rescales, and PyTorch with float32. Each run is `experiments.benchmarks.throughput`'s.
 
 Command:   python -m experiments.benchmarks.memory --data-dir DATA_DIR
-Hardware:  not yet measured
-Result:    not yet measured
+Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts by a fifth), otherwise idle, 26 November
+           2026, Python 3.13 with jax 0.12.0.1; the others with Python 3.11
+Result:    877 MiB, Keras 3.15.1 on TensorFlow 2.21 2,286 MiB (n = 1; the others have not been measured)
 """
 
 import sys
