@@ -23,9 +23,11 @@ class Interrupted(Exception):  # noqa: N818 (like KeyboardInterrupt, it is not a
 def exit_code(error: BaseException) -> int:
     """Returns what a command ends with: 2 for bad input, 3 for NaN or infinity, 4 for storage, 1 for anything else.
 
-    130 is for SIGINT, and 143 for SIGTERM.
+    130 is for SIGINT; SystemExit, as of SIGTERM, has its own.
     """
-    codes = {InputError: 2, DivergenceError: 3, StorageError: 4, KeyboardInterrupt: 130, SystemExit: 143}
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    codes = {InputError: 2, DivergenceError: 3, StorageError: 4, KeyboardInterrupt: 130}
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
 
 

@@ -44,6 +44,7 @@ def _await_others(port: int, ours: dict[str, Any], deadline: float) -> str:
     """Returns what is wrong, which those that have come are told, or nothing."""
     others = range(1, ours["count"])
     came: dict[int, socket.socket] = {}
+    refused: list[socket.socket] = []
     problem = ""
     with contextlib.ExitStack() as stack:
         try:
@@ -55,20 +56,23 @@ def _await_others(port: int, ours: dict[str, Any], deadline: float) -> str:
             try:
                 connection = stack.enter_context(server.accept()[0])
                 word = _read(connection, _SHORT)
-            except (OSError, ValueError):  # nobody, or somebody else
+                number, count = int(word["number"]), int(word["count"])
+            except (OSError, ValueError, TypeError, KeyError):  # nobody, or somebody else
                 if time.monotonic() >= deadline:
                     here, missing = ([n for n in others if (n in came) is found] for found in (True, False))
                     problem = f"but not all came; here: {_listed([0, *here])}; missing: {_listed(missing)}."
                 continue
-            number: Any = word.get("number")
-            if word.get("count") != ours["count"]:
-                problem = f"but process {number} expects {word.get('count')} of them."
+            if count != ours["count"]:
+                problem = f"but process {number} expects {count} of them."
             elif number not in others or (number in came and _is_open(came[number])):
                 problem = f"but two say that they are process {number}."
             elif word.get("alike") != ours["alike"]:
                 problem = f"but process {number} was given other options than process 0, or has another version."
-            came[number] = connection
-        for connection in came.values():
+            if problem:
+                refused.append(connection)
+            else:
+                came[number] = connection
+        for connection in (*came.values(), *refused):
             with contextlib.suppress(OSError):
                 connection.sendall(json.dumps({"problem": problem}).encode() + b"\n")
     return problem
