@@ -65,6 +65,6 @@ def batch_mirrored(seed: int, step: int, *, count: int, batch_size: int, order: 
     """
     indices = batch_indices(seed, step, count=count, batch_size=batch_size, order=order)
     odd_epochs = np.arange(step * batch_size, (step + 1) * batch_size) // count % 2
-    sides = permutation(seed, 2**41, count) % 2  # an epoch that no run comes to, nor `balanced`
-    mirrored: np.ndarray = sides[indices] == odd_epochs
+    sides = permutation(seed, 2**41, count)[indices] % 2  # an epoch that no run comes to, nor `balanced`
+    mirrored: np.ndarray = sides == odd_epochs
     return mirrored

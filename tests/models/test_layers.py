@@ -8,6 +8,8 @@ from flaxcls.errors import InputError
 from flaxcls.models.layers import (
     ACTIVATIONS,
     UNIFORM_FAN_IN,
+    _largest_and_place,
+    _largest_then_place,
     average_pool,
     identity_init,
     max_pool,
@@ -105,6 +107,16 @@ def test_the_gradient_of_max_pooling_goes_to_the_first_of_equal_values():
     image = jnp.array([[1.0, 5, 2, 2], [5, 0, 2, 2], [3, 3, 0, 0], [3, 4, 0, 9]]).reshape(1, 4, 4, 1)
     gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 2) * jnp.array([[1.0, 2], [3, 4]]).reshape(1, 2, 2, 1)))(image)
     assert gradient[0, :, :, 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 3, 0, 4]]
+
+
+@pytest.mark.parametrize("size", [2, 3, 13])
+def test_all_platforms_have_the_same_largest_values_and_places(size):
+    values = np.random.default_rng(0).integers(0, 4, (2, 2, size, 3, size, 5))  # many are equal
+    windows = jnp.asarray(values, jnp.float32)
+    flat = values.transpose(0, 1, 3, 5, 2, 4).reshape(2, 2, 3, 5, size**2)
+    for largest, place in (_largest_then_place(windows), _largest_and_place(windows)):
+        np.testing.assert_array_equal(largest, flat.max(-1))
+        np.testing.assert_array_equal(place, flat.argmax(-1))
 
 
 def test_max_pooling_of_large_windows_and_what_is_no_number():
