@@ -7,10 +7,11 @@ look at the size of a gradient.
 
 Command:   python -m experiments.cifar10_speedrun --data.dir DATA_DIR
            on a CPU with --loop.steps-per-dispatch 1, as many steps in one program take long to compile there
-Hardware:  two cores of an Intel Xeon beside other work, jax 0.12.0.1, Python 3.13; it has not been on a GPU
-Time:      the whole run has not been measured; 2,000 images for 4 epochs take 157 s, most of it the evaluation
-Accuracy:  of these, test 64.36 %, n = 1, by --data.train-examples 2000 --loop.batch-size 200 --loop.epochs 4
-           --model.init-images 2000 --model.dtype float32 --loop.steps-per-dispatch 1, on a JPEG copy of CIFAR-10
+Hardware:  one NVIDIA H100 80GB HBM3, jax 0.11.2, Python 3.12; November 2026
+Time:      1.13 s warm (n = 25, sd 0.01) for initialisation, training and evaluation; a process 70 s, then 26 s cached
+Accuracy:  test 90.73 %, n = 25, sd 0.15, with test-time augmentation, on a JPEG copy of CIFAR-10 (quality 75). The same
+           recipe in PyTorch comes to 90.61 % there (n = 7, sd 0.15): the 94 % are of the original images, not at hand.
+           Both by python -m experiments.benchmarks.gpu
 """
 
 import sys

@@ -114,6 +114,13 @@ def of_speedrun(measure: Callable[[Speedrun, Path, int, float, Path], list[Row]]
     return lambda task: measure(task.sizes.speedrun, task.data_dir, task.runs, task.until, task.out)
 
 
+def in_torch(task: Task) -> tuple[list[Row], dict[str, str]]:
+    """Returns the rows of the same recipe in PyTorch, which has the device to itself, and nothing of what it ran on."""
+    from experiments.benchmarks import gpu_torch
+
+    return gpu_torch.measure(task.sizes.speedrun, task.data_dir, task.runs, task.until), {}
+
+
 PARTS: dict[str, Callable[[Task], tuple[list[Row], dict[str, str]]]] = {
     "cold": process,
     "cached": process,
@@ -121,6 +128,7 @@ PARTS: dict[str, Callable[[Task], tuple[list[Row], dict[str, str]]]] = {
     "profile": here(of_speedrun(profile)),
     "resident": here(lambda task: gpu_resnet.resident(task.sizes.training)),
     "streaming": here(lambda task: gpu_resnet.streaming(task.sizes.training)),
+    "torch": in_torch,
     "determinism": here(of_speedrun(determinism)),
 }
 
