@@ -63,6 +63,7 @@ def test_the_report_has_medians_spreads_and_ratios_on_the_screen_and_in_its_file
         "1.500 (0.500 to 4.000)",
         "failed: [no] compiler",
         "speed, images",
+        "flaxcls to it",
     ):
         assert expected in shown.get()
 

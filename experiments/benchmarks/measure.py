@@ -138,11 +138,15 @@ def compare(
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Returns a table for each quantity: n, median, least and largest value, and the same of the ratios."""
+    """Returns a table for each quantity: n, median, least and largest value, and the same of the ratios.
+
+    The ratios are of the one system that has none to itself, which is flaxcls or, within it, what others are changes of.
+    """
     made = []
     for title in dict.fromkeys((row.quantity, row.unit) for row in rows):
         table = Table(title=escape(", ".join(title)), title_justify="left")
-        for header in ("", "n", "median", "spread", "flaxcls to it"):
+        ours = [row.system for row in rows if (row.quantity, row.unit) == title and not row.ratios and row.values]
+        for header in ("", "n", "median", "spread", f"{ours[0]} to it" if len(ours) == 1 else ""):
             table.add_column(header, justify="right" if header in ("n", "median", "spread") else "left")
         for row in rows:
             if (row.quantity, row.unit) == title:
