@@ -152,17 +152,29 @@ def test_batch_norm_that_knows_no_axis_still_ends_equal_everywhere():
     chex.assert_tree_all_finite((state.params, state.model_state, metrics))
 
 
-def test_dropout_differs_between_the_shards():
+@pytest.mark.parametrize("form", ["pmap", "shard_map"])
+def test_dropout_differs_between_the_shards(form):
     """With the same image everywhere, and one shard masked out, the loss tells which units the other one dropped."""
     dropped, tx = CNN(3, widths=(4,), dense=(32,), dropout=0.5), optax.sgd(0.1)
     state = create_state(KEY, dropped, tx, image_shape=(8, 8, 1))
-    step = jax.pmap(
-        partial(train_step, model=dropped, tx=tx, axis_name="data"), axis_name="data", in_axes=(None, 0, None)
-    )
+    part = partial(train_step, model=dropped, tx=tx, axis_name="data")
+    if form == "pmap":
+        step = jax.pmap(part, axis_name="data", in_axes=(None, 0, None), out_axes=None)
+    else:
+        step = jax.jit(
+            jax.shard_map(
+                part,
+                mesh=make_mesh(),
+                in_specs=(PartitionSpec(), PartitionSpec("data"), PartitionSpec()),
+                out_specs=PartitionSpec(),
+            )
+        )
 
     def loss(counts):
-        batch = {"image": np.ones((2, 1, 8, 8, 1), np.float32), "label": np.zeros((2, 1), np.int32)}
-        return float(step(state, {**batch, "mask": np.array(counts).reshape(2, 1)}, KEY)[1]["loss"][0])
+        batch = {"image": np.ones((2, 8, 8, 1), np.float32), "label": np.zeros(2, np.int32), "mask": np.array(counts)}
+        if form == "pmap":
+            batch = jax.tree.map(lambda x: x[:, None], batch)
+        return float(step(state, batch, KEY)[1]["loss"])
 
     first, second = loss([True, False]), loss([False, True])
     assert first != second

@@ -8,6 +8,7 @@ _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|col
 _LINE = re.compile(rf"= (?P<shapes>\(.*?\)|\S+) (?P<kind>{_KINDS})(?P<start>-start)?\((?P<rest>.*)")
 _ARRAY = re.compile(r"(?P<type>[a-z]+\d*)\[(?P<shape>[\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(?:\{\{(?P<first>[\d,]*)|\[\d+,(?P<size>\d+)\])")
+_AXES = re.compile(r"replica_groups=mesh\[(?P<sizes>[^\]]*)\] \{(?P<chosen>[^}]*)\}")
 _NAME = re.compile(r'op_name="(?P<name>[^"]*)"')
 
 
@@ -47,19 +48,26 @@ def collectives(program: str, devices: int) -> list[Collective]:
 
 def _collective(match: "re.Match[str]", devices: int) -> Collective:
     arrays = [(found["type"], _shape(found["shape"])) for found in _ARRAY.finditer(match["shapes"])]
-    if match["start"] and match["kind"] != "all-reduce" and len(arrays) > 1:
+    if match["start"] and (match["kind"] != "all-reduce" or match["shapes"].startswith("((")) and len(arrays) > 1:
         arrays = arrays[len(arrays) // 2 :]  # what goes in stands before what comes out
-    groups, name = _GROUPS.search(match["rest"]), _NAME.search(match["rest"])
-    group = devices
-    if groups is not None and (groups["first"] or groups["size"]):
-        group = int(groups["size"]) if groups["size"] else groups["first"].count(",") + 1
+    name = _NAME.search(match["rest"])
     return Collective(
         kind=match["kind"],
         bytes=sum(math.prod(shape) * _bytes(kind) for kind, shape in arrays),
-        group=group,
+        group=_group(match["rest"]) or devices,
         shapes=tuple(shape for _, shape in arrays),
         operation="" if name is None else name["name"],
     )
+
+
+def _group(text: str) -> int | None:
+    """Returns how many devices take part together, as XLA writes it; None where it does not."""
+    if (groups := _GROUPS.search(text)) and (groups["first"] or groups["size"]):
+        return int(groups["size"]) if groups["size"] else groups["first"].count(",") + 1
+    if axes := _AXES.search(text):
+        sizes = dict(part.split("=") for part in axes["sizes"].split(","))
+        return math.prod(int(sizes[axis]) for axis in axes["chosen"].split(","))
+    return None
 
 
 def _shape(text: str) -> tuple[int, ...]:

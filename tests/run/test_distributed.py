@@ -97,15 +97,15 @@ def result(workdir):
 
 
 def assert_same_training(workdir, other):
-    """The devices' sums round in another order, 1e-7 of them, which 30 steps of Adam make some hundred times larger."""
-    assert losses(workdir) == pytest.approx(losses(other), rel=1e-3)
+    """The devices' sums round in another order, 1e-7 of them; 2e-7 of the losses and of the arrays came of it."""
+    assert losses(workdir) == pytest.approx(losses(other), rel=1e-5)
     ours, theirs = last_arrays(workdir), last_arrays(other)
     assert ours.keys() == theirs.keys()
     for name in ours:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-2, atol=2e-3, err_msg=name)
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
     for split in ("test", "validation"):  # 359 and 143 examples, which no number of devices here divides
-        assert result(workdir)[split]["accuracy"] == pytest.approx(result(other)[split]["accuracy"], abs=1.5 / 143)
-        assert result(workdir)[split]["loss"] == pytest.approx(result(other)[split]["loss"], rel=1e-2)
+        assert result(workdir)[split]["accuracy"] == pytest.approx(result(other)[split]["accuracy"])
+        assert result(workdir)[split]["loss"] == pytest.approx(result(other)[split]["loss"], rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_several_processes_train_as_one(one_process, experiment, tmp_path, count
     assert codes == [0] * count, printed
     assert_same_training(run, one_process)
     assert "run directory" in printed[0][0]
-    assert all(out == "" for out, _ in printed[1:])
+    assert [out for out, _ in printed[1:]] == [""] * (count - 1)
 
 
 def wait_for_lines(workdir, count, processes):

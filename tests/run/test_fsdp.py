@@ -68,6 +68,9 @@ def test_each_device_holds_its_part_of_the_state_alone(whole, shared, stripes):
     )
     assert split > 0.9 * held[0] - 32 * 65  # of what is neither small nor the batch
     assert held[0] - held[1] == split // 2
+    # the gathered parameters take the room of what a step of whole ones makes anew, or nearly so
+    temporary = [program.memory_analysis().temp_size_in_bytes for program in (all_of_it, part)]
+    assert temporary[1] - temporary[0] < (held[0] - held[1]) / 3
 
 
 def test_gradients_are_reduced_once_and_the_batch_stays_where_it_is(whole, shared, stripes):
@@ -86,6 +89,8 @@ def test_gradients_are_reduced_once_and_the_batch_stays_where_it_is(whole, share
         assert sizes == sorted(expected)
         assert all(one.kind == "all-gather" for one in gathered)
         assert bool(gathered) == (config is shared)
+        arithmetic = 4 * (parameters + sum(expected))
+        assert arithmetic <= sum(one.bytes for one in found) <= 1.05 * arithmetic
 
 
 def test_more_devices_than_there_are(whole, stripes, tmp_path, quiet):
