@@ -140,7 +140,7 @@ def compare(
 def tables(rows: Sequence[Row]) -> list[Table]:
     """Returns a table for each quantity: n, median, least and largest value, and the same of the ratios.
 
-    The ratios are of the one system that has none to itself, which is flaxcls or, within it, what others are changes of.
+    The ratios are of the one system that has none to itself: flaxcls or, within it, what others are changes of.
     """
     made = []
     for title in dict.fromkeys((row.quantity, row.unit) for row in rows):
