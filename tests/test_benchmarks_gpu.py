@@ -10,7 +10,9 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from rich.console import Console
 
@@ -25,6 +27,8 @@ from flaxcls.config import DataConfig
 from flaxcls.data import from_arrays
 from flaxcls.models import MODELS
 from flaxcls.models.airbench import Airbench
+from flaxcls.models.whitening import whitening_kernel
+from flaxcls.muon import renormalized_muon
 from flaxcls.run import fit
 from flaxcls.run.utilization import training_flops
 from flaxcls.train import parse
@@ -275,6 +279,28 @@ def test_the_recipe_in_pytorch(task):
     assert [(row.system, row.unit, len(row.values)) for row in rows] == [
         (system, unit, 1) for system in ("PyTorch", "PyTorch, compiled") for unit in ("s", "%")
     ]
+
+
+def test_the_port_to_pytorch_has_the_same_muon_and_whitening():
+    torch = pytest.importorskip("torch")
+    from experiments.benchmarks import gpu_torch
+
+    rng = np.random.default_rng(0)
+    kernel, tx = jnp.asarray(rng.normal(size=(3, 3, 8, 16)), jnp.float32), renormalized_muon(0.1)
+    state, there = tx.init(kernel), torch.nn.Parameter(torch.tensor(np.array(kernel)).permute(3, 2, 0, 1).contiguous())
+    buffers = [torch.zeros_like(there)]
+    for _ in range(2):
+        gradient = rng.normal(size=kernel.shape).astype(np.float32)
+        update, state = tx.update(jnp.asarray(gradient), state, kernel)
+        kernel = optax.apply_updates(kernel, update)
+        there.grad = torch.tensor(gradient).permute(3, 2, 0, 1).contiguous()
+        gpu_torch.muon([there], buffers, 0.1)
+    np.testing.assert_allclose(kernel, there.detach().permute(2, 3, 1, 0).numpy(), atol=0.01)
+    images = rng.normal(size=(20, 8, 8, 3)).astype(np.float32)
+    ours = np.asarray(whitening_kernel(jnp.asarray(images), 2)).transpose(3, 2, 0, 1).reshape(24, -1)
+    theirs = gpu_torch.whitening(torch.tensor(images).permute(0, 3, 1, 2)).reshape(24, -1).numpy()
+    # eigenvectors have either sign and come in another order, so that their products are compared
+    np.testing.assert_allclose(ours.T @ ours, theirs.T @ theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_a_profile_without_a_gpu_has_its_parts_and_its_trace(task):

@@ -113,7 +113,7 @@ def test_the_document_holds_what_was_compiled():
     assert {one["devices"] for one in counted} >= {8, 64, 512}
     for one in counted:
         assert one["network"] == "resnet50"
-        assert one["all_reduce"] == pytest.approx(one["predicted_all_reduce"], rel=0.05)
+        assert one["all_reduce"] == pytest.approx(one["predicted_all_reduce"], rel=1e-3)
         assert one["all_gather"] == pytest.approx(one["predicted_all_gather"], rel=0.05)
         if one["fsdp"] == 1:
             assert one["predicted_all_reduce"] == scaling.resnet50_work().gradient + scaling.resnet50_work().statistics
@@ -135,7 +135,8 @@ def test_the_recipe_is_a_configuration():
 
 
 def check(one):
-    assert one["all_reduce"] == pytest.approx(one["predicted_all_reduce"], rel=0.05)
+    exact = one["fsdp"] == 1  # batch norm comes to less than a hundredth
+    assert one["all_reduce"] == pytest.approx(one["predicted_all_reduce"], rel=0 if exact else 0.05, abs=0)
     assert one["all_gather"] == pytest.approx(one["predicted_all_gather"], rel=0.05)
     assert one["others"] == 0
 

@@ -19,11 +19,12 @@ A part that fails or takes too long has a row that says so, and the others go on
 files, what `experiments.benchmarks.gpu_pack` has packed; without --files it takes what is installed and --data-dir.
 
 Command:   python -m experiments.benchmarks.gpu --files build/gpu
+           measured with --seconds 380 --parts cold cached warm torch profile resident streaming
 Hardware:  one NVIDIA H100 80GB HBM3, 16 cores of an Intel Xeon, jax 0.11.2, Python 3.12; 26 November 2026
-Result:    by --seconds 380, too few for resident, streaming and determinism: the speed run in 1.132 s (n = 25,
-           1.124 to 1.161, mean 1.135; 23.5 % of the peak), 90.73 % (sd 0.15); a process 70 s cold, 26 s cached (n = 1);
-           PyTorch 2.11 in 2.11 s and 90.61 % (n = 7), compiled in 2.68 s and 90.67 % (n = 7). A sketch of resident,
-           without `fit`, had 5,630 images/s (n = 3, the first 5,090)
+Result:    the speed run in 1.132 s (n = 25, 1.124 to 1.161, mean 1.135; 23.5 % of the peak), 90.73 % (sd 0.15); with
+           the checkpoint 1.643 s, `fit` as a whole 1.827 s; a process 70 s cold, 26 s cached (n = 1). A plain port to
+           PyTorch 2.11 in 2.11 s and 90.61 % (n = 7), compiled in 2.68 s and 90.67 % (n = 7). No time was left for
+           resident and streaming; a sketch of resident, without `fit`, had 5,626 images/s (n = 3, 5,086 to 5,639)
 """
 
 import argparse

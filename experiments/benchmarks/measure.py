@@ -145,12 +145,14 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     made = []
     for title in dict.fromkeys((row.quantity, row.unit) for row in rows):
         table = Table(title=escape(", ".join(title)), title_justify="left")
-        ours = [row.system for row in rows if (row.quantity, row.unit) == title and not row.ratios and row.values]
-        for header in ("", "n", "median", "spread", f"{ours[0]} to it" if len(ours) == 1 else ""):
+        shown = [row for row in rows if (row.quantity, row.unit) == title]
+        ours = (
+            [row.system for row in shown if row.values and not row.ratios] if any(row.ratios for row in shown) else []
+        )
+        for header in ("", "n", "median", "spread", f"{escape(ours[0])} to it" if ours else ""):
             table.add_column(header, justify="right" if header in ("n", "median", "spread") else "left")
-        for row in rows:
-            if (row.quantity, row.unit) == title:
-                table.add_row(*map(escape, _cells(row)))
+        for row in shown:
+            table.add_row(*map(escape, _cells(row)))
         made.append(table)
     return made
 

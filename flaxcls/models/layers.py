@@ -149,7 +149,8 @@ def max_pool(images: jax.Array, size: int) -> jax.Array:
     """Largest value of each tiling window: [b h w c] -> [b h//size w//size c].
 
     Equal to `nn.max_pool` with that window and stride. The gradient goes to the first largest value of a window, row by
-    row, by comparisons instead of a select-and-scatter, which is slow on CPUs and GPUs.
+    row, by comparisons instead of a select-and-scatter, which is slow on CPUs and GPUs; second derivatives are those of
+    windows without equal values.
     """
     return _max_of(_windows(images, size))
 
@@ -184,7 +185,7 @@ def _largest_then_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _largest_and_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Is `_largest_then_place`, but reads the windows once, as a GPU spends its time on reading.
+    """Is `_largest_then_place` for numbers, but reads the windows once, as a GPU spends its time on reading.
 
     CPUs then take a tenth longer for a step of the tutorial's network (experiments/benchmarks/NOTES.md).
     """

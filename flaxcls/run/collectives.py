@@ -49,7 +49,8 @@ def collectives(program: str, devices: int) -> list[Collective]:
 def _collective(match: "re.Match[str]", devices: int) -> Collective:
     arrays = [(found["type"], _shape(found["shape"])) for found in _ARRAY.finditer(match["shapes"])]
     if match["start"] and (match["kind"] != "all-reduce" or match["shapes"].startswith("((")) and len(arrays) > 1:
-        arrays = arrays[len(arrays) // 2 :]  # what goes in stands before what comes out
+        # what goes in stands before what comes out, and behind both what a permutation needs besides
+        arrays = arrays[1:2] if match["kind"] == "collective-permute" else arrays[len(arrays) // 2 :]
     name = _NAME.search(match["rest"])
     return Collective(
         kind=match["kind"],
@@ -65,8 +66,9 @@ def _group(text: str) -> int | None:
     if (groups := _GROUPS.search(text)) and (groups["first"] or groups["size"]):
         return int(groups["size"]) if groups["size"] else groups["first"].count(",") + 1
     if axes := _AXES.search(text):
-        sizes = dict(part.split("=") for part in axes["sizes"].split(","))
-        return math.prod(int(sizes[axis]) for axis in axes["chosen"].split(","))
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes["sizes"]))
+        chosen = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", axes["chosen"])  # of an axis, or of a part of it
+        return math.prod(int(part or sizes[axis]) for axis, part in chosen) if chosen else None
     return None
 
 

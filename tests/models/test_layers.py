@@ -109,6 +109,17 @@ def test_the_gradient_of_max_pooling_goes_to_the_first_of_equal_values():
     assert gradient[0, :, :, 0].tolist() == [[0, 1, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 3, 0, 4]]
 
 
+def test_the_gradient_of_max_pooling_is_the_same_on_all_platforms(monkeypatch):
+    values = np.random.default_rng(0).integers(0, 4, (2, 7, 7, 3))  # many are equal
+    images = jnp.asarray(values, jnp.bfloat16)
+    weights = jnp.arange(2 * 3 * 3 * 3, dtype=jnp.bfloat16).reshape(2, 3, 3, 3)
+    here = jax.grad(lambda x: jnp.sum(max_pool(x, 2) * weights))(images)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, **others: default(*args))
+    there = jax.grad(lambda x: jnp.sum(max_pool(x, 2) * weights))(images)
+    np.testing.assert_array_equal(here, there)
+    assert float(jnp.abs(there).sum()) == float(weights.sum())
+
+
 @pytest.mark.parametrize("size", [2, 3, 13])
 def test_all_platforms_have_the_same_largest_values_and_places(size):
     values = np.random.default_rng(0).integers(0, 4, (2, 2, size, 3, size, 5))  # many are equal
