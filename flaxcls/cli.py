@@ -7,6 +7,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from flaxcls.config import Config
 from flaxcls.errors import InputError, unknown
+from flaxcls.places import as_path, in_bucket
 from flaxcls.validation import choices, validate
 
 NAMES = ConstructorRegistry()
@@ -55,6 +56,17 @@ def _by_path(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [str(word) for pair in value.items() for word in pair],
     )
+
+
+def local_out(out: Path | None, default: Path) -> Path:
+    """Returns where a command writes to. Raises InputError if that is in a bucket, where only a run is written."""
+    place = default if out is None else as_path(out)
+    if in_bucket(place):
+        raise InputError(
+            f"{place} is in a bucket, but what a command makes of a run is written to this machine: name a place "
+            "there by --out."
+        )
+    return place
 
 
 def load_experiment(path: Path) -> Config:

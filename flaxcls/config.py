@@ -38,9 +38,9 @@ class DataConfig:
     name: str | None = None
     """With tfds, the data set to read: cifar10, or name/config:version to be exact."""
     dir: str | None = None
-    """With tfds, the prepared data directory; without it TFDS_DATA_DIR, or ~/tensorflow_datasets. With folder, one that
-    holds a folder of images for each class, or train, val and test that do, or a .csv or .parquet of path, label and
-    maybe split."""
+    """With tfds, the prepared data directory, which may be gs://BUCKET/PATH; without it TFDS_DATA_DIR, or
+    ~/tensorflow_datasets. With folder, one that holds a folder of images for each class, or train, val and test that
+    do, or a .csv or .parquet of path, label and maybe split."""
     image_size: int | None = None
     """With tfds of any size and folder, the side that images get; None: their own if all are alike, or 224 pixels."""
     color: Literal["rgb", "grey"] = "rgb"

@@ -1,7 +1,7 @@
 """The command `python -m flaxcls.evaluate`: it parses, calls `evaluate_run` and prints."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +13,11 @@ from flaxcls.analysis.classifier import config_path, load_run
 from flaxcls.analysis.evaluation import evaluate_run, write
 from flaxcls.analysis.tables import per_class, summary
 from flaxcls.analysis.tensorboard import write_events
-from flaxcls.cli import NAMES
+from flaxcls.cli import NAMES, local_out
 from flaxcls.config import DataConfig
 from flaxcls.config_json import from_json
 from flaxcls.errors import InputError
+from flaxcls.places import as_path
 from flaxcls.run.workdir import CHECKPOINTS
 
 
@@ -44,10 +45,10 @@ def parse(args: list[str]) -> Command:
     words = [arg for arg in args if arg not in ("-h", "--help")]
     if not words and args:
         return _parse(args, DataConfig())
-    run = _parse(words, DataConfig()).run
-    text = config_path(run).read_text(errors="replace")
+    run = as_path(_parse(words, DataConfig()).run)
+    text = config_path(run).read_bytes().decode(errors="replace")
     try:
-        return _parse(args, from_json(text).data)
+        return replace(_parse(args, from_json(text).data), run=run)
     except InputError:
         if (run / CHECKPOINTS).is_dir():
             load_run(run)  # which says so if it is of a later version
@@ -64,8 +65,8 @@ def main(args: list[str] | None = None) -> int:
     console = Console()
     try:
         command = parse(sys.argv[1:] if args is None else args)
+        out = local_out(command.out, command.run / "evaluation" / command.split)
         evaluation = evaluate_run(command.run, split=command.split, data=command.data, step=command.step)
-        out = command.out or command.run / "evaluation" / command.split
         files = [*write(evaluation, out), write_events(evaluation, out)]
     except KeyboardInterrupt:
         return 130

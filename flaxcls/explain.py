@@ -11,8 +11,9 @@ from flaxcls.analysis import load_run
 from flaxcls.analysis.explained import explain_files, make_plan
 from flaxcls.analysis.explanation import TOLERANCE
 from flaxcls.analysis.prediction import find_images, predict_files
-from flaxcls.cli import NAMES
+from flaxcls.cli import NAMES, local_out
 from flaxcls.errors import InputError
+from flaxcls.places import as_path
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ def main(args: list[str] | None = None) -> int:
 
 def _explain(command: Command) -> int:
     paths = find_images(command.paths)
-    classifier = load_run(command.run)
+    run = as_path(command.run)
+    out = local_out(command.out, run / "explanations")
+    classifier = load_run(run)
     plan = make_plan(classifier, methods=command.methods, class_name=command.class_name, layer=command.layer)
     for sentence in plan.left_out:
         print(sentence, file=sys.stderr)
-    out = command.out or command.run / "explanations"
     found = predict_files(classifier, paths)
     for image in explain_files(classifier, plan, found, out):
         other = "" if image.explained == image.predicted else f", explained as {image.explained}"

@@ -12,8 +12,9 @@ from flaxcls.analysis.classifier import load_run
 from flaxcls.analysis.export import DESCRIPTION, ONNX, STABLEHLO, add_onnx, check_folder, export_run
 from flaxcls.analysis.onnx import ADVICE
 from flaxcls.analysis.temperature import calibrated
-from flaxcls.cli import NAMES
+from flaxcls.cli import NAMES, local_out
 from flaxcls.errors import InputError
+from flaxcls.places import as_path
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,13 @@ def main(args: list[str] | None = None) -> int:
 def _export(command: Command) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     plain = command.dtype == "float32"
-    out = command.out or command.run / ("export" if plain else f"export-{command.dtype}")
+    run = as_path(command.run)
+    out = local_out(command.out, run / ("export" if plain else f"export-{command.dtype}"))
     if command.format == "onnx" and command.onnx_python is None:
         raise InputError(f"--format onnx needs --onnx-python: {ADVICE}, and give --onnx-python onnx/bin/python.")
     check_folder(out, overwrite=command.overwrite)
-    classifier, reason = calibrated(command.run, load_run(command.run))
-    description = export_run(command.run, classifier, out, dtype=command.dtype, not_calibrated=reason)
+    classifier, reason = calibrated(run, load_run(run))
+    description = export_run(run, classifier, out, dtype=command.dtype, not_calibrated=reason)
     size = description["files"][STABLEHLO]["bytes"]
     console.print(f"{out / STABLEHLO}: {size:,} bytes, for {', '.join(description['platforms'])}, any batch size")
     console.print(f"{out / DESCRIPTION}: class names, shapes, and how to use it")

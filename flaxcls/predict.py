@@ -15,6 +15,7 @@ from flaxcls.analysis.prediction import check_new, find_images, predict_files, w
 from flaxcls.analysis.temperature import calibrated
 from flaxcls.cli import NAMES
 from flaxcls.errors import InputError
+from flaxcls.places import as_path
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ def _predict(command: Command, errors: Console) -> int:
         raise InputError("Parquet is not for the standard output: name a file by --out.")
     if out is not None:
         check_new(out)
-    classifier = load_run(command.run)
+    run = as_path(command.run)
+    classifier = load_run(run)
     classes = len(classifier.class_names)
     if not 1 <= command.top <= classes:
         raise InputError(f"top is {command.top}, but the model has {classes} classes: ask for 1 to {classes}.")
     paths = find_images(command.paths)
-    classifier, reason_not = calibrated(command.run, classifier)
+    classifier, reason_not = calibrated(run, classifier)
     if reason_not is not None:
         errors.print(f"The probabilities are not calibrated: {reason_not}")
     parts = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from flaxcls.analysis.report import read_run, render
-from flaxcls.cli import NAMES
+from flaxcls.cli import NAMES, local_out
 from flaxcls.errors import InputError
+from flaxcls.places import as_path
 from flaxcls.run.workdir import write_whole
 
 
@@ -49,11 +50,11 @@ def _write(command: Command, console: Console) -> Path:
         raise InputError("no run was given: name one run directory or more.")
     if len({run.resolve() for run in command.runs}) < len(command.runs):
         raise InputError("a run is given twice: name each once.")
-    contents = []
-    for run, name in zip(command.runs, _names(command.runs), strict=True):
+    contents, runs = [], [as_path(run) for run in command.runs]
+    out = local_out(command.out, runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    for run, name in zip(runs, _names(command.runs), strict=True):
         console.print(escape(f"evaluating {run} on its {command.split} split"), soft_wrap=True)
         contents.append(read_run(run, name=name, split=command.split, data_dir=command.data_dir))
-    out = command.out or (command.runs[0] / "report.html" if len(command.runs) == 1 else Path("report.html"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, render(contents))

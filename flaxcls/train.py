@@ -16,6 +16,7 @@ from flaxcls.cli import NAMES, load_experiment
 from flaxcls.config import Config
 from flaxcls.config_json import to_json
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, exit_code
+from flaxcls.places import as_path
 from flaxcls.run import dry_run, fit
 from flaxcls.run.compilation import use_compilation_cache, use_cpu_flags
 from flaxcls.run.distributed import Distributed, joined
@@ -32,7 +33,7 @@ class Command:
     experiment: tyro.conf.Positional[Path | None] = None
     """A Python file that defines CONFIG, whose values then are the defaults of the options."""
     workdir: Path | None = None
-    """Run directory; without it a fresh one below runs/."""
+    """Run directory, which may be gs://BUCKET/PATH; without it a fresh one below runs/."""
     resume: Literal["no", "yes", "auto"] = "no"
     """Continue the run in the run directory; its configuration is the default of the options. auto: if there is one.
     Alone it means yes."""
@@ -57,6 +58,8 @@ def parse(args: list[str], default: Config | None = None) -> Command:
     """
     args = _with_resume_written_out(args)
     first = _parse([arg for arg in args if arg not in ("-h", "--help")], Config())
+    if first.workdir is not None:
+        first = replace(first, workdir=as_path(first.workdir))
     if first.resume == "auto":
         if first.workdir is None or first.overwrite:
             raise InputError(
@@ -67,7 +70,7 @@ def parse(args: list[str], default: Config | None = None) -> Command:
         default = load_experiment(first.experiment)
     elif first.resume == "yes" and first.workdir is not None:
         default = read_config(first.workdir)
-    return replace(_parse(args, default or Config()), resume=first.resume)
+    return replace(_parse(args, default or Config()), resume=first.resume, workdir=first.workdir)
 
 
 def _with_resume_written_out(args: Sequence[str]) -> list[str]:

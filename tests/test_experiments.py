@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from flaxcls.cli import load_experiment
 from flaxcls.config import Config
@@ -17,8 +19,13 @@ from flaxcls.data import load_dataset
 from flaxcls.data.dataset import Split
 from flaxcls.data.images import Files, Images, read_image, upright_size
 from flaxcls.data.resize import resize
+from flaxcls.errors import InputError
 from flaxcls.models import build_model
 from flaxcls.models.summary import count
+from flaxcls.optim import make_schedule
+from flaxcls.regularizers import l2
+from flaxcls.run.plan import Plan
+from flaxcls.train import main
 from flaxcls.validation import validate
 
 FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
@@ -79,6 +86,49 @@ def test_the_network_has_the_tutorials_122570_parameters(name):
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
     init = lambda x: build_model(config.model, 10).init(jax.random.key(0), x, train=False)  # noqa: E731
     assert count(jax.eval_shape(init, images)["params"]) == 122_570
+
+
+def test_the_stand_in_has_the_form_of_imagenet_and_goes_the_way_of_its_command(tmp_path):
+    from experiments.imagenet_standin import CLASSES, write
+
+    folder = write(tmp_path, train=24, validation=8)
+    assert folder == tmp_path / "imagenet2012" / "5.1.0"
+    builder = tfds.builder_from_directory(folder)
+    names, source = builder.info.features["label"].names, builder.as_data_source("train")
+    assert len(names) == 1000
+    assert {names[example["label"]] for example in source} == set(CLASSES)
+    assert all(example["file_name"].decode().startswith(names[example["label"]]) for example in source)
+    assert {example["image"].shape[-1] for example in source} == {3}
+    assert len({example["image"].shape for example in source}) > 10
+    with pytest.raises(InputError, match="is there already"):
+        write(tmp_path)
+
+    # with a network that compiles in seconds; all else is as for ImageNet, which is read from the records too
+    options = {
+        "data.dir": tmp_path, "data.image-size": 32, "data.validation-fraction": 0.25, "data.memory": 0.0,
+        "data.workers": 0, "model.name": "cnn", "model.widths": 8, "loop.batch-size": 8, "loop.eval-batch-size": 8,
+        "loop.epochs": 1, "optim.warmup-epochs": 0.5, "workdir": tmp_path / "run",
+    }  # fmt: skip
+    arguments = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    assert main([str(EXPERIMENTS[0].parent / "imagenet_resnet50.py"), *arguments]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 2
+    assert 0 < result["test"]["loss"] < 100
+    assert result["test"]["accuracy"] * 8 == int(result["test"]["accuracy"] * 8)  # of all eight images
+
+
+def test_the_imagenet_recipe_has_the_papers_rates_and_its_decay_is_that_of_kernels_alone():
+    config = load_experiment(EXPERIMENTS[0].parent / "imagenet_resnet50.py")
+    plan = Plan.make(config, 1_268_167)
+    schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
+    epochs = [0, 2.5, 5, 47.5, 90]
+    rates = [float(schedule(round(epoch * plan.examples / plan.batch_size))) for epoch in epochs]
+    np.testing.assert_allclose(rates, [0, 0.2, 0.4, 0.2, 0], atol=1e-4)
+    params = {"Conv_0": {"kernel": jnp.full((3, 3, 2, 4), 2.0)}, "BatchNorm_0": {"scale": jnp.ones(4)}}
+    decay = jax.grad(lambda params: config.loss.l2 * l2(params))(params)  # with the gradient, so through the momentum
+    np.testing.assert_allclose(decay["Conv_0"]["kernel"], 2e-4, rtol=1e-6)
+    np.testing.assert_array_equal(decay["BatchNorm_0"]["scale"], 0)
+    assert config.optim.weight_decay == 0
 
 
 @needs_cifar10

@@ -28,6 +28,7 @@ LAYERS = [
     ["step"],
     ["sharding"],
     ["__init__"],
+    ["places"],
     ["data"],
     ["run"],
     ["analysis"],

@@ -20,6 +20,7 @@ from flaxcls.config_json import from_json
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError, StorageError
 from flaxcls.models import build_model
+from flaxcls.places import as_path
 from flaxcls.run.checkpoint import read_arrays, read_record, read_steps
 from flaxcls.run.record import FORMAT
 from flaxcls.run.workdir import CHECKPOINTS, CONFIG, write_whole
@@ -150,7 +151,7 @@ def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int |
     Raises:
       InputError: if there is no run, no checkpoint that can be read, or the model is another one's.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     config_path(workdir)
     directory = workdir / CHECKPOINTS
     steps = read_steps(directory)

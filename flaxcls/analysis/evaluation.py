@@ -23,6 +23,7 @@ from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.data.folder import load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
+from flaxcls.places import as_path
 from flaxcls.run.workdir import PARTIAL, write_whole
 from flaxcls.validation import validate
 
@@ -94,7 +95,7 @@ def evaluate_run(
     """
     if split not in SPLITS:
         raise InputError(unknown("split", split, SPLITS))
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     classifier = classifier or load_run(workdir, model=model, step=step)
     changed = dataclasses.replace(classifier.config, data=data or classifier.config.data)
     validate(changed)

@@ -15,6 +15,7 @@ from flaxcls.data.dataset import Dataset, Split, from_splits
 from flaxcls.data.images import Files, arranged, check_readable, read_image, unreadable, upright_size
 from flaxcls.data.resize import square
 from flaxcls.errors import InputError, unknown
+from flaxcls.places import as_path, in_bucket
 
 # The names of the folders, or of the values in a table's column `split`, by what they hold.
 SPLITS = {
@@ -136,7 +137,13 @@ def load_examples(
 
 
 def _found(config: DataConfig) -> tuple[Path, list[_File]]:
-    place = Path(str(config.dir)).expanduser()
+    if in_bucket(str(config.dir)):
+        raise InputError(
+            f"data.dir {config.dir!r} is in a bucket, but folders of images are read from this machine: mount it there "
+            "(gcsfuse) or copy it, or prepare a data set of tensorflow-datasets, which is read from a bucket "
+            "(--data.source tfds)."
+        )
+    place = as_path(str(config.dir)).expanduser()
     return place, _from_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
 
 

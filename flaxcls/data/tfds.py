@@ -3,6 +3,7 @@
 import difflib
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from tensorflow_datasets.core.constants import DATA_DIR
 from tensorflow_datasets.core.read_only_builder import builder_from_files
 
 from flaxcls.config import DataConfig
+from flaxcls.data.bucket import copied
 from flaxcls.data.dataset import Dataset, from_arrays
 from flaxcls.data.images import Images, arranged, decode, upright_size
 from flaxcls.data.resize import square, with_channels
 from flaxcls.errors import InputError
+from flaxcls.places import as_path, in_bucket
 
 # TensorFlow, which most builders need to prepare their data, is kept out of the environment that trains. These are the
 # packages of the extra `prepare`.
@@ -28,15 +31,16 @@ PREPARE = (
 def load(config: DataConfig) -> Dataset:
     """Returns the data set that was prepared as `config.name` below `config.dir`.
 
-    It is decoded into memory if it takes no more of it than `config.memory`, and else read when it is needed.
+    It is decoded into memory if it takes no more of it than `config.memory`, and else read when it is needed. One in a
+    bucket is copied to this machine first.
 
-    A test split is taken as it is; where there is none, a validation split stands for it (as in ImageNet), or one is
-    carved out of train. A validation split that is not given is carved out of train.
+    A test split is taken as it is; where there is none, or none with labels, a validation split stands for it (as in
+    ImageNet), or one is carved out of train. A validation split that is not given is carved out of train.
 
     Raises:
       InputError: if it is not there, is not in ArrayRecord form, or is no set of labelled images.
     """
-    name, directory = str(config.name), Path(config.dir or DATA_DIR).expanduser()
+    name, directory = str(config.name), _directory(config)
     try:
         return _load(config, _open(name, directory))
     except InputError:
@@ -48,14 +52,22 @@ def load(config: DataConfig) -> Dataset:
         ) from error
 
 
+def _directory(config: DataConfig) -> Path:
+    place = as_path(config.dir or DATA_DIR)
+    return place if in_bucket(place) else place.expanduser()
+
+
 def _load(config: DataConfig, builder: Any) -> Dataset:
     image_key, label_key = _keys(builder)
     splits = builder.info.splits
     if "train" not in splits:
         raise InputError(f"{builder.info.full_name} has the splits {', '.join(splits)}, but none named train.")
-    names = {"test": "test", "validation": "validation"}
+    names, notes = {"test": "test", "validation": "validation"}, []
     if "test" not in splits:
         names = {"test": "validation"}
+    elif "validation" in splits and not _labelled(builder, "test", image_key, label_key):
+        names = {"test": "validation"}
+        notes = [f"the test split of {builder.info.full_name} has no labels: its validation split stands for it"]
     parts = {part: name for part, name in names.items() if name in splits} | {"train": "train"}
     for name in parts.values():
         if splits[name].num_examples == 0:
@@ -66,7 +78,7 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
         read = _read_arranged(builder, parts, image_key, label_key, config)
     else:
         read = {part: _read(builder, name, shape, image_key, label_key) for part, name in parts.items()}
-    return from_arrays(
+    dataset = from_arrays(
         *read["train"],
         validation=read.get("validation"),
         test=read.get("test"),
@@ -76,6 +88,13 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
         class_names=builder.info.features[label_key].names,
         name=builder.info.full_name,
     )
+    return replace(dataset, notes=notes)
+
+
+def _labelled(builder: Any, split: str, image_key: str, label_key: str) -> bool:
+    """Returns whether the split's first example has a label; -1 is none to tensorflow-datasets."""
+    source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+    return len(source) == 0 or source[0][label_key] >= 0
 
 
 def _bytes(builder: Any, parts: dict[str, str], shape: tuple[int, ...]) -> int:
@@ -88,16 +107,18 @@ def _open(name: str, directory: Path) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         raise InputError(_not_found(name, directory)) from error
     if tfds.core.FileFormat.ARRAY_RECORD in builder.info.available_file_formats():
-        return builder
-    prepared = Path(builder.data_path).resolve()
-    converted = directory.resolve().with_name(f"{directory.resolve().name}-array_record")
-    out = converted / prepared.relative_to(directory.resolve())
+        return _open(name, copied(as_path(builder.data_path), directory)) if in_bucket(directory) else builder
+    copy, prepared = "gcloud storage cp", as_path(builder.data_path)
+    if not in_bucket(directory):
+        copy, prepared, directory = "cp", prepared.resolve(), directory.resolve()
+    converted = directory.with_name(f"{directory.name}-array_record")
+    out = converted / prepared.relative_to(directory)
     raise InputError(
         f"{name} in {prepared} is prepared as {builder.info.file_format.value}, but only array_record is read without "
         f"TensorFlow. Convert it, in an environment of its own, then name {converted} with --data.dir:\n"
         f"  {PREPARE} convert_format --dataset_version_dir {prepared} --out_file_format array_record --out_dir {out} "
         # tfds 4.9.10 counts the wrong shards and would stop without this option; it forgets the names of the labels
-        f"--only_log_errors && cp {prepared}/*.txt {out}"
+        f"--only_log_errors && {copy} {prepared}/*.txt {out}"
     )
 
 

@@ -16,14 +16,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from flaxcls.errors import InputError, StorageError
+from flaxcls.places import absolute, children, in_bucket, os_errors
 from flaxcls.run.fingerprint import fingerprint, fingerprint_of_paths
 from flaxcls.run.processes import agree, is_first, wait_for_all
-from flaxcls.run.workdir import write_whole
+from flaxcls.run.workdir import remove, write_whole
 from flaxcls.state import TrainState
 
 DAMAGED = "damaged"
 SEAL = "record_sha256"
-RECORD = Path("record", "metadata")  # where orbax puts it
+RECORD = "record/metadata"  # where orbax puts it
+UNFINISHED = "it was not written to its end"
+COMMITTED = "commit_success.txt"  # which orbax writes last, where it cannot rename a folder
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory.absolute()
+        self._directory = absolute(directory)
         self._best_step: int | None = None
         self._planned_step: int | None = None
         self._manager = _Manager(
@@ -122,7 +125,8 @@ class Checkpoints:
     def restore_newest(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
         """Returns the newest intact checkpoint, or None where there is none at all.
 
-        Damaged ones that are newer are moved to damaged/ beside the directory, and so are those half written.
+        Damaged ones that are newer are moved to damaged/ beside the directory, and so are those half written; in a
+        bucket these are deleted.
 
         Args:
           like: shapes, types and shardings of the state.
@@ -132,8 +136,7 @@ class Checkpoints:
           InputError: if there are checkpoints, but all are damaged; nothing is moved then.
         """
         passed_over: dict[int, str] = {}
-        names = ((path, re.match(r"(\d+)\.orbax-checkpoint-tmp", path.name)) for path in self._directory.iterdir())
-        unfinished = {int(match[1]): path for path, match in names if match}
+        unfinished = _unfinished(self._directory)
         for step in reversed(self.steps):
             try:
                 record = self.restore_record(step)
@@ -163,8 +166,11 @@ class Checkpoints:
 
     def _set_unfinished_aside(self, unfinished: dict[int, Path]) -> dict[int, str]:
         for path in unfinished.values():
-            self._set_aside(path)
-        return dict.fromkeys(unfinished, "it was not written to its end")
+            if in_bucket(path):  # where the checkpoint of that step is to be written
+                self._delete(path)
+            else:
+                self._set_aside(path)
+        return dict.fromkeys(unfinished, UNFINISHED)
 
     def roll_back(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
         """Deletes what is newer than the latest planned checkpoint, and restores that as `restore_newest` does."""
@@ -202,6 +208,13 @@ class Checkpoints:
         """Moves the checkpoint of `step`, if it is there, to damaged/ beside the directory, and returns its place."""
         return self._set_aside(self._directory / str(step))
 
+    def _delete(self, path: Path) -> None:
+        wait_for_all(f"{path.name} is known")
+        if is_first():
+            remove(path)
+        wait_for_all(f"{path.name} has been deleted")
+        self._manager.reload()
+
     def _set_aside(self, path: Path) -> Path:
         wait_for_all(f"{path.name} has been read")
         place = self._directory.parent / DAMAGED
@@ -211,7 +224,8 @@ class Checkpoints:
                 break
             target = place / f"{path.name}-{number}"
         if is_first() and path.exists():
-            place.mkdir(exist_ok=True)
+            if not in_bucket(place):
+                place.mkdir(exist_ok=True)
             path.rename(target)
         wait_for_all(f"{path.name} has been set aside")
         self._manager.reload()
@@ -244,14 +258,28 @@ class Checkpoints:
 
 def read_steps(directory: Path) -> list[int]:
     """Returns the steps of the finished checkpoints in a directory that may be another process's."""
-    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(path.name) for path in children(directory) if path.name.isdigit() and _is_whole(path))
+
+
+def _is_whole(path: Path) -> bool:
+    return not in_bucket(path) or (path / COMMITTED).exists()
+
+
+def _unfinished(directory: Path) -> dict[int, Path]:
+    """Returns the checkpoints that were not written to their end, by step."""
+    found = {}
+    for path in children(directory):
+        match = re.match(r"(\d+)(\.orbax-checkpoint-tmp|$)", path.name)
+        if match and (match[2] or not _is_whole(path)):
+            found[int(match[1])] = path
+    return found
 
 
 def read_record(directory: Path, step: int) -> dict[str, Any]:
     """Returns the record of the checkpoint at `step`; StorageError if it is not the one that was saved."""
     try:
-        record: dict[str, Any] = json.loads((directory / str(step) / RECORD).read_text())
+        with os_errors():
+            record: dict[str, Any] = json.loads((directory / str(step) / RECORD).read_text())
         intact = SEAL not in record or record == _sealed(record)
     except (OSError, ValueError, TypeError) as error:
         raise StorageError(f"the record of step {step} cannot be read: {damage(error)}.") from error
@@ -265,7 +293,7 @@ def read_arrays(directory: Path, step: int, record: dict[str, Any]) -> dict[str,
 
     Neither the model nor the optimizer need be known. Raises StorageError if they are not those of the `record`.
     """
-    place = (directory / str(step) / "state").absolute()
+    place = absolute(directory / str(step) / "state")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:

@@ -17,6 +17,7 @@ from flaxcls.config import Config
 from flaxcls.data import Dataset, load_dataset
 from flaxcls.models.summary import layers, table
 from flaxcls.optim import make_schedule
+from flaxcls.places import as_path
 from flaxcls.run.collectives import collectives
 from flaxcls.run.processes import is_first, whole_array
 from flaxcls.run.result import device
@@ -45,7 +46,7 @@ def dry_run(
     """
     console = (console or Console()) if is_first() else Console(quiet=True)
     validate(config)
-    workdir = None if workdir is None else Path(workdir)
+    workdir = None if workdir is None else as_path(workdir)
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     setup = make_setup(config, dataset or load_dataset(config.data), model, tx)
     console.print(table(setup.model, setup.dataset.image_shape))

@@ -15,15 +15,21 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
+from flaxcls.places import in_bucket
 from flaxcls.run.checkpoint import Restored
+from flaxcls.run.lock import check_held
+from flaxcls.run.outbox import Outbox
 from flaxcls.run.workdir import METRICS, TENSORBOARD, remove, write_whole
+
+SENT_EVERY = 60  # seconds; a bucket takes an object again once a second at most
 
 
 class Logs:
     """Writes each line of metrics to metrics.jsonl and TensorBoard, and shows progress; to be closed.
 
     What was written after the step of `restored` (by a run that went on longer than its last checkpoint) is cut off
-    first, and the event files, which hold the same values, are written anew.
+    first, and the event files, which hold the same values, are written anew. In a bucket, the files are those of the
+    last `flush`, or of a minute ago.
 
     workdir: the run directory; without it no file is written.
     """
@@ -64,6 +70,14 @@ class Logs:
                 shown = f"epoch {epoch:3d}  step {step:6d}/{self._total_steps}  {_shown(values)}"
                 self.say(f"{shown}  {left / 60:.1f} min left")
 
+    def flush(self) -> None:
+        """Returns when what was written is in the run directory, as it must be before a checkpoint of it is.
+
+        Raises InputError if another process has taken that over.
+        """
+        if self._files is not None:
+            self._files.send()
+
     def say(self, line: str) -> None:
         """Prints a line, above the progress bar where there is one."""
         self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -87,19 +101,30 @@ class _Files:
     """metrics.jsonl and the event files, of the lines up to a step and those that are written from there on."""
 
     def __init__(self, workdir: Path, restored: Restored | None) -> None:
-        kept = _truncate(workdir / METRICS, restored)
-        self._metrics = (workdir / METRICS).open("a")
+        self._workdir, self._outbox = workdir, Outbox(workdir)
+        folder = self._outbox.folder
+        kept = _truncate(workdir / METRICS, folder / METRICS, restored)
+        self._metrics = (folder / METRICS).open("a")
         remove(workdir / TENSORBOARD)
-        (workdir / TENSORBOARD).mkdir()
+        (folder / TENSORBOARD).mkdir()
         # not its SummaryWriter, whose thread would swallow what a full disk says, and then wait for ever
-        self._tensorboard = EventsWriter(str(workdir / TENSORBOARD / "events"))
+        self._tensorboard = EventsWriter(str(folder / TENSORBOARD / "events"))
         for line in kept:
             self._add_scalars(line)
+        self.send()
 
     def write(self, line: Mapping[str, Any]) -> None:
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
         self._add_scalars(line)
+        if in_bucket(self._workdir) and time.monotonic() - self._sent > SENT_EVERY:
+            self.send()
+
+    def send(self) -> None:
+        """Copies the files into a bucket, if the run directory is in one and still this process's."""
+        check_held(self._workdir)
+        self._outbox.send()
+        self._sent = time.monotonic()
 
     def _add_scalars(self, line: Mapping[str, Any]) -> None:
         for name, value in line.items():
@@ -109,8 +134,10 @@ class _Files:
         self._tensorboard.flush()
 
     def close(self) -> None:
-        with contextlib.closing(self._tensorboard), self._metrics:
-            pass
+        with self._outbox:
+            with contextlib.closing(self._tensorboard), self._metrics:
+                pass
+            self.send()
 
 
 class _Metrics(ProgressColumn):
@@ -125,8 +152,8 @@ def _shown(values: Mapping[str, float]) -> str:
     return "  ".join(parts + ([f"MFU {values['mfu']:.0%}"] if "mfu" in values else []))
 
 
-def _truncate(path: Path, restored: Restored | None) -> list[dict[str, Any]]:
-    """Keeps the lines of `path` that were written before the checkpoint was, and returns them.
+def _truncate(path: Path, to: Path, restored: Restored | None) -> list[dict[str, Any]]:
+    """Writes the lines of `path` that were written before the checkpoint was to `to`, and returns them.
 
     A line cut short by a crash goes too; so do those of an evaluation after its step that was put off, and of the
     training up to there if that evaluation was the last and brought the line about.
@@ -141,5 +168,5 @@ def _truncate(path: Path, restored: Restored | None) -> list[dict[str, Any]]:
         if line["step"] < step or at_step[line["split"]]:
             kept.append(text)
             lines.append(line)
-    write_whole(path, "".join(kept))
+    write_whole(to, "".join(kept))
     return lines

@@ -18,6 +18,7 @@ from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.early_stopping import EarlyStopping, update
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
 from flaxcls.models.summary import count
+from flaxcls.places import as_path
 from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.evaluation import evaluate
 from flaxcls.run.feed import feed
@@ -67,7 +68,7 @@ def fit(
       dataset: the caller's own data, such as `flaxcls.data.from_arrays` makes; `config.data` is then not read.
       model: the caller's own linen module; of `config.model` only init_images is then read.
       tx: the caller's own optimizer; of `config.optim` only ema_decay, accumulate and freeze are then read.
-      workdir: the run directory; without it a fresh one below runs/.
+      workdir: the run directory, which may be gs://BUCKET/PATH; without it a fresh one below runs/.
       resume: continue the run in `workdir`, from its latest checkpoint. How often it logs, evaluates and saves may
         change, and patience and min_delta.
       overwrite: replace the run in `workdir`.
@@ -85,7 +86,7 @@ def fit(
       KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, once the step under way is done and saved.
     """
     began = time.perf_counter()
-    workdir = None if workdir is None else Path(workdir)
+    workdir = None if workdir is None else as_path(workdir)
     console = (console or Console()) if is_first() else Console(quiet=True)
     validate(config)
     config = with_absolute_paths(config)
@@ -217,6 +218,7 @@ def _train(
     if restored and not record["evaluated"]:
         if not evaluated(start):
             raise request.exception()
+        logs.flush()
         checkpoints.replace_record(start, make_record(setup, stop, meter, evaluated=True, rollbacks=rollbacks))
     step, compiling, programs = start, True, set[Any]()
     with feed(setup, start, rollbacks) as batches, Trace(profile, meter) as trace:
@@ -247,6 +249,7 @@ def _train(
                 raise DivergenceError(f"the parameters are not finite after step {step}.")
             done = evaluated(step) if plan.evaluates(step) else True
             record = make_record(setup, stop, meter, evaluated=done, rollbacks=rollbacks)
+            logs.flush()
             checkpoints.save(step, state, record, best_step=stop.best_step, planned=plan.saves(step) and done)
             if compiling:  # for the last time, but for what another number of steps or phase of freezing needs
                 give_back_memory()

@@ -7,7 +7,8 @@ import numpy as np
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import DivergenceError
 from flaxcls.models.summary import table
-from flaxcls.run.checkpoint import DAMAGED, Checkpoints, Restored
+from flaxcls.places import in_bucket
+from flaxcls.run.checkpoint import DAMAGED, UNFINISHED, Checkpoints, Restored
 from flaxcls.run.logs import Logs
 from flaxcls.run.result import device
 from flaxcls.run.setup import Setup
@@ -49,7 +50,9 @@ def imbalance(setup: Setup) -> str | None:
 def say_passed_over(logs: Logs, workdir: Path, restored: Restored | None) -> None:
     """Says which checkpoints could not be used, and why."""
     for step, problem in restored.passed_over.items() if restored else ():
-        logs.say(f"the checkpoint of step {step} is damaged and was set aside in {workdir / DAMAGED}: {problem}")
+        deleted = problem == UNFINISHED and in_bucket(workdir)
+        done = "deleted" if deleted else f"set aside in {workdir / DAMAGED}"
+        logs.say(f"the checkpoint of step {step} is damaged and was {done}: {problem}")
 
 
 def evaluation_line(setup: Setup, step: int, values: dict[str, float], stop: EarlyStopping) -> str:

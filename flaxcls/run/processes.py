@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from flaxcls.errors import InputError, StorageError, exit_code
+from flaxcls.places import as_path
 
 _LONGEST = 8192  # bytes of a path, or of what is wrong with it
 
@@ -41,7 +42,7 @@ def share(make: Callable[[], Path]) -> Path:
     word = json.loads(shared.tobytes())
     if "error" in word:
         raise (InputError if word["code"] == exit_code(InputError()) else StorageError)(word["error"])
-    return Path(word["path"])
+    return as_path(word["path"])
 
 
 def agree(good: bool) -> bool:

@@ -7,6 +7,7 @@ from types import TracebackType
 import jax
 
 from flaxcls.run.meter import Meter
+from flaxcls.run.outbox import Outbox
 
 # dispatches before it begins, the first of which compiles, and those that it holds
 BEFORE, TRACED = 5, 5
@@ -31,7 +32,8 @@ class Trace:
             if self._running:
                 self._stop()
             else:
-                jax.profiler.start_trace(self._place)
+                self._outbox = Outbox(self._place)
+                jax.profiler.start_trace(self._outbox.folder)
                 self._running = True
             self._meter.skip_time()
         self._count += 1
@@ -39,8 +41,10 @@ class Trace:
 
     def _stop(self) -> None:
         if self._running:
-            jax.profiler.stop_trace()
             self._running = False
+            with self._outbox:
+                jax.profiler.stop_trace()
+                self._outbox.send()
 
     def __enter__(self) -> "Trace":
         return self

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
 
 from flaxcls.config import Config
 from flaxcls.config_json import differences, from_json, to_json
 from flaxcls.errors import InputError, StorageError
+from flaxcls.places import absolute, children, in_bucket, os_errors
 from flaxcls.run.lock import LOCK, OWNER, locked
 
 CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD, PROFILE = (
@@ -74,7 +76,7 @@ def check_workdir(
         raise InputError("resume and overwrite are both set, but a run is either continued or replaced: choose one.")
     if resume and workdir is None:
         raise InputError("resume needs the run's directory: name it with --workdir.")
-    place = (workdir or Path("runs")).absolute()
+    place = absolute(workdir or Path("runs"))
     if set("[*?") & set(str(place)):
         raise InputError(
             f"the run directory {place} has one of [ * ? in its path, which orbax takes for a pattern when "
@@ -123,20 +125,17 @@ def open_workdir(
     with contextlib.ExitStack() as stack:
         try:
             workdir = workdir or _fresh(name)
-            workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(workdir))
-            # once more: another process may have begun or ended a run there in between
-            check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-            if resume:
-                (workdir / METRICS).open("a").close()
-            else:
-                # lest what is cut off mixes two runs: first the old checkpoints, at once; the new configuration last
-                if (workdir / CHECKPOINTS).exists():
-                    (workdir / CHECKPOINTS).rename(workdir / f"{CHECKPOINTS}{PARTIAL}")
-                for path in _contents(workdir):
-                    if path.name != CONFIG:
-                        remove(path)
-                write_whole(workdir / CONFIG, to_json(config))
+            with os_errors():
+                if not in_bucket(workdir):
+                    workdir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(workdir))
+                # once more: another process may have begun or ended a run there in between
+                check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+                if not resume:
+                    _clear(workdir)
+                    write_whole(workdir / CONFIG, to_json(config))
+                elif not in_bucket(workdir):
+                    (workdir / METRICS).open("a").close()
         except OSError as error:
             problem = f"the run directory {workdir or 'below runs'} cannot be written: {error.strerror or error}."
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -149,8 +148,12 @@ def note_changes(workdir: Path, config: Config, step: int) -> list[str]:
     """Makes `config` the run's, and returns its differences from the one before; they are kept in changes.jsonl."""
     changes = differences(read_config(workdir), config)
     if changes:
-        with (workdir / CHANGES).open("a") as file:
-            file.write(json.dumps({"step": step, "changes": changes}) + "\n")
+        path, line = workdir / CHANGES, json.dumps({"step": step, "changes": changes}) + "\n"
+        if in_bucket(path):
+            write_whole(path, (path.read_text() if path.exists() else "") + line)
+        else:
+            with path.open("a") as file:
+                file.write(line)
         write_whole(workdir / CONFIG, to_json(config))
     return changes
 
@@ -165,7 +168,9 @@ def with_absolute_paths(config: Config) -> Config:
 
 def remove(path: Path) -> None:
     """Deletes a file or a folder with all in it, if it is there; of a link, the link alone."""
-    if path.is_dir() and not path.is_symlink():
+    if in_bucket(path):
+        cast(Any, path).rmtree(missing_ok=True)  # of a file, too
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -173,6 +178,10 @@ def remove(path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes `text` to `path` so that the file is the old or the new one at any moment."""
+    if in_bucket(path):
+        with os_errors():
+            path.write_text(text)
+        return
     partial = path.with_name(f"{path.name}{PARTIAL}")
     partial.write_text(text)
     partial.replace(path)
@@ -181,7 +190,21 @@ def write_whole(path: Path, text: str) -> None:
 def _contents(workdir: Path) -> list[Path]:
     """Returns what is in the directory, if it is there, less what stays of a start that was cut off at once."""
     uncounted = (LOCK, OWNER, f"{CONFIG}{PARTIAL}")
-    return [path for path in workdir.iterdir() if path.name not in uncounted] if workdir.is_dir() else []
+    return [path for path in children(workdir) if path.name not in uncounted]
+
+
+def _clear(workdir: Path) -> None:
+    """Deletes the run in `workdir` but for its configuration; the new one takes its place when this is done.
+
+    Lest what is cut off mixes two runs, the old checkpoints go first, on a disk at once.
+    """
+    if in_bucket(workdir):
+        remove(workdir / CHECKPOINTS)
+    elif (workdir / CHECKPOINTS).exists():
+        (workdir / CHECKPOINTS).rename(workdir / f"{CHECKPOINTS}{PARTIAL}")
+    for path in _contents(workdir):
+        if path.name != CONFIG:
+            remove(path)
 
 
 def _fresh(name: str) -> Path:

@@ -79,6 +79,14 @@ class Unlabelled(Toy):
             yield number, {**example, "label": -1}
 
 
+class UnlabelledTest(Toy):
+    SIZES: ClassVar = {"train": 40, "validation": 10, "test": 12}
+
+    def _generate_examples(self, count):
+        for number, example in super()._generate_examples(count):
+            yield number, {**example, "label": -1 if count == self.SIZES["test"] else example["label"]}
+
+
 class Deep(Toy):
     def _info(self):
         features = {
@@ -104,7 +112,7 @@ class NoLabel(Toy):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for builder in (Toy, Uneven, OnlyValidation, NoTrain, NoLabel, Unlabelled, Deep):
+    for builder in (Toy, Uneven, OnlyValidation, NoTrain, NoLabel, Unlabelled, UnlabelledTest, Deep):
         builder(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -163,6 +171,16 @@ def test_a_validation_split_stands_for_a_test_split_that_is_not_there(data_dir):
     dataset = load(data_dir, "only_validation")
     assert sorted(dataset.test.images[:, 0, 0, 0].tolist()) == list(range(10))
     assert len(dataset.train.labels) + len(dataset.validation.labels) == 40
+
+
+def test_a_validation_split_stands_for_a_test_split_without_labels_and_that_is_said(data_dir):
+    dataset = load(data_dir, "unlabelled_test")
+    assert sorted(dataset.test.images[:, 0, 0, 0].tolist()) == list(range(10))
+    assert len(dataset.train.labels) + len(dataset.validation.labels) == 40
+    assert [*dataset.notes] == [
+        "the test split of unlabelled_test/1.0.0 has no labels: its validation split stands for it"
+    ]
+    assert not load(data_dir, "only_validation").notes
 
 
 def test_tensorflow_is_not_imported(data_dir):

@@ -3,7 +3,8 @@
 #
 #   TPU=NAME ZONE=ZONE experiments/pods/tpu/train.sh EXPERIMENT --data.dir DATA_DIR --workdir WORKDIR [OPTION ...]
 #
-# flaxcls is installed on each host, in ~/flaxcls/.venv, and WORKDIR and DATA_DIR are the same files on all of them.
+# flaxcls is installed on each host, in ~/flaxcls/.venv. WORKDIR and DATA_DIR are gs://BUCKET/PATH, or a path to the same
+# files on all of them.
 set -euo pipefail
 : "${TPU:?the name of the TPU VM}" "${ZONE:?its zone}"
 

@@ -21,6 +21,7 @@ from flaxcls.data.images import Images
 from flaxcls.data.resize import with_channels
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import InputError
+from flaxcls.places import as_path
 from flaxcls.run.checkpoint import read_record, read_steps
 from flaxcls.run.workdir import CHECKPOINTS, METRICS, RESULT
 
@@ -117,7 +118,7 @@ def read_run(
 
     Raises InputError as `evaluate_run` does.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     classifier = load_run(workdir, model=model)
     if dataset is None:
         data = classifier.config.data
