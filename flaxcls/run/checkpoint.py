@@ -155,6 +155,11 @@ class Checkpoints:
                 self.set_aside(damaged)
             self._planned_step = record.get("planned_step", step)
             return Restored(step, state, record, {**self._set_unfinished_aside(unfinished), **passed_over})
+        if passed_over and in_bucket(self._directory):
+            # a process that has just lost the run may have saved and deleted meanwhile
+            self._manager.reload()
+            if not passed_over.keys() >= set(self.steps):
+                return self.restore_newest(like, check)
         if passed_over:
             wrong = "\n  ".join(f"step {step}: {problem}" for step, problem in passed_over.items())
             raise InputError(

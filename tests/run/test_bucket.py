@@ -137,12 +137,14 @@ def test_the_last_to_come_has_the_run_and_the_other_ends_and_a_signal_saves(buck
     bucket.wait_for_a_checkpoint("runs/b", first)
     second = bucket.start(*words)
     printed = first.communicate(timeout=180)[0]
-    assert first.returncode == 2, printed
-    assert f"gs://bucket/runs/b was taken over by process {second.pid} on " in printed
     time.sleep(2)
     second.terminate()
-    printed = second.communicate(timeout=180)[0]
-    assert second.returncode == 143, printed
+    of_second = second.communicate(timeout=180)[0]
+    assert first.returncode == 2, printed
+    assert "the run directory gs://bucket/runs/b was taken over by " in printed
+    # 4 where the first deleted a checkpoint while the second looked for it: started again, it goes on
+    assert second.returncode in (143, 4), of_second
+    assert "continuing after step" in bucket.run(*words, "--loop.epochs", "1", "--allow-changes")
     assert bucket.names("runs/b/lock.json") == []
 
 
