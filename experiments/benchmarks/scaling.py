@@ -9,8 +9,10 @@ It can say what dispatching several devices, cutting the batch and adding up gra
 several hosts are: here they share two cores, their caches and no network.
 
 Command:   python -m experiments.benchmarks.scaling --data-dir DATA_DIR
-Hardware:  not yet measured
-Result:    not yet measured
+Hardware:  2 cores of an AMD EPYC, otherwise idle, 26 November 2026, Python 3.13 with jax 0.12.0.1
+Result:    1 device 3,947 images/s (n = 3, 3,099 to 4,238); 2 devices 3,717, which takes 1.06 times as long (0.83 to
+           1.35); 4 devices 3,070, 1.33 times (1.00 to 1.38); 2 processes 1,467, 2.39 times (2.11 to 3.06); 2 processes
+           of 2 devices 1,124, 3.77 times (2.67 to 4.07)
 """
 
 import importlib.metadata
