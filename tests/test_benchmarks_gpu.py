@@ -294,7 +294,7 @@ def test_the_port_to_pytorch_has_the_same_muon_and_whitening():
         update, state = tx.update(jnp.asarray(gradient), state, kernel)
         kernel = optax.apply_updates(kernel, update)
         there.grad = torch.tensor(gradient).permute(3, 2, 0, 1).contiguous()
-        gpu_torch.muon([there], buffers, 0.1)
+        gpu_torch.muon([there], buffers, 0.1, gpu_torch.orthogonalized)
     np.testing.assert_allclose(kernel, there.detach().permute(2, 3, 1, 0).numpy(), atol=0.01)
     images = rng.normal(size=(20, 8, 8, 3)).astype(np.float32)
     ours = np.asarray(whitening_kernel(jnp.asarray(images), 2)).transpose(3, 2, 0, 1).reshape(24, -1)
