@@ -11,7 +11,7 @@ Hardware:  one NVIDIA H100 80GB HBM3, jax 0.11.2, Python 3.12; November 2026
 Time:      1.13 s warm (n = 25, sd 0.01) for initialisation, training and evaluation, `fit` with logs and checkpoint
            1.83 s; a process 70 s, then 26 s cached
 Accuracy:  test 90.73 %, n = 25, sd 0.15, with test-time augmentation, on a JPEG copy of CIFAR-10 (quality 75), where a
-           port to PyTorch comes to 90.61 % (n = 7, sd 0.15). The original images, of which the recipe's authors report
+           port to PyTorch comes to 90.69 % (n = 7, sd 0.16). The original images, of which the recipe's authors report
            94 %, were not at hand. All by python -m experiments.benchmarks.gpu
 """
 

@@ -19,12 +19,15 @@ A part that fails or takes too long has a row that says so, and the others go on
 files, what `experiments.benchmarks.gpu_pack` has packed; without --files it takes what is installed and --data-dir.
 
 Command:   python -m experiments.benchmarks.gpu --files build/gpu
-           measured with --seconds 380 --parts cold cached warm torch profile resident streaming
+           measured in parts: cold, cached, warm, profile; warm, resident, streaming, determinism; torch
 Hardware:  one NVIDIA H100 80GB HBM3, 16 cores of an Intel Xeon, jax 0.11.2, Python 3.12; 26 November 2026
 Result:    the speed run in 1.132 s (n = 25, 1.124 to 1.161, mean 1.135; 23.5 % of the peak), 90.73 % (sd 0.15); with
-           the checkpoint 1.643 s, `fit` as a whole 1.827 s; a process 70 s cold, 26 s cached (n = 1). A plain port to
-           PyTorch 2.11 in 2.11 s and 90.61 % (n = 7), compiled in 2.68 s and 90.67 % (n = 7). No time was left for
-           resident and streaming; a sketch of resident, without `fit`, had 5,626 images/s (n = 3, 5,086 to 5,639)
+           the checkpoint 1.643 s, `fit` as a whole 1.827 s; a process 70 s cold, 26 s cached (n = 1); on the second
+           machine 1.120 s (n = 5, 1.117 to 1.136). There, the recipe in PyTorch 2.11 in 2.70 s (n = 7, 2.38 to 2.73)
+           and 90.69 %, compiled, with CUDA graphs, in 2.15 s (n = 7, 2.00 to 2.42) and 90.68 %. resnet50 at 5,674
+           images/s (n = 14 intervals, 5,472 to 6,974; 13.9 % of the peak) from images on the device, at 5,584 (n = 8,
+           5,545 to 6,134) from JPEGs. Deterministic operations: 1.020 times the time of the speed run (n = 11, 0.999
+           to 1.024), 1.11 times that of a step of the default run (n = 7, 0.76 to 1.22)
 """
 
 import argparse

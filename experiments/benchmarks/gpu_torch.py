@@ -3,16 +3,15 @@
 
 It is the network, the data and the Muon recipe of `experiments.cifar10_speedrun`, as users of PyTorch would write
 them: convolutions in float16 and in the layout that tensor cores want, chosen by cuDNN's trials, weights and statistics
-in float32, SGD in one kernel. It runs operation by operation, and compiled: the network by `max-autotune`, which tries
-kernels and makes CUDA graphs, and Muon's products. Timed is what `gpu_speedrun.warm` times. It shows what accuracy the
-recipe comes to on the images at hand, and what a user gets who writes it down with what PyTorch offers; the recipe's
-authors name 2.59 s on an A100 for theirs (Jordan 2024).
+in float32, SGD in one kernel. It runs operation by operation, and compiled: the network by `reduce-overhead`, which
+makes CUDA graphs, and Muon's products; to try kernels as well (`max-autotune`) took longer than 170 s. Timed is what
+`gpu_speedrun.warm` times. It shows what accuracy the recipe comes to on the images at hand, and what a user gets who
+writes it down with what PyTorch offers; the recipe's authors name 2.59 s on an A100 for theirs (Jordan 2024).
 """
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
