@@ -95,6 +95,6 @@ def test_gradients_are_reduced_once_and_the_batch_stays_where_it_is(whole, share
 
 def test_more_devices_than_there_are(whole, stripes, tmp_path, quiet):
     config = replace(whole, mesh=MeshConfig(fsdp=3))
-    with pytest.raises(InputError, match=r"mesh\.fsdp is 3, but must divide .* which is 2: choose one of 1, 2"):
+    with pytest.raises(InputError, match=r"mesh\.fsdp is 3, but must divide .* which is 2: it can be 1, 2"):
         fit(config, dataset=stripes, workdir=tmp_path / "run", console=quiet)
     assert not (tmp_path / "run").exists()
