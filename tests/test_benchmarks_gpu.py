@@ -1,6 +1,7 @@
 """The benchmark of a GPU: all that it does, on small sizes, but for what only CUDA has."""
 
 import gzip
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,16 +11,18 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from rich.console import Console
 
-from experiments.benchmarks import gpu, gpu_pack, gpu_parts, gpu_resnet, gpu_speedrun
+from experiments.benchmarks import gpu, gpu_pack, gpu_parts, gpu_resnet, gpu_speedrun, gpu_traffic
 from experiments.benchmarks.gpu_files import MANIFEST, RECORDS, WHEEL_FOLDER, pack_records, unpack_records
 from experiments.benchmarks.gpu_profile import kernel_rows, walk
 from experiments.benchmarks.gpu_speedrun import Run, Speedrun, repeated, timed_run, watch_compilations
+from experiments.benchmarks.hlo import loop, traffic
 from experiments.benchmarks.measure import Row
 from experiments.benchmarks.trace import kind_of, read_trace, summarize, trace_file
 from experiments.cifar10_speedrun import MUON, parts
@@ -30,6 +33,7 @@ from flaxcls.models.airbench import Airbench
 from flaxcls.models.whitening import whitening_kernel
 from flaxcls.muon import renormalized_muon
 from flaxcls.run import fit
+from flaxcls.run.setup import make_setup
 from flaxcls.run.utilization import training_flops
 from flaxcls.train import parse
 from flaxcls.validation import validate
@@ -182,6 +186,103 @@ def test_the_work_of_the_networks_is_the_published_one():
     assert resnet == pytest.approx(
         2 * (3 * 4.089e9 - 0.118e9), rel=0.002
     )  # the first layer takes no gradient of images
+
+
+PROGRAM = """HloModule jit_dispatch, is_scheduled=true
+
+%fused_convert (param_0: u8[50,8], param_1: s32[6,4], param_2: s32[]) -> f32[4,8] {
+  %param_0 = u8[50,8]{1,0} parameter(0)
+  %param_1 = s32[6,4]{1,0} parameter(1)
+  %param_2 = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  %dynamic_slice = s32[1,4]{1,0} dynamic-slice(%param_1, %param_2, %zero), dynamic_slice_sizes={1,4}
+  %bitcast = s32[4]{0} bitcast(%dynamic_slice)
+  %gather = u8[4,8]{1,0} gather(%param_0, %bitcast), offset_dims={1}, slice_sizes={1,8}
+  ROOT %convert = f32[4,8]{1,0} convert(%gather)
+}
+
+%fused_add (param_0.1: f32[4,8]) -> f32[4,8] {
+  %param_0.1 = f32[4,8]{1,0} parameter(0)
+  %slice = f32[1,8]{1,0} slice(%param_0.1), slice={[0:1], [0:8]}
+  %broadcast = f32[4,8]{1,0} broadcast(%slice), dimensions={0,1}
+  ROOT %add = f32[4,8]{1,0} add(%param_0.1, %broadcast)
+}
+
+%called (param_0.2: f32[4,8]) -> f32[4,8] {
+  %param_0.2 = f32[4,8]{1,0} parameter(0)
+  ROOT %loop_add_fusion.1 = f32[4,8]{1,0} fusion(%param_0.2), kind=kLoop, calls=%fused_add
+}
+
+%body (state: (s32[], u8[50,8], s32[6,4])) -> (s32[], u8[50,8], s32[6,4]) {
+  %state = (s32[], u8[50,8]{1,0}, /*index=2*/s32[6,4]{1,0}) parameter(0)
+  %step = s32[] get-tuple-element(%state), index=0
+  %split = u8[50,8]{1,0} get-tuple-element(%state), index=1
+  %chosen = s32[6,4]{1,0} get-tuple-element(%state), index=2
+  %loop_convert_fusion = f32[4,8]{1,0} fusion(%split, %chosen, /*index=2*/%step), kind=kLoop, calls=%fused_convert
+  %loop_add_fusion = f32[4,8]{1,0} fusion(%loop_convert_fusion), kind=kLoop, calls=%fused_add
+  %cudnn-conv.1 = (bf16[3,8]{1,0}, u8[0]{0}) custom-call(%loop_add_fusion, %loop_convert_fusion), custom_call_target="c"
+  %call = f32[4,8]{1,0} call(%loop_add_fusion), to_apply=%called
+  %copy-start = ((f32[4,8]{1,0}), f32[4,8]{1,0}, u32[]) copy-start(%loop_add_fusion)
+  %copy-done = f32[4,8]{1,0} copy-done(%copy-start)
+  ROOT %tuple = (s32[], u8[50,8]{1,0}, s32[6,4]{1,0}) tuple(%step, %split, %chosen)
+}
+
+ENTRY %main (state.1: (s32[], u8[50,8], s32[6,4])) -> (s32[], u8[50,8], s32[6,4]) {
+  %state.1 = (s32[], u8[50,8]{1,0}, s32[6,4]{1,0}) parameter(0)
+  ROOT %while = (s32[], u8[50,8]{1,0}, s32[6,4]{1,0}) while(%state.1), condition=%c, body=%body, \
+backend_config={"known_trip_count":{"n":"6"}}
+}
+"""
+
+
+def test_each_operation_counts_what_it_writes_and_what_it_reads_of_others():
+    assert loop(PROGRAM, 6) == "body"
+    assert traffic(PROGRAM, "body") == {
+        # four rows of the split are read, one of the order of its examples
+        "fusions, element by element": [4 * 8 * (4 + 1) + 4 * 4 + 4, 2 * 128, 2 * 128],
+        "convolutions, forward": [48 + 2 * 128],
+        "copies": [128 + 4 + 128],
+    }
+    with pytest.raises(ValueError, match="0 loops of 5 turns, but one is needed"):
+        loop(PROGRAM, 5)
+    assert {kind: len(sizes) for kind, sizes in traffic(PROGRAM, "ENTRY").items()} == {
+        "fusions, element by element": 6 * 3,
+        "convolutions, forward": 6,
+        "copies": 6,
+    }
+    with pytest.raises(ValueError, match="how often the operations of while, a while, run is not known"):
+        traffic(PROGRAM.replace("known_trip_count", "unknown"), "ENTRY")
+
+
+def test_the_programs_of_fit_are_counted_as_for_a_gpu():
+    training = replace(gpu_parts.TINY.training, dispatch=3)
+    data = DataConfig(validation_fraction=0, on_device=True)
+    with gpu_traffic.as_if_on(jax.devices()[:1]):
+        setup = make_setup(training.config(data, 2, 3, 3), gpu_resnet.noise(training), None, None)
+        assert setup.mesh.size == 1
+        rows = gpu_traffic.traffic_rows("cnn", setup)
+    *kinds, whole = [row for row in rows if row.quantity == "cnn, steps 1 to 3: read and written by each"]
+    assert whole.values == [pytest.approx(sum(row.values[0] for row in kinds))]
+    assert len(kinds) > 2
+    params = sum(4 * leaf.size for leaf in jax.tree.leaves(setup.abstract_state.params))
+    assert 5 * params < 1e9 * whole.values[0] < 100 * params
+    assert [row.quantity for row in rows[len(kinds) + 1 :]] == ["cnn, steps 1 to 3: memory"] * 2
+    assert len(jax.devices()) == jax.device_count() > 1  # as before
+
+
+def test_what_devices_reduce_is_told_apart_by_the_loop_of_the_parts():
+    with gpu_traffic.as_if_on(jax.devices()[:2]):
+        inside, after = gpu_traffic.reduced_rows(2)
+    assert inside.quantity == after.quantity
+    assert "by each of 2 in a step of the CNN, whose parameters have 2.329 MB" in inside.quantity
+    assert inside.values[0] + after.values[0] > 2.32  # XLA moves the sum out of the loop on GPUs alone
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="JAX has a plugin here")
+def test_without_the_packages_of_cuda_it_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "0")  # which is set, and put back afterwards
+    with pytest.raises(SystemExit, match=r"CUDA packages are not installed.*pip install '\.\[cuda\]'"):
+        gpu_traffic.main()
 
 
 def test_warm_runs_compile_nothing_and_are_those_of_their_seeds(setup, noise, tmp_path, quiet):

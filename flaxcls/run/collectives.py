@@ -46,17 +46,23 @@ def collectives(program: str, devices: int) -> list[Collective]:
     return [_collective(match, devices) for match in map(_LINE.search, program.splitlines()) if match]
 
 
+def arrays(types: str) -> list[tuple[tuple[int, ...], int]]:
+    """Returns shape and bytes of each array in a type as XLA writes it, such as `(f32[8]{0}, bf16[4,2]{1,0})`."""
+    found = [(found["type"], _shape(found["shape"])) for found in _ARRAY.finditer(types)]
+    return [(shape, math.prod(shape) * _bytes(kind)) for kind, shape in found]
+
+
 def _collective(match: "re.Match[str]", devices: int) -> Collective:
-    arrays = [(found["type"], _shape(found["shape"])) for found in _ARRAY.finditer(match["shapes"])]
-    if match["start"] and (match["kind"] != "all-reduce" or match["shapes"].startswith("((")) and len(arrays) > 1:
+    found = arrays(match["shapes"])
+    if match["start"] and (match["kind"] != "all-reduce" or match["shapes"].startswith("((")) and len(found) > 1:
         # what goes in stands before what comes out, and behind both what a permutation needs besides
-        arrays = arrays[1:2] if match["kind"] == "collective-permute" else arrays[len(arrays) // 2 :]
+        found = found[1:2] if match["kind"] == "collective-permute" else found[len(found) // 2 :]
     name = _NAME.search(match["rest"])
     return Collective(
         kind=match["kind"],
-        bytes=sum(math.prod(shape) * _bytes(kind) for kind, shape in arrays),
+        bytes=sum(size for _, size in found),
         group=_group(match["rest"]) or devices,
-        shapes=tuple(shape for _, shape in arrays),
+        shapes=tuple(shape for shape, _ in found),
         operation="" if name is None else name["name"],
     )
 
