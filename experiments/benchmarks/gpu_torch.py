@@ -12,7 +12,6 @@ authors name 2.59 s on an A100 for theirs (Jordan 2024).
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch

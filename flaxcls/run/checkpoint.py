@@ -1,9 +1,6 @@
-"""Checkpoints: the two latest and the best of a run, side by side. The only file that imports orbax."""
+"""Checkpoints: the two latest and the best of a run, side by side."""
 
-import errno
-import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,21 +9,18 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from flaxcls.errors import InputError, StorageError
-from flaxcls.places import absolute, children, in_bucket, os_errors
-from flaxcls.run.fingerprint import fingerprint, fingerprint_of_paths
+from flaxcls.places import absolute, in_bucket
+from flaxcls.run.checkpoint_files import RECORD, SEAL, damage, first_line, sealed, unfinished
+from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.processes import agree, is_first, wait_for_all
 from flaxcls.run.workdir import remove, write_whole
 from flaxcls.state import TrainState
 
 DAMAGED = "damaged"
-SEAL = "record_sha256"
-RECORD = "record/metadata"  # where orbax puts it
 UNFINISHED = "it was not written to its end"
-COMMITTED = "commit_success.txt"  # which orbax writes last, where it cannot rename a folder
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ class Checkpoints:
             return
         self._best_step = best_step
         self._planned_step = step if planned else self._planned_step
-        record = _sealed({**record, "planned_step": self._planned_step, "sha256": fingerprint(state)})
+        record = sealed({**record, "planned_step": self._planned_step, "sha256": fingerprint(state)})
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         with self._storage_errors():
             self._manager.save(step, args=items)
@@ -106,7 +100,7 @@ class Checkpoints:
     def replace_record(self, step: int, record: dict[str, Any]) -> None:
         """Gives the finished checkpoint of `step`, now as planned, another record; it has either at any moment."""
         self._planned_step = step
-        record = _sealed({**record, "planned_step": step, "sha256": self.restore_record(step)["sha256"]})
+        record = sealed({**record, "planned_step": step, "sha256": self.restore_record(step)["sha256"]})
         wait_for_all("the record has been read")
         if is_first():
             with self._storage_errors():
@@ -136,7 +130,7 @@ class Checkpoints:
           InputError: if there are checkpoints, but all are damaged; nothing is moved then.
         """
         passed_over: dict[int, str] = {}
-        unfinished = _unfinished(self._directory)
+        half = unfinished(self._directory)
         for step in reversed(self.steps):
             try:
                 record = self.restore_record(step)
@@ -154,7 +148,7 @@ class Checkpoints:
             for damaged in passed_over:
                 self.set_aside(damaged)
             self._planned_step = record.get("planned_step", step)
-            return Restored(step, state, record, {**self._set_unfinished_aside(unfinished), **passed_over})
+            return Restored(step, state, record, {**self._set_unfinished_aside(half), **passed_over})
         if passed_over and in_bucket(self._directory):
             # a process that has just lost the run may have saved and deleted meanwhile
             self._manager.reload()
@@ -166,16 +160,16 @@ class Checkpoints:
                 f"no checkpoint in {self._directory} is intact:\n  {wrong}\n"
                 "Restore them from a copy, or start the run anew with --overwrite."
             )
-        self._set_unfinished_aside(unfinished)
+        self._set_unfinished_aside(half)
         return None
 
-    def _set_unfinished_aside(self, unfinished: dict[int, Path]) -> dict[int, str]:
-        for path in unfinished.values():
+    def _set_unfinished_aside(self, half: dict[int, Path]) -> dict[int, str]:
+        for path in half.values():
             if in_bucket(path):  # where the checkpoint of that step is to be written
                 self._delete(path)
             else:
                 self._set_aside(path)
-        return dict.fromkeys(unfinished, UNFINISHED)
+        return dict.fromkeys(half, UNFINISHED)
 
     def roll_back(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
         """Deletes what is newer than the latest planned checkpoint, and restores that as `restore_newest` does."""
@@ -188,7 +182,7 @@ class Checkpoints:
         """Returns the JSON record of the checkpoint at `step`; StorageError if it is not the one that was saved."""
         items = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
         record = dict(items["record"])
-        if SEAL in record and record != _sealed(record):
+        if SEAL in record and record != sealed(record):
             raise StorageError("the record is not the one that was saved.")
         return record
 
@@ -244,7 +238,7 @@ class Checkpoints:
             raise
         except Exception as error:
             raise StorageError(
-                f"a checkpoint could not be written to {self._directory}: {_first_line(error)}"
+                f"a checkpoint could not be written to {self._directory}: {first_line(error)}"
             ) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -259,83 +253,3 @@ class Checkpoints:
         except StorageError:
             if error is None:
                 raise
-
-
-def read_steps(directory: Path) -> list[int]:
-    """Returns the steps of the finished checkpoints in a directory that may be another process's."""
-    return sorted(int(path.name) for path in children(directory) if path.name.isdigit() and _is_whole(path))
-
-
-def _is_whole(path: Path) -> bool:
-    return not in_bucket(path) or (path / COMMITTED).exists()
-
-
-def _unfinished(directory: Path) -> dict[int, Path]:
-    """Returns the checkpoints that were not written to their end, by step."""
-    found = {}
-    for path in children(directory):
-        match = re.match(r"(\d+)(\.orbax-checkpoint-tmp|$)", path.name)
-        if match and (match[2] or not _is_whole(path)):
-            found[int(match[1])] = path
-    return found
-
-
-def read_record(directory: Path, step: int) -> dict[str, Any]:
-    """Returns the record of the checkpoint at `step`; StorageError if it is not the one that was saved."""
-    try:
-        with os_errors():
-            record: dict[str, Any] = json.loads((directory / str(step) / RECORD).read_text())
-        intact = SEAL not in record or record == _sealed(record)
-    except (OSError, ValueError, TypeError) as error:
-        raise StorageError(f"the record of step {step} cannot be read: {damage(error)}.") from error
-    if not intact:
-        raise StorageError(f"the record of step {step} is not the one that was saved.")
-    return record
-
-
-def read_arrays(directory: Path, step: int, record: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the arrays of the state at `step` by their paths in `TrainState`, such as ".params['Dense_0']['bias']".
-
-    Neither the model nor the optimizer need be known. Raises StorageError if they are not those of the `record`.
-    """
-    place = absolute(directory / str(step) / "state")
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            tree = ocp.StandardCheckpointHandler().metadata(place).tree
-            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree)
-            restored = jax.device_get(checkpointer.restore(place, args=ocp.args.StandardRestore(like)))
-    except Exception as error:  # whatever reading a damaged file comes to
-        raise StorageError(f"the arrays of step {step} cannot be read: {damage(error)}.") from error
-    # orbax names what it holds by keys alone; the record has the names that the hash was made with
-    by_keys = {_keys(jax.tree_util.keystr(path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(restored)}
-    names = {_keys(name): name for name in record["arrays"]}
-    if by_keys.keys() == names.keys():
-        arrays = {name: by_keys[keys] for keys, name in names.items()}
-        if fingerprint_of_paths(arrays) == record["sha256"]:
-            return arrays
-    raise StorageError(f"the arrays of step {step} are not those that were saved.")
-
-
-def _keys(path: str) -> tuple[str, ...]:
-    return tuple("".join(found) for found in re.findall(r"\.(\w+)|\['([^']*)'\]|\[(\d+)\]", path))
-
-
-def _sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record with the SHA-256 of all else that is in it."""
-    record = {name: value for name, value in record.items() if name != SEAL}
-    return {**record, SEAL: hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}
-
-
-def damage(error: Exception) -> str:
-    """Returns what reading a checkpoint failed of, if that is the checkpoint's fault; raises the error if it is not."""
-    elsewhere = (errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        raise error
-    if isinstance(error, OSError) and error.errno in elsewhere:
-        raise error
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

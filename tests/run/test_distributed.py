@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flaxcls.errors import InputError
-from flaxcls.run.checkpoint import read_arrays, read_record, read_steps
+from flaxcls.run.checkpoint_files import read_arrays, read_record, read_steps
 from flaxcls.run.distributed import Distributed, joined, launcher
 
 EXPERIMENT = """
