@@ -1,9 +1,10 @@
 """Checkpoints: the two latest and the best of a run, side by side."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,15 +13,26 @@ import jax
 import orbax.checkpoint as ocp
 
 from flaxcls.errors import InputError, StorageError
-from flaxcls.places import absolute, in_bucket
-from flaxcls.run.checkpoint_files import RECORD, SEAL, damage, first_line, sealed, unfinished
+from flaxcls.places import absolute, in_bucket, os_errors
+from flaxcls.run.checkpoint_files import (
+    RECORD,
+    damage,
+    first_line,
+    read_record,
+    read_steps,
+    read_tree,
+    sealed,
+    unfinished,
+)
 from flaxcls.run.fingerprint import fingerprint
-from flaxcls.run.processes import agree, is_first, wait_for_all
+from flaxcls.run.processes import agree, by_all, is_first, shared, wait_for_all
 from flaxcls.run.workdir import remove, write_whole
 from flaxcls.state import TrainState
 
 DAMAGED = "damaged"
 UNFINISHED = "it was not written to its end"
+LOOKS = 5  # at checkpoints that another process changes meanwhile
+PAUSE = 2.0  # seconds, in which it may end with what looks damaged
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,14 @@ class Restored:
     state: TrainState
     record: dict[str, Any]
     passed_over: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The steps of the finished checkpoints, and the others: step -> name."""
+
+    steps: list[int]
+    unfinished: dict[int, str]
 
 
 class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # it is not typed
@@ -56,6 +76,7 @@ class Checkpoints:
                 preservation_policy=self,
                 # in the background, a folder that cannot be made would be noticed by nobody for twenty minutes
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                lightweight_initialize=True,  # or it fails where another process deletes what it has just listed
             ),
             item_names=("state", "record"),
         )
@@ -100,7 +121,7 @@ class Checkpoints:
     def replace_record(self, step: int, record: dict[str, Any]) -> None:
         """Gives the finished checkpoint of `step`, now as planned, another record; it has either at any moment."""
         self._planned_step = step
-        record = sealed({**record, "planned_step": step, "sha256": self.restore_record(step)["sha256"]})
+        record = sealed({**record, "planned_step": step, "sha256": read_record(self._directory, step)["sha256"]})
         wait_for_all("the record has been read")
         if is_first():
             with self._storage_errors():
@@ -117,10 +138,11 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore_newest(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
-        """Returns the newest intact checkpoint, or None where there is none at all.
+        """Returns the newest intact checkpoint, the same on all processes, or None where there is none at all.
 
         Damaged ones that are newer are moved to damaged/ beside the directory, and so are those half written; in a
-        bucket these are deleted.
+        bucket these are deleted. There, another process from which the run was just taken may still write and delete,
+        so that what is found counts only if the same is there after it was read.
 
         Args:
           like: shapes, types and shardings of the state.
@@ -128,48 +150,71 @@ class Checkpoints:
 
         Raises:
           InputError: if there are checkpoints, but all are damaged; nothing is moved then.
+          StorageError: if another process goes on writing or deleting checkpoints in the bucket.
         """
-        passed_over: dict[int, str] = {}
-        half = unfinished(self._directory)
-        for step in reversed(self.steps):
-            try:
-                record = self.restore_record(step)
-                check(record)
-            except InputError:
-                raise
-            except Exception as error:  # whatever reading a damaged file comes to
-                passed_over[step] = damage(error)
-                continue
-            try:
-                state = self.restore_state(step, like)
-            except Exception as error:
-                passed_over[step] = damage(error)
-                continue
-            for damaged in passed_over:
-                self.set_aside(damaged)
-            self._planned_step = record.get("planned_step", step)
-            return Restored(step, state, record, {**self._set_unfinished_aside(half), **passed_over})
-        if passed_over and in_bucket(self._directory):
-            # a process that has just lost the run may have saved and deleted meanwhile
-            self._manager.reload()
-            if not passed_over.keys() >= set(self.steps):
-                return self.restore_newest(like, check)
-        if passed_over:
+        for _ in range(LOOKS):
+            listed = self._listed()
+            restored, passed_over = self._newest_of(listed.steps, like, check)
+            if not in_bucket(self._directory):
+                break
+            if passed_over or listed.unfinished:
+                time.sleep(PAUSE)
+            self._reload()
+            if self._listed() == listed and agree(self.steps == listed.steps):
+                break
+            restored = None  # its memory is needed
+        else:
+            raise StorageError(
+                f"the checkpoints in {self._directory} change while they are read: another process writes there."
+            )
+        if passed_over and restored is None:
             wrong = "\n  ".join(f"step {step}: {problem}" for step, problem in passed_over.items())
             raise InputError(
                 f"no checkpoint in {self._directory} is intact:\n  {wrong}\n"
                 "Restore them from a copy, or start the run anew with --overwrite."
             )
-        self._set_unfinished_aside(half)
-        return None
-
-    def _set_unfinished_aside(self, half: dict[int, Path]) -> dict[int, str]:
-        for path in half.values():
-            if in_bucket(path):  # where the checkpoint of that step is to be written
-                self._delete(path)
+        for step in passed_over:
+            self.set_aside(step)
+        for name in listed.unfinished.values():
+            if in_bucket(self._directory):  # where the checkpoint of that step is to be written
+                self._delete(self._directory / name)
             else:
-                self._set_aside(path)
-        return dict.fromkeys(half, UNFINISHED)
+                self._set_aside(self._directory / name)
+        if restored is None:
+            return None
+        self._planned_step = restored.record.get("planned_step", restored.step)
+        return replace(restored, passed_over={**dict.fromkeys(listed.unfinished, UNFINISHED), **passed_over})
+
+    def _listed(self) -> "_Listed":
+        """Returns what the first process finds in the directory."""
+
+        def look() -> list[Any]:
+            with os_errors():
+                half = {step: path.name for step, path in unfinished(self._directory).items()}
+                return [read_steps(self._directory), list(half.items())]
+
+        steps, half = shared(look)
+        return _Listed(steps, dict(half))
+
+    def _newest_of(
+        self, steps: list[int], like: TrainState, check: Callable[[dict[str, Any]], None]
+    ) -> tuple[Restored | None, dict[int, str]]:
+        """Returns the newest of these steps that is intact, and what is wrong with those that are newer."""
+        passed_over: dict[int, str] = {}
+        for step in reversed(steps):
+
+            def read(step: int = step) -> dict[str, Any]:
+                check(record := read_record(self._directory, step))
+                return record
+
+            try:
+                record = by_all(read, f"read its part of step {step}")
+                return Restored(step, self.restore_state(step, like), record, {}), passed_over
+            except InputError:
+                raise
+            except Exception as error:  # whatever reading a damaged file comes to
+                passed_over[step] = damage(error)
+        return None, passed_over
 
     def roll_back(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
         """Deletes what is newer than the latest planned checkpoint, and restores that as `restore_newest` does."""
@@ -178,28 +223,19 @@ class Checkpoints:
                 self._manager.delete(step)
         return self.restore_newest(like, check)
 
-    def restore_record(self, step: int) -> dict[str, Any]:
-        """Returns the JSON record of the checkpoint at `step`; StorageError if it is not the one that was saved."""
-        items = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        record = dict(items["record"])
-        if SEAL in record and record != sealed(record):
-            raise StorageError("the record is not the one that was saved.")
-        return record
-
     def restore_state(self, step: int, like: TrainState) -> TrainState:
         """Returns the state at `step`, of the shapes, types and shardings of `like`.
 
-        Raises StorageError if its bits are not those that were saved.
+        Raises StorageError if its bits are not those that were saved, or a process cannot read its part.
         """
-        problem: Exception | None = None
-        try:
-            items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
-        except Exception as error:  # of this process, which may read other files than the others
-            problem = error
-        if not agree(problem is None):
-            raise problem or StorageError(f"another process could not read its part of step {step}.")
-        state = TrainState(**{name: getattr(items["state"], name) for name in TrainState.__dataclass_fields__})
-        if fingerprint(state) != self.restore_record(step)["sha256"]:
+
+        def read() -> tuple[str, Any]:
+            record = read_record(self._directory, step)
+            return record["sha256"], read_tree(self._directory / str(step) / "state", like)
+
+        sha256, tree = by_all(read, f"read its part of step {step}")
+        state = TrainState(**{name: getattr(tree, name) for name in TrainState.__dataclass_fields__})
+        if fingerprint(state) != sha256:
             raise StorageError(f"the arrays of step {step} are not those that were saved.")
         return state
 
@@ -212,7 +248,7 @@ class Checkpoints:
         if is_first():
             remove(path)
         wait_for_all(f"{path.name} has been deleted")
-        self._manager.reload()
+        self._reload()
 
     def _set_aside(self, path: Path) -> Path:
         wait_for_all(f"{path.name} has been read")
@@ -227,8 +263,18 @@ class Checkpoints:
                 place.mkdir(exist_ok=True)
             path.rename(target)
         wait_for_all(f"{path.name} has been set aside")
-        self._manager.reload()
+        self._reload()
         return target
+
+    def _reload(self) -> None:
+        """Has orbax look again, which fails where another process deletes what it has just listed."""
+        for look in range(1, LOOKS + 1):
+            try:
+                self._manager.reload()
+                return
+            except (FileNotFoundError, NotADirectoryError):
+                if look == LOOKS:
+                    raise
 
     @contextmanager
     def _storage_errors(self) -> Iterator[None]:

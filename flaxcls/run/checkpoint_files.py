@@ -1,5 +1,6 @@
 """What is in the checkpoints of a run, read without its model, its optimizer or the process that writes them."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -57,13 +58,12 @@ def read_arrays(directory: Path, step: int, record: dict[str, Any]) -> dict[str,
 
     Neither the model nor the optimizer need be known. Raises StorageError if they are not those of the `record`.
     """
-    place = absolute(directory / str(step) / "state")
+    place = directory / str(step) / "state"
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            tree = ocp.StandardCheckpointHandler().metadata(place).tree
-            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree)
-            restored = jax.device_get(checkpointer.restore(place, args=ocp.args.StandardRestore(like)))
+        tree = ocp.StandardCheckpointHandler().metadata(absolute(place)).tree
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree)
+        restored = jax.device_get(read_tree(place, like))
     except Exception as error:  # whatever reading a damaged file comes to
         raise StorageError(f"the arrays of step {step} cannot be read: {damage(error)}.") from error
     # orbax names what it holds by keys alone; the record has the names that the hash was made with
@@ -74,6 +74,15 @@ def read_arrays(directory: Path, step: int, record: dict[str, Any]) -> dict[str,
         if fingerprint_of_paths(arrays) == record["sha256"]:
             return arrays
     raise StorageError(f"the arrays of step {step} are not those that were saved.")
+
+
+def read_tree(place: Path, like: Any) -> Any:
+    """Returns the arrays that orbax has written to the folder `place`, of the shapes, types and shardings of `like`.
+
+    A process reads its own parts and waits for no other, so that it may fail alone. Raises whatever is wrong.
+    """
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        return handler.restore(absolute(place), args=ocp.args.StandardRestore(like))
 
 
 def _keys(path: str) -> tuple[str, ...]:
