@@ -26,7 +26,7 @@ from flaxcls.run.checkpoint_files import (
 )
 from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.processes import agree, by_all, is_first, shared, wait_for_all
-from flaxcls.run.workdir import remove, write_whole
+from flaxcls.run.workdir import move, remove, write_whole
 from flaxcls.state import TrainState
 
 DAMAGED = "damaged"
@@ -259,9 +259,7 @@ class Checkpoints:
                 break
             target = place / f"{path.name}-{number}"
         if is_first() and path.exists():
-            if not in_bucket(place):
-                place.mkdir(exist_ok=True)
-            path.rename(target)
+            move(path, target)
         wait_for_all(f"{path.name} has been set aside")
         self._reload()
         return target

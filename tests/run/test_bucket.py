@@ -167,6 +167,21 @@ def test_half_a_checkpoint_is_deleted_and_the_run_goes_on_from_the_one_before(bu
     assert_same_losses(bucket, "runs/half", whole)
 
 
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(bucket, stopped, whole):
+    """A trace is asked for, too: it is written to the bucket like the logs."""
+    bucket.change(copy={stopped: "runs/damaged/"})
+    names = bucket.names("runs/damaged/checkpoints/20/state/")
+    part = max(names, key=lambda name: len(bucket.read(name)))
+    bucket.write(part, (data := bucket.read(part))[: len(data) // 2])
+    words = (*OPTIONS, "--workdir", "gs://bucket/runs/damaged", "--resume", "--stop-after", 30)
+    printed = bucket.run(*words, "--loop.profile")
+    assert "the checkpoint of step 20 is damaged and was set aside in gs://bucket/runs/damaged/damaged: " in printed
+    assert "continuing after step 10" in printed
+    assert part.replace("/checkpoints/", "/damaged/") in bucket.names("runs/damaged/damaged/20/")
+    assert_same_losses(bucket, "runs/damaged", whole)
+    assert [name for name in bucket.names("runs/damaged/profile/") if name.endswith(".xplane.pb")]
+
+
 def test_the_last_to_come_has_the_run_and_the_other_ends_and_a_signal_saves(bucket):
     words = (*OPTIONS, "--loop.epochs", "100000", "--workdir", "gs://bucket/runs/b", "--resume", "auto")
     first = bucket.start(*words)
@@ -246,6 +261,12 @@ def test_a_prepared_data_set_is_read_from_a_bucket(bucket, tmp_path):
 def test_other_urls_are_no_place(place):
     with pytest.raises(InputError, match="is neither a path on this machine nor gs://BUCKET/PATH"):
         as_path(place)
+
+
+def test_without_gcsfs_it_is_said_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # which Python takes for not installed
+    with pytest.raises(InputError, match=r"gs://bucket/run is in a bucket, .* gcsfs, .* pip install '\.\[gcs\]'"):
+        as_path("gs://bucket/run")
 
 
 def test_folders_of_images_are_not_read_from_a_bucket(small_config, quiet, tmp_path):
