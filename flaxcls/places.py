@@ -23,8 +23,9 @@ def as_path(place: str | Path) -> Path:
         return Path(place)
     scheme, rest = url.groups()
     if scheme != "gs" or not rest:
+        given = text if isinstance(place, str) else f"{scheme}://{rest or ''}"
         raise InputError(
-            f"the place {text} is neither a path on this machine nor gs://BUCKET/PATH: name one of the two."
+            f"the place {given} is neither a path on this machine nor gs://BUCKET/PATH: name one of the two."
         )
     text = f"gs://{rest}"
     if importlib.util.find_spec("gcsfs") is None:

@@ -1,6 +1,9 @@
 """A server of Google Cloud Storage on this machine, for tests: gcp-storage-emulator, and what it leaves out.
 
 python -m tests.gcs_server PORT_FILE: it has the bucket "bucket", in memory, and writes its port into the file.
+
+POST {"after": N, "delete": [PREFIX, ...], "copy": {PREFIX: PREFIX, ...}} to /meanwhile: so much changes at once, as if
+by another client, after N further requests. GET says whether that is still to come.
 """
 
 import re
@@ -58,14 +61,51 @@ def alone(handle):
         request.data  # noqa: B018 (it is read from the connection)
         with LOCK:
             handle(request, response, storage)
+            meanwhile(storage)
 
     return handled
 
 
-LOCK = RLock()
+def meanwhile(storage):
+    if PLANNED and PLANNED["after"] > 0:
+        PLANNED["after"] -= 1
+    elif PLANNED:
+        names = [found["name"] for found in storage.get_file_list("bucket")[0]]
+        for name in names:
+            for prefix, to in PLANNED["copy"].items():
+                if name.startswith(prefix):
+                    objects._copy("", storage, "bucket", name, "bucket", name.replace(prefix, to, 1))
+            if name.startswith(tuple(PLANNED["delete"])):
+                storage.delete_file("bucket", name)
+        PLANNED.clear()
+
+
+def plan(request, response, storage):
+    with LOCK:
+        PLANNED.update(request.data)
+        if PLANNED["after"] == 0:
+            meanwhile(storage)
+
+
+def planned(request, response, storage):
+    response.json(bool(PLANNED))
+
+
+class Brief(Storage):
+    """It lasts as long as the server, so that it keeps no list on a disk and nothing of what is deleted."""
+
+    def _write_config_to_file(self):
+        pass
+
+    def _bucket_soft_delete_retention_seconds(self, bucket_name):
+        return 0
+
+
+LOCK, PLANNED = RLock(), {}
 MOVE = re.escape("/storage/v1") + r"/b/(?P<bucket_name>[^/]+)/o/(?P<object_id>.+)/moveTo/o/(?P<dest_object_id>.+)"
 CONDITIONAL = (objects.get, objects.download, objects.insert, objects.delete)
 server.HANDLERS = (
+    ("/meanwhile", {"POST": plan, "GET": planned}),
     (MOVE, {"POST": alone(move)}),
     *(
         (path, {verb: alone(conditional(of) if of in CONDITIONAL else of) for verb, of in verbs.items()})
@@ -75,7 +115,7 @@ server.HANDLERS = (
 
 
 def main():
-    storage = Storage(use_memory_fs=True)
+    storage = Brief(use_memory_fs=True)
     buckets.create_bucket("bucket", storage)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(server.RequestHandler, storage)) as running:
         file = Path(sys.argv[1])

@@ -7,7 +7,7 @@ from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
-from flaxcls.run.checkpoint import SEAL
+from flaxcls.run.checkpoint_files import SEAL
 from flaxcls.run.utilization import SPEEDS
 from flaxcls.run.workdir import CHECKPOINTS, METRICS, RESULT, TENSORBOARD
 

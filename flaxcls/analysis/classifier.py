@@ -21,7 +21,7 @@ from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError, StorageError
 from flaxcls.models import build_model
 from flaxcls.places import as_path
-from flaxcls.run.checkpoint import read_arrays, read_record, read_steps
+from flaxcls.run.checkpoint_files import read_arrays, read_record, read_steps
 from flaxcls.run.record import FORMAT
 from flaxcls.run.workdir import CHECKPOINTS, CONFIG, write_whole
 

@@ -1,32 +1,38 @@
-"""Checkpoints: the two latest and the best of a run, side by side. The only file that imports orbax."""
+"""Checkpoints: the two latest and the best of a run, side by side."""
 
-import errno
-import hashlib
 import json
-import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from flaxcls.errors import InputError, StorageError
-from flaxcls.places import absolute, children, in_bucket, os_errors
-from flaxcls.run.fingerprint import fingerprint, fingerprint_of_paths
-from flaxcls.run.processes import agree, is_first, wait_for_all
-from flaxcls.run.workdir import remove, write_whole
+from flaxcls.places import absolute, in_bucket, os_errors
+from flaxcls.run.checkpoint_files import (
+    RECORD,
+    damage,
+    first_line,
+    read_record,
+    read_steps,
+    read_tree,
+    sealed,
+    unfinished,
+)
+from flaxcls.run.fingerprint import fingerprint
+from flaxcls.run.processes import agree, by_all, is_first, shared, wait_for_all
+from flaxcls.run.workdir import move, remove, write_whole
 from flaxcls.state import TrainState
 
 DAMAGED = "damaged"
-SEAL = "record_sha256"
-RECORD = "record/metadata"  # where orbax puts it
 UNFINISHED = "it was not written to its end"
-COMMITTED = "commit_success.txt"  # which orbax writes last, where it cannot rename a folder
+LOOKS = 5  # at checkpoints that another process changes meanwhile
+PAUSE = 2.0  # seconds, in which it may end with what looks damaged
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,14 @@ class Restored:
     state: TrainState
     record: dict[str, Any]
     passed_over: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The steps of the finished checkpoints, and the others: step -> name."""
+
+    steps: list[int]
+    unfinished: dict[int, str]
 
 
 class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # it is not typed
@@ -62,6 +76,7 @@ class Checkpoints:
                 preservation_policy=self,
                 # in the background, a folder that cannot be made would be noticed by nobody for twenty minutes
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                lightweight_initialize=True,  # or it fails where another process deletes what it has just listed
             ),
             item_names=("state", "record"),
         )
@@ -98,7 +113,7 @@ class Checkpoints:
             return
         self._best_step = best_step
         self._planned_step = step if planned else self._planned_step
-        record = _sealed({**record, "planned_step": self._planned_step, "sha256": fingerprint(state)})
+        record = sealed({**record, "planned_step": self._planned_step, "sha256": fingerprint(state)})
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         with self._storage_errors():
             self._manager.save(step, args=items)
@@ -106,7 +121,7 @@ class Checkpoints:
     def replace_record(self, step: int, record: dict[str, Any]) -> None:
         """Gives the finished checkpoint of `step`, now as planned, another record; it has either at any moment."""
         self._planned_step = step
-        record = _sealed({**record, "planned_step": step, "sha256": self.restore_record(step)["sha256"]})
+        record = sealed({**record, "planned_step": step, "sha256": read_record(self._directory, step)["sha256"]})
         wait_for_all("the record has been read")
         if is_first():
             with self._storage_errors():
@@ -123,10 +138,11 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore_newest(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
-        """Returns the newest intact checkpoint, or None where there is none at all.
+        """Returns the newest intact checkpoint, the same on all processes, or None where there is none at all.
 
         Damaged ones that are newer are moved to damaged/ beside the directory, and so are those half written; in a
-        bucket these are deleted.
+        bucket these are deleted. There, another process from which the run was just taken may still write and delete,
+        so that what is found counts only if the same is there after it was read.
 
         Args:
           like: shapes, types and shardings of the state.
@@ -134,48 +150,71 @@ class Checkpoints:
 
         Raises:
           InputError: if there are checkpoints, but all are damaged; nothing is moved then.
+          StorageError: if another process goes on writing or deleting checkpoints in the bucket.
         """
-        passed_over: dict[int, str] = {}
-        unfinished = _unfinished(self._directory)
-        for step in reversed(self.steps):
-            try:
-                record = self.restore_record(step)
-                check(record)
-            except InputError:
-                raise
-            except Exception as error:  # whatever reading a damaged file comes to
-                passed_over[step] = damage(error)
-                continue
-            try:
-                state = self.restore_state(step, like)
-            except Exception as error:
-                passed_over[step] = damage(error)
-                continue
-            for damaged in passed_over:
-                self.set_aside(damaged)
-            self._planned_step = record.get("planned_step", step)
-            return Restored(step, state, record, {**self._set_unfinished_aside(unfinished), **passed_over})
-        if passed_over and in_bucket(self._directory):
-            # a process that has just lost the run may have saved and deleted meanwhile
-            self._manager.reload()
-            if not passed_over.keys() >= set(self.steps):
-                return self.restore_newest(like, check)
-        if passed_over:
+        for _ in range(LOOKS):
+            listed = self._listed()
+            restored, passed_over = self._newest_of(listed.steps, like, check)
+            if not in_bucket(self._directory):
+                break
+            if passed_over or listed.unfinished:
+                time.sleep(PAUSE)
+            self._reload()
+            if self._listed() == listed and agree(self.steps == listed.steps):
+                break
+            restored = None  # its memory is needed
+        else:
+            raise StorageError(
+                f"the checkpoints in {self._directory} change while they are read: another process writes there."
+            )
+        if passed_over and restored is None:
             wrong = "\n  ".join(f"step {step}: {problem}" for step, problem in passed_over.items())
             raise InputError(
                 f"no checkpoint in {self._directory} is intact:\n  {wrong}\n"
                 "Restore them from a copy, or start the run anew with --overwrite."
             )
-        self._set_unfinished_aside(unfinished)
-        return None
-
-    def _set_unfinished_aside(self, unfinished: dict[int, Path]) -> dict[int, str]:
-        for path in unfinished.values():
-            if in_bucket(path):  # where the checkpoint of that step is to be written
-                self._delete(path)
+        for step in passed_over:
+            self.set_aside(step)
+        for name in listed.unfinished.values():
+            if in_bucket(self._directory):  # where the checkpoint of that step is to be written
+                self._delete(self._directory / name)
             else:
-                self._set_aside(path)
-        return dict.fromkeys(unfinished, UNFINISHED)
+                self._set_aside(self._directory / name)
+        if restored is None:
+            return None
+        self._planned_step = restored.record.get("planned_step", restored.step)
+        return replace(restored, passed_over={**dict.fromkeys(listed.unfinished, UNFINISHED), **passed_over})
+
+    def _listed(self) -> "_Listed":
+        """Returns what the first process finds in the directory."""
+
+        def look() -> list[Any]:
+            with os_errors():
+                half = {step: path.name for step, path in unfinished(self._directory).items()}
+                return [read_steps(self._directory), list(half.items())]
+
+        steps, half = shared(look)
+        return _Listed(steps, dict(half))
+
+    def _newest_of(
+        self, steps: list[int], like: TrainState, check: Callable[[dict[str, Any]], None]
+    ) -> tuple[Restored | None, dict[int, str]]:
+        """Returns the newest of these steps that is intact, and what is wrong with those that are newer."""
+        passed_over: dict[int, str] = {}
+        for step in reversed(steps):
+
+            def read(step: int = step) -> dict[str, Any]:
+                check(record := read_record(self._directory, step))
+                return record
+
+            try:
+                record = by_all(read, f"read its part of step {step}")
+                return Restored(step, self.restore_state(step, like), record, {}), passed_over
+            except InputError:
+                raise
+            except Exception as error:  # whatever reading a damaged file comes to
+                passed_over[step] = damage(error)
+        return None, passed_over
 
     def roll_back(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
         """Deletes what is newer than the latest planned checkpoint, and restores that as `restore_newest` does."""
@@ -184,28 +223,19 @@ class Checkpoints:
                 self._manager.delete(step)
         return self.restore_newest(like, check)
 
-    def restore_record(self, step: int) -> dict[str, Any]:
-        """Returns the JSON record of the checkpoint at `step`; StorageError if it is not the one that was saved."""
-        items = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        record = dict(items["record"])
-        if SEAL in record and record != _sealed(record):
-            raise StorageError("the record is not the one that was saved.")
-        return record
-
     def restore_state(self, step: int, like: TrainState) -> TrainState:
         """Returns the state at `step`, of the shapes, types and shardings of `like`.
 
-        Raises StorageError if its bits are not those that were saved.
+        Raises StorageError if its bits are not those that were saved, or a process cannot read its part.
         """
-        problem: Exception | None = None
-        try:
-            items = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
-        except Exception as error:  # of this process, which may read other files than the others
-            problem = error
-        if not agree(problem is None):
-            raise problem or StorageError(f"another process could not read its part of step {step}.")
-        state = TrainState(**{name: getattr(items["state"], name) for name in TrainState.__dataclass_fields__})
-        if fingerprint(state) != self.restore_record(step)["sha256"]:
+
+        def read() -> tuple[str, Any]:
+            record = read_record(self._directory, step)
+            return record["sha256"], read_tree(self._directory / str(step) / "state", like)
+
+        sha256, tree = by_all(read, f"read its part of step {step}")
+        state = TrainState(**{name: getattr(tree, name) for name in TrainState.__dataclass_fields__})
+        if fingerprint(state) != sha256:
             raise StorageError(f"the arrays of step {step} are not those that were saved.")
         return state
 
@@ -218,7 +248,7 @@ class Checkpoints:
         if is_first():
             remove(path)
         wait_for_all(f"{path.name} has been deleted")
-        self._manager.reload()
+        self._reload()
 
     def _set_aside(self, path: Path) -> Path:
         wait_for_all(f"{path.name} has been read")
@@ -229,12 +259,20 @@ class Checkpoints:
                 break
             target = place / f"{path.name}-{number}"
         if is_first() and path.exists():
-            if not in_bucket(place):
-                place.mkdir(exist_ok=True)
-            path.rename(target)
+            move(path, target)
         wait_for_all(f"{path.name} has been set aside")
-        self._manager.reload()
+        self._reload()
         return target
+
+    def _reload(self) -> None:
+        """Has orbax look again, which fails where another process deletes what it has just listed."""
+        for look in range(1, LOOKS + 1):
+            try:
+                self._manager.reload()
+                return
+            except (FileNotFoundError, NotADirectoryError):
+                if look == LOOKS:
+                    raise
 
     @contextmanager
     def _storage_errors(self) -> Iterator[None]:
@@ -244,7 +282,7 @@ class Checkpoints:
             raise
         except Exception as error:
             raise StorageError(
-                f"a checkpoint could not be written to {self._directory}: {_first_line(error)}"
+                f"a checkpoint could not be written to {self._directory}: {first_line(error)}"
             ) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -259,83 +297,3 @@ class Checkpoints:
         except StorageError:
             if error is None:
                 raise
-
-
-def read_steps(directory: Path) -> list[int]:
-    """Returns the steps of the finished checkpoints in a directory that may be another process's."""
-    return sorted(int(path.name) for path in children(directory) if path.name.isdigit() and _is_whole(path))
-
-
-def _is_whole(path: Path) -> bool:
-    return not in_bucket(path) or (path / COMMITTED).exists()
-
-
-def _unfinished(directory: Path) -> dict[int, Path]:
-    """Returns the checkpoints that were not written to their end, by step."""
-    found = {}
-    for path in children(directory):
-        match = re.match(r"(\d+)(\.orbax-checkpoint-tmp|$)", path.name)
-        if match and (match[2] or not _is_whole(path)):
-            found[int(match[1])] = path
-    return found
-
-
-def read_record(directory: Path, step: int) -> dict[str, Any]:
-    """Returns the record of the checkpoint at `step`; StorageError if it is not the one that was saved."""
-    try:
-        with os_errors():
-            record: dict[str, Any] = json.loads((directory / str(step) / RECORD).read_text())
-        intact = SEAL not in record or record == _sealed(record)
-    except (OSError, ValueError, TypeError) as error:
-        raise StorageError(f"the record of step {step} cannot be read: {damage(error)}.") from error
-    if not intact:
-        raise StorageError(f"the record of step {step} is not the one that was saved.")
-    return record
-
-
-def read_arrays(directory: Path, step: int, record: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the arrays of the state at `step` by their paths in `TrainState`, such as ".params['Dense_0']['bias']".
-
-    Neither the model nor the optimizer need be known. Raises StorageError if they are not those of the `record`.
-    """
-    place = absolute(directory / str(step) / "state")
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            tree = ocp.StandardCheckpointHandler().metadata(place).tree
-            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree)
-            restored = jax.device_get(checkpointer.restore(place, args=ocp.args.StandardRestore(like)))
-    except Exception as error:  # whatever reading a damaged file comes to
-        raise StorageError(f"the arrays of step {step} cannot be read: {damage(error)}.") from error
-    # orbax names what it holds by keys alone; the record has the names that the hash was made with
-    by_keys = {_keys(jax.tree_util.keystr(path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(restored)}
-    names = {_keys(name): name for name in record["arrays"]}
-    if by_keys.keys() == names.keys():
-        arrays = {name: by_keys[keys] for keys, name in names.items()}
-        if fingerprint_of_paths(arrays) == record["sha256"]:
-            return arrays
-    raise StorageError(f"the arrays of step {step} are not those that were saved.")
-
-
-def _keys(path: str) -> tuple[str, ...]:
-    return tuple("".join(found) for found in re.findall(r"\.(\w+)|\['([^']*)'\]|\[(\d+)\]", path))
-
-
-def _sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record with the SHA-256 of all else that is in it."""
-    record = {name: value for name, value in record.items() if name != SEAL}
-    return {**record, SEAL: hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}
-
-
-def damage(error: Exception) -> str:
-    """Returns what reading a checkpoint failed of, if that is the checkpoint's fault; raises the error if it is not."""
-    elsewhere = (errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        raise error
-    if isinstance(error, OSError) and error.errno in elsewhere:
-        raise error
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax._src import distributed as jax_distributed  # its store of keys and values has no public name
 from jax._src.clusters import ClusterEnv  # nor has what it knows of Slurm and the others
-from jax._src.xla_bridge import backends_are_initialized
+from jax._src.xla_bridge import backends_are_initialized  # nor this; jax.distributed says it once all have come
 
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, exit_code
 from flaxcls.run.rendezvous import meet
@@ -57,17 +57,18 @@ def joined(options: Distributed, alike: str = "") -> Iterator[None]:
       InputError: if the options do not go together, not all processes came within options.timeout, or `alike` differs.
     """
     _check(options)
-    if not _join(options, alike):
+    number = _join(options, alike)
+    if number is None:
         yield
         return
     done = threading.Event()
-    watch = threading.Thread(target=_watch, args=(done,), daemon=True)
+    watch = threading.Thread(target=_watch, args=(done, number), daemon=True)
     watch.start()
     try:
         yield
     except BaseException as error:
         if not isinstance(error, Interrupted) and not getattr(error, "agreed", False):
-            _end_all(error)
+            _end_all(error, number)
         raise
     finally:
         done.set()
@@ -114,13 +115,13 @@ def _check(options: Distributed) -> None:
             )
 
 
-def _join(options: Distributed, alike: str) -> bool:
-    """Initialises jax.distributed if this is one of several processes, and returns whether it is."""
+def _join(options: Distributed, alike: str) -> int | None:
+    """Initialises jax.distributed if this is one of several processes, and returns its number, else None."""
     if options.num_processes == 1:
-        return False
+        return None
     by = "its options" if options.coordinator is not None else launcher()
     if by is None:
-        return False
+        return None
     if by == "Kubernetes" and importlib.util.find_spec("kubernetes") is None:
         raise InputError(
             "this is a process of an indexed job of Kubernetes, and what tells JAX about the others is not installed: "
@@ -133,7 +134,7 @@ def _join(options: Distributed, alike: str) -> bool:
         problem = f"{by} did not tell how the processes find each other: {error}"
         raise InputError(f"{problem} {_by_hand(None, None)}") from error
     if count is None or count == 1:
-        return False  # such as a TPU VM by itself
+        return None  # such as a TPU VM by itself
     if backends_are_initialized():
         raise InputError(
             "JAX has computed something, or looked at its devices, before the processes of the run were joined: leave "
@@ -153,7 +154,7 @@ def _join(options: Distributed, alike: str) -> bool:
         heartbeat_timeout_seconds=options.heartbeat,
         shutdown_timeout_seconds=max(options.heartbeat, 60),
     )
-    return True
+    return int(number)
 
 
 def _settings(options: Distributed) -> tuple[Any, Any, Any, Any]:
@@ -170,29 +171,29 @@ def _by_hand(place: str | None, count: int | None) -> str:
     )
 
 
-def _watch(done: threading.Event) -> None:
+def _watch(done: threading.Event, number: int) -> None:
     """Asks every other second whether a process has failed, and ends this one as that one ended."""
     while not done.wait(2):
-        if (word := _failed()) is not None and word["process"] != _number():
-            _end_as(word)
+        if (word := _failed()) is not None and word["process"] != number:
+            _end_as(word, number)
 
 
-def _end_all(error: BaseException) -> None:
+def _end_all(error: BaseException, number: int) -> None:
     """Tells the other processes of an error, prints it and ends this one, as waiting for them could take for ever.
 
     Where another one has failed before, this process ends as that one did: what it met may be the other's end.
     """
     lost = isinstance(error, jax.errors.JaxRuntimeError)
     before = _failed() if lost else None
-    word = {"process": _number(), "text": _told(error), "code": exit_code(error)}
+    word = {"process": number, "text": _told(error), "code": exit_code(error)}
     if before is None:
         try:
             _client().key_value_set(_FAILED, json.dumps(word))
         except Exception:  # another one has been faster, or the service is gone
             before = _failed()
-    if before is None or (_number() == 0 and not lost):
-        print(word["text"] if _number() == 0 else f"process {_number()}: {word['text']}", file=sys.stderr, flush=True)
-    _end_as(before or word)
+    if before is None or (number == 0 and not lost):
+        print(word["text"] if number == 0 else f"process {number}: {word['text']}", file=sys.stderr, flush=True)
+    _end_as(before or word, number)
 
 
 def _told(error: BaseException) -> str:
@@ -219,20 +220,15 @@ def _failed() -> dict[str, Any] | None:
     return word
 
 
-def _end_as(word: dict[str, Any]) -> None:
+def _end_as(word: dict[str, Any], number: int) -> None:
     """Ends this process with the code of one that failed. Process 0 says why, and stays until all have heard of it."""
-    if _number() == 0:
+    if number == 0:
         if word["process"] != 0:
             print(f"process {word['process']}: {word['text']}", file=sys.stderr, flush=True)
         time.sleep(4)  # the service lives here
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(word["code"])
-
-
-def _number() -> int:
-    """Returns the number of this process, which JAX itself tells only once it knows its devices."""
-    return jax_distributed.global_state.process_id
 
 
 def _client() -> Any:

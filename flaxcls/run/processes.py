@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,7 +13,8 @@ from jax.experimental import multihost_utils
 from flaxcls.errors import InputError, StorageError, exit_code
 from flaxcls.places import as_path
 
-_LONGEST = 8192  # bytes of a path, or of what is wrong with it
+T = TypeVar("T")
+_LONGEST = 8192  # bytes of what is shared, or of what is wrong with it
 
 
 def is_first() -> bool:
@@ -28,26 +29,48 @@ def share(make: Callable[[], Path]) -> Path:
     """
     if jax.process_count() == 1:
         return make()
-    wait_for_all("the run directory is opened")
+    return as_path(shared(lambda: str(make())))
+
+
+def shared(make: Callable[[], Any]) -> Any:
+    """Returns, on all processes, what `make` gives on the first, as JSON has it; errors are those of `share`."""
+    if jax.process_count() == 1:
+        return json.loads(json.dumps(make()))
+    wait_for_all("the first one tells")
     word: dict[str, Any] = {}
     try:
         if is_first():
-            word = {"path": str(make())}
+            word = {"value": make()}
     except BaseException as error:
         word = {"error": str(error)[:1000], "code": exit_code(error)}
         raise
     finally:
         text = json.dumps(word).encode().ljust(_LONGEST, b" ")
-        shared = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
-    word = json.loads(shared.tobytes())
+        told = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
+    word = json.loads(told.tobytes())
     if "error" in word:
         raise (InputError if word["code"] == exit_code(InputError()) else StorageError)(word["error"])
-    return as_path(word["path"])
+    return word["value"]
 
 
 def agree(good: bool) -> bool:
     """Returns whether it is good on all processes."""
     return good if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(good)).all())
+
+
+def by_all(do: Callable[[], T], what: str) -> T:
+    """Returns what `do` gives. Where it fails on one process it raises on all: there the error, else StorageError.
+
+    what: it does, such as "read its part of step 3". It is to wait for no other process.
+    """
+    problem: Exception | None = None
+    try:
+        value = do()
+    except Exception as error:
+        problem = error
+    if not agree(problem is None):
+        raise problem or StorageError(f"another process could not {what}.")
+    return value
 
 
 def whole_array(array: Any) -> np.ndarray:

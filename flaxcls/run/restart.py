@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from flaxcls.early_stopping import EarlyStopping
-from flaxcls.run.checkpoint import Checkpoints, damage
+from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.run.checkpoint_files import damage
 from flaxcls.run.logs import Logs
 from flaxcls.run.setup import Setup
 

@@ -176,6 +176,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def move(path: Path, target: Path) -> None:
+    """Moves a folder to `target`, which is not there yet and whose own folder need not be."""
+    if in_bucket(path):
+        import fsspec  # here, for those who have no bucket
+
+        with os_errors():  # not by `rename`, which asks for the folder, and a bucket has but those with objects in them
+            fsspec.url_to_fs(str(path))[0].mv(str(path), str(target), recursive=True)
+    else:
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes `text` to `path` so that the file is the old or the new one at any moment."""
     if in_bucket(path):

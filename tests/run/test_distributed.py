@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from flaxcls.errors import InputError
-from flaxcls.run.checkpoint import read_arrays, read_record, read_steps
+from flaxcls.run.checkpoint_files import read_arrays, read_record, read_steps
 from flaxcls.run.distributed import Distributed, joined, launcher
 
 EXPERIMENT = """
@@ -116,14 +117,44 @@ def one_process(experiment, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def as_several(experiment, tmp_path_factory):
+    """Returns the run of `count` processes with parameters shared out over `fsdp` devices, made at first."""
+    runs = {}
+
+    def run(count, fsdp):
+        if (count, fsdp) not in runs:
+            workdir = tmp_path_factory.mktemp("several") / "run"
+            codes, printed = finish(start(count, experiment, "--workdir", workdir, "--mesh.fsdp", fsdp))
+            assert codes == [0] * count, printed
+            assert "run directory" in printed[0][0]
+            assert [out for out, _ in printed[1:]] == [""] * (count - 1)
+            runs[count, fsdp] = workdir
+        return runs[count, fsdp]
+
+    return run
+
+
 @pytest.mark.parametrize(("count", "fsdp"), [(2, 1), (4, 1), (2, 4)])
-def test_several_processes_train_as_one(one_process, experiment, tmp_path, count, fsdp):
-    run = tmp_path / "run"
-    codes, printed = finish(start(count, experiment, "--workdir", run, "--mesh.fsdp", fsdp))
-    assert codes == [0] * count, printed
-    assert_same_training(run, one_process)
-    assert "run directory" in printed[0][0]
-    assert [out for out, _ in printed[1:]] == [""] * (count - 1)
+def test_several_processes_train_as_one(one_process, as_several, count, fsdp):
+    assert_same_training(as_several(count, fsdp), one_process)
+
+
+def test_what_one_process_alone_cannot_read_is_passed_over_by_all(as_several, tmp_path):
+    whole, run = as_several(2, 4), tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "result.json").unlink()
+    *_, before, newest = read_steps(run / "checkpoints")
+    parts = (run / "checkpoints" / str(newest) / "state" / "ocdbt.process_1").rglob("*")
+    part = max(parts, key=lambda path: path.stat().st_size)
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    codes, printed = finish(start(2, "--workdir", run, "--resume"))
+    assert codes == [0, 0], printed
+    assert f"the checkpoint of step {newest} is damaged and was set aside" in printed[0][0]
+    assert f"continuing after step {before}" in printed[0][0]
+    assert [path.name for path in (run / "damaged").iterdir()] == [str(newest)]
+    assert losses(run) == losses(whole)
+    assert (result(run)["fingerprint"], result(run)["test"]) == (result(whole)["fingerprint"], result(whole)["test"])
 
 
 def wait_for_lines(workdir, count, processes):

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
-from flaxcls.run.checkpoint import SEAL
+from flaxcls.run.checkpoint_files import SEAL
 from flaxcls.run.workdir import read_config
 
 # The command as it is, but what unpickles or runs code from below the run directory is told of.

@@ -22,6 +22,7 @@ from flaxcls.models import CNN
 from flaxcls.regularizers import weights
 from flaxcls.run import fit
 from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.run.checkpoint_files import read_record, read_steps
 from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.setup import Setup
 from flaxcls.run.utilization import SPEEDS
@@ -392,8 +393,8 @@ def test_stop_after_must_lie_ahead(run):
 def test_the_checkpoint_is_the_whole_truth(run, small_config, stripes):
     """What a run goes on from is in its last checkpoint: config, seed, counters, and what the images were scaled by."""
     result = run()
-    with Checkpoints(result.workdir / "checkpoints") as checkpoints:
-        record = checkpoints.restore_record(checkpoints.latest_step)
+    checkpoints = result.workdir / "checkpoints"
+    record = read_record(checkpoints, read_steps(checkpoints)[-1])
     assert record["config"]["seed"] == small_config.seed
     assert record["config"]["loop"] == dataclasses.asdict(small_config.loop)
     assert record["early_stopping"]["best_step"] == result.best_step

@@ -15,6 +15,7 @@ import pytest
 import flaxcls.run.loop
 from flaxcls.run import fit
 from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.run.checkpoint_files import read_record, read_steps
 from flaxcls.run.preemption import StopRequest
 from flaxcls.run.setup import Setup
 from tests.run.test_loop import metrics
@@ -38,8 +39,8 @@ def run(stripes, small_config, tmp_path, quiet, whole):
 
 
 def record(result):
-    with Checkpoints(result.workdir / "checkpoints") as checkpoints:
-        record = checkpoints.restore_record(checkpoints.latest_step)
+    checkpoints = result.workdir / "checkpoints"
+    record = read_record(checkpoints, read_steps(checkpoints)[-1])
     return {**record, "meter": {k: v for k, v in record["meter"].items() if k != "seconds"}}
 
 

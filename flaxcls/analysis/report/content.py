@@ -22,7 +22,7 @@ from flaxcls.data.resize import with_channels
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import InputError
 from flaxcls.places import as_path
-from flaxcls.run.checkpoint import read_record, read_steps
+from flaxcls.run.checkpoint_files import read_record, read_steps
 from flaxcls.run.workdir import CHECKPOINTS, METRICS, RESULT
 
 MOST_MISTAKES = 24

@@ -1,0 +1,56 @@
+"""Checkpoints read without the model: those of any state come back by the names in their record, or an error does."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from flaxcls import create_state
+from flaxcls.errors import StorageError
+from flaxcls.models import CNN
+from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.run.checkpoint_files import read_arrays, read_record, read_steps
+
+
+@pytest.fixture(scope="module")
+def state():
+    model = CNN(3, widths=(4,), dense=(), norm="batch")
+    return create_state(jax.random.key(0), model, optax.adamw(1e-3), image_shape=(8, 8, 1), ema=True)
+
+
+def by_path(state):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+@pytest.fixture
+def directory(state, tmp_path):
+    record = {"loss": 0.1 + 0.2, "arrays": dict.fromkeys(by_path(state))}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (3, 12):
+            checkpoints.save(step, state, record, best_step=None)
+    return tmp_path
+
+
+def test_all_arrays_are_named_as_in_the_state(directory, state):
+    (directory / "20.orbax-checkpoint-tmp").mkdir()
+    assert read_steps(directory) == [3, 12]
+    record = read_record(directory, 12)
+    assert record["loss"] == 0.1 + 0.2
+    arrays = read_arrays(directory, 12, record)
+    assert arrays.keys() == by_path(state).keys()
+    for name, leaf in by_path(state).items():
+        np.testing.assert_array_equal(arrays[name], leaf, err_msg=name)
+
+
+def test_what_was_not_saved_so_is_an_error(directory):
+    record = read_record(directory, 12)
+    with pytest.raises(StorageError, match="the arrays of step 12 are not those that were saved"):
+        read_arrays(directory, 12, {**record, "sha256": "0" * 64})
+    with pytest.raises(StorageError, match="the arrays of step 20 cannot be read"):
+        read_arrays(directory, 20, record)
+    path = directory / "12" / "record" / "metadata"
+    path.write_text(path.read_text().replace("0.3", "0.4"))
+    with pytest.raises(StorageError, match="the record of step 12 is not the one that was saved"):
+        read_record(directory, 12)
+    with pytest.raises(StorageError, match="the record of step 20 cannot be read"):
+        read_record(directory, 20)
