@@ -143,7 +143,7 @@ def _join(options: Distributed, alike: str) -> int | None:
     try:
         meet(place, count, number, options.timeout, alike)
     except InputError as error:
-        raise InputError(f"{error} {by} named them. {_by_hand(place, count)}") from error
+        raise InputError(f"{error} So many were named by {by}. {_by_hand(place, count)}") from error
     jax.distributed.initialize(
         coordinator_address=place,
         num_processes=count,
