@@ -5,14 +5,14 @@ dispatch of the speed run and that of resnet50, both of `experiments.benchmarks.
 operation counts the arrays that it writes and those that it reads, of an array that it only slices or gathers from what
 it takes. What stays in a cache between two operations counts as well, so that the time is no bound, but a guide.
 
-XLA tries nothing out without a card: there it may choose another algorithm of cuDNN, and more memory for it. A gradient of
-the input that it writes as a convolution, as of 1x1 kernels, counts among the forward ones.
+XLA tries nothing out without a card: there it may choose another algorithm of cuDNN, and more memory for it. A gradient
+of the input that it writes as a convolution, as of 1x1 kernels, counts among the forward ones.
 
 Command:   python -m experiments.benchmarks.gpu_traffic
 Hardware:  no GPU; jax 0.11.2 with its CUDA packages, Python 3.12; 26 November 2026
 Time:      4 minutes on 2 cores beside other work, of which 2 of the CPU
-Result:    a step of the speed run moves 7.25 GB, 6.74 GB from step 76 on, in 1.42 and 1.33 GB of memory; of resnet50 99.8
-           GB, in 12.5 GB. On 8 cards, the gradients of 4 parts of a batch are reduced once, in one all-reduce
+Result:    a step of the speed run moves 7.25 GB, 6.74 GB from step 76 on, in 1.42 and 1.33 GB of memory; of resnet50
+           99.8 GB, in 12.5 GB. On 8 cards, the gradients of 4 parts of a batch are reduced once, in one all-reduce
 """
 
 import contextlib
