@@ -20,7 +20,8 @@ def check_devices(config: MeshConfig, devices: int) -> None:
     if devices % config.fsdp:
         possible = ", ".join(str(count) for count in range(1, devices + 1) if devices % count == 0)
         raise InputError(
-            f"mesh.fsdp is {config.fsdp}, but must divide the number of devices, which is {devices}: it can be {possible}."
+            f"mesh.fsdp is {config.fsdp}, but must divide the number of devices, which is {devices}: it can be "
+            f"{possible}."
         )
 
 
