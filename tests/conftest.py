@@ -35,6 +35,20 @@ from flaxcls.run.setup import Setup, make_setup
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Files that take minutes, which start first, so that no core waits for one of them in the end.
+_LONGEST = ("distributed", "loop", "tutorial", "bucket", "experiments", "topology", "soak", "pods", "processes", "nan")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Returns two workers for each core: tests also wait, for processes, signals and time limits."""
+    return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files of _LONGEST first, in their order; the others stay in theirs."""
+    names = [f"test_{name}" for name in _LONGEST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
+
 
 @pytest.fixture
 def strict_types():
