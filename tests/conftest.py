@@ -6,8 +6,15 @@ import os
 import signal
 import tempfile
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+from tests.flags import COMPILED_SOON, xla_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if COMPILED_SOON not in os.environ.get("XLA_FLAGS", ""):  # else it is inherited: by a worker, or what a test started
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(2)}"
+    # Many tests, and the processes that they start, compile the same small programs.
+    _CACHE = tempfile.TemporaryDirectory(prefix="flaxcls-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 with contextlib.suppress(AttributeError, KeyError):
     # a core for each worker of pytest-xdist, before XLA counts them: its threads of one spin in the way of the others
     _CORES = sorted(os.sched_getaffinity(0))
@@ -27,12 +34,20 @@ from flaxcls.run.setup import Setup, make_setup
 # A shell ignores it for what it starts in the background, and whatever is started here would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests, and the processes that they start, compile the same small programs.
-_CACHE = tempfile.TemporaryDirectory(prefix="flaxcls-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+# Files that take minutes, which start first, so that no core waits for one of them in the end.
+_LONGEST = ("distributed", "loop", "tutorial", "bucket", "experiments", "topology", "soak", "pods", "processes", "nan")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Returns two workers for each core: tests also wait, for processes, signals and time limits."""
+    return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files of _LONGEST first, in their order; the others stay in theirs."""
+    names = [f"test_{name}" for name in _LONGEST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
 
 
 @pytest.fixture

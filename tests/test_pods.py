@@ -15,6 +15,7 @@ import yaml
 
 from experiments.soak.outcome import differing, outcome
 from flaxcls.train import parse
+from tests.flags import xla_flags
 
 PODS = Path(__file__).parent.parent / "experiments" / "pods"
 SLURM = PODS / "slurm" / "train.sh"
@@ -58,7 +59,7 @@ def slurm(tmp_path):
         "PATH": f"{place}:{os.environ['PATH']}",
         "PYTHON": sys.executable,
         "PYTHONPATH": str(Path.cwd()),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": xla_flags(2),
         "REQUEUED": str(tmp_path / "requeued"),
         "SLURM_JOB_ID": str(random.randrange(10**6)),  # which decides the port
         "SLURM_NTASKS": "2",

@@ -12,6 +12,7 @@ from experiments.soak.faults import FAULTS, Row, soak
 from experiments.soak.outcome import differing, outcome
 from flaxcls.run import fit
 from flaxcls.run.utilization import SPEEDS
+from tests.flags import xla_flags
 
 
 def sabotaged(subject):
@@ -32,7 +33,7 @@ def broken(subject):
 def test_a_run_that_was_killed_ends_as_the_undisturbed_one_and_one_that_does_not_is_a_loss(
     tmp_path, monkeypatch, quiet
 ):
-    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(1))
     monkeypatch.setitem(FAULTS, "sabotaged", ("sabotaged", sabotaged))
     monkeypatch.setitem(FAULTS, "broken", ("broken", broken))
     monkeypatch.setitem(FAULTS, "never", ("never", lambda subject: False))
@@ -47,7 +48,7 @@ def test_a_run_that_was_killed_ends_as_the_undisturbed_one_and_one_that_does_not
 
 
 def test_so_does_one_of_several_steps_a_dispatch(tmp_path, monkeypatch, quiet):
-    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", xla_flags(1))
     seed = random.SystemRandom().randrange(2**32)
     (row,) = soak(tmp_path, faults=["sigterm"], moments=1, dispatch=[2], rng=random.Random(seed), console=quiet)
     assert row.losses == [], f"the seed was {seed}"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.flags import xla_flags
+
 PROGRAM = """
 import json, sys
 from functools import partial
@@ -77,7 +79,7 @@ print(json.dumps(report))
 def run(dropout):
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": xla_flags(8),
         "PYTHONPATH": str(Path.cwd()),
     }
     done = subprocess.run(

@@ -1,7 +1,10 @@
 """scikit-learn's embedded digits: 1,797 grey images of 8x8 pixels, ten classes (Alpaydin and Kaynak 1998, UCI)."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
-from sklearn.datasets import load_digits
+from numpy.typing import NDArray
 
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, from_arrays
@@ -9,13 +12,27 @@ from flaxcls.data.dataset import Dataset, from_arrays
 
 def load(config: DataConfig) -> Dataset:
     """Returns the digits, split as `config` says."""
-    digits = load_digits()
+    images, labels = _digits()
     return from_arrays(
-        np.round(digits.images * (255 / 16)).astype(np.uint8),  # pixels are counts of 0..16
-        digits.target,
+        np.round(images * (255 / 16)).astype(np.uint8),  # pixels are counts of 0..16
+        labels,
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
-        class_names=[str(name) for name in digits.target_names],
+        class_names=[str(digit) for digit in range(10)],
         name="digits",
     )
+
+
+def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Returns what sklearn.datasets.load_digits does, images f64[1797 8 8] and labels; its import takes a second."""
+    spec = importlib.util.find_spec("sklearn")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.exists():
+            rows = np.loadtxt(file, delimiter=",")
+            return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits  # of a release that keeps them elsewhere
+
+    digits = load_digits()
+    return digits.images, digits.target

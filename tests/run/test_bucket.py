@@ -22,7 +22,7 @@ from flaxcls.run import fit
 from tests.data.test_tfds import Toy
 
 OPTIONS = (
-    *("--data.train-examples", "320", "--loop.epochs", "30", "--loop.batch-size", "32", "--loop.log-every", "1"),
+    *("--data.train-examples", "320", "--loop.epochs", "12", "--loop.batch-size", "32", "--loop.log-every", "1"),
     *("--model.widths", "4", "--model.dense", "8"),
 )
 

@@ -17,6 +17,7 @@ import pytest
 from flaxcls.errors import InputError
 from flaxcls.run.checkpoint_files import read_arrays, read_record, read_steps
 from flaxcls.run.distributed import Distributed, joined, launcher
+from tests.flags import xla_flags
 
 EXPERIMENT = """
 from flaxcls.config import *
@@ -50,7 +51,7 @@ def start(count, *options, devices=2, each=lambda index: (), environment=lambda 
     place = f"localhost:{free_port()}"
     common = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "PYTHONPATH": str(Path.cwd()),
         "COLUMNS": "200",
     }

@@ -14,6 +14,7 @@ import pytest
 from experiments.soak.outcome import differing, outcome
 from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.run import fit
+from tests.flags import xla_flags
 
 CONFIG = Config(
     data=DataConfig(train_examples=320),
@@ -42,7 +43,7 @@ def start(workdir, *, resume, on_device=False):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": str(Path.cwd())}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(1), "PYTHONPATH": str(Path.cwd())}
     return [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(port), str(index), str(workdir), str(resume), str(on_device)],

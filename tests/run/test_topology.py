@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.flags import xla_flags
+
 PROGRAM = """
 import hashlib, json, sys
 from pathlib import Path
@@ -50,7 +52,7 @@ print(json.dumps(report))
 
 
 def run(workdir, task, devices):
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(devices)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, workdir, task],
         env={**environment, "PYTHONPATH": str(Path.cwd())},
