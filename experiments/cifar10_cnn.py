@@ -16,6 +16,6 @@ CONFIG = Config(
     optim=OptimConfig(
         name="adam", learning_rate=1e-3, schedule="constant", warmup_epochs=0.0, weight_decay=0.0, ema_decay=None
     ),
-    loop=LoopConfig(epochs=10, batch_size=64),
+    loop=LoopConfig(epochs=10, batch_size=64, steps_per_dispatch=4),
     stop=StopConfig(metric="accuracy"),
 )
