@@ -14,8 +14,8 @@ Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts b
            2026, Python 3.13 with jax 0.12.0.1; the others with Python 3.11
 Result:    the tutorial's network, with 4 steps a dispatch: a step 1.03 times a bare one (n = 3, 0.96 to 1.05), an epoch
            of 703 steps 1.05 times (0.97 to 1.05); with one, 1.05 and 1.10 times (n = 3), where a line of the log holds
-           up 7 ms and a checkpoint 110 ms. Digits, with epochs of 20 steps of 7 ms: a step 1.36 times (n = 3, 1.36 to
-           1.42), an epoch 1.71 times (1.62 to 1.82), where a checkpoint holds up 66 ms
+           up 7 ms and a checkpoint 110 ms. Digits, with epochs of 20 steps of 7 ms: a step 1.42 times (n = 3, 1.36 to
+           1.51), an epoch 1.71 times (1.62 to 1.82), where a checkpoint holds up 66 ms
 """
 
 import dataclasses
