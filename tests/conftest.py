@@ -15,6 +15,8 @@ if COMPILED_SOON not in os.environ.get("XLA_FLAGS", ""):  # else it is inherited
     _CACHE = tempfile.TemporaryDirectory(prefix="flaxcls-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    # of an entry that another process is writing, which is then compiled anew
+    os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache entry"
 with contextlib.suppress(AttributeError, KeyError):
     # a core for each worker of pytest-xdist, before XLA counts them: its threads of one spin in the way of the others
     _CORES = sorted(os.sched_getaffinity(0))
@@ -41,6 +43,8 @@ _LONGEST = ("distributed", "loop", "tutorial", "bucket", "experiments", "topolog
 
 def pytest_xdist_auto_num_workers() -> int:
     """Returns two workers for each core: tests also wait, for processes, signals and time limits."""
+    if asked := os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return int(asked)
     return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 

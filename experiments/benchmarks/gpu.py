@@ -19,7 +19,8 @@ A part that fails or takes too long has a row that says so, and the others go on
 files, what `experiments.benchmarks.gpu_pack` has packed; without --files it takes what is installed and --data-dir.
 
 Command:   python -m experiments.benchmarks.gpu --files build/gpu
-           measured in parts: cold, cached, warm, profile; warm, resident, streaming, determinism; torch
+           measured in three calls: with --parts cold cached warm profile on a first machine, and on a second with
+           --parts warm resident streaming determinism (80, 69, 52 and 85 s), then --parts torch (74 s)
 Hardware:  one NVIDIA H100 80GB HBM3, 16 cores of an Intel Xeon, jax 0.11.2, Python 3.12; 26 November 2026
 Result:    the speed run in 1.132 s (n = 25, 1.124 to 1.161, mean 1.135; 23.5 % of the peak), 90.73 % (sd 0.15); with
            the checkpoint 1.643 s, `fit` as a whole 1.827 s; a process 70 s cold, 26 s cached (n = 1); on the second

@@ -3,7 +3,8 @@
 Each is a program of its own that trains the same network on the same images as its users do: flaxcls by its command,
 with progress, logs, validation and checkpoints; Keras by `fit` with its progress bar, `validation_data` and
 `ModelCheckpoint`; PyTorch by the usual loop over tensors in memory, with and without `torch.compile`. One runs at a
-time, in turn, another one first each time.
+time, in turn, another one first each time. The experiment runs four steps a dispatch; it is also run with one, and
+Keras on TensorFlow with four steps an execution beside its default of one.
 
 images/s is of the training steps, of the median epoch after the first: for flaxcls as its log says, for the others the
 time from the begin of the epoch to that of the validation. An epoch's seconds are the wall time from the end of one
@@ -121,8 +122,8 @@ def event_times(folder: Path, tag: str) -> list[float]:
     return times
 
 
-def flaxcls(task: Task, place: Path) -> Trained:
-    """Trains by flaxcls's command."""
+def flaxcls(task: Task, place: Path, *more: str) -> Trained:
+    """Trains by flaxcls's command, with these options more."""
     workdir = place / "run"
     options = {
         "--data.dir": task.data_dir,
@@ -132,7 +133,7 @@ def flaxcls(task: Task, place: Path) -> Trained:
         "--workdir": workdir,
         **({} if task.examples is None else {"--data.train-examples": task.examples}),
     }
-    given = [str(part) for pair in options.items() for part in pair]
+    given = [*(str(part) for pair in options.items() for part in pair), *more]
     ran = run([sys.executable, "-m", "flaxcls.train", str(EXPERIMENT), *given], {"JAX_PLATFORMS": "cpu"})
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return Trained(
@@ -167,7 +168,9 @@ def all_systems(env: Mapping[str, str], data: Path) -> dict[str, System]:
     on = {backend: {**env, "KERAS_BACKEND": backend} for backend in ("tensorflow", "jax")}
     return {
         "flaxcls": flaxcls,
+        "flaxcls, one step a dispatch": lambda task, place: flaxcls(task, place, "--loop.steps-per-dispatch", "1"),
         "Keras on TensorFlow": peer(on["tensorflow"], data, KERAS),
+        "Keras on TensorFlow, 4 steps": peer(on["tensorflow"], data, KERAS, "--steps-per-execution", "4"),
         "Keras on JAX": peer(on["jax"], data, KERAS),
         "PyTorch": peer(env, data, TORCH),
         "PyTorch, compiled": peer(env, data, TORCH, "--compile"),

@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--bytes", action="store_true")
+    parser.add_argument("--steps-per-execution", type=int, default=1)
     args = parser.parse_args()
 
     with np.load(args.data) as data:
@@ -55,6 +56,7 @@ def main() -> None:
         optimizer=keras.optimizers.Adam(1e-3),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        steps_per_execution=args.steps_per_execution,
     )
     times: dict[str, list[float]] = {"on_epoch_begin": [], "on_test_begin": [], "on_epoch_end": []}
     clock = {name: lambda *_, at=at: at.append(time.perf_counter()) for name, at in times.items()}

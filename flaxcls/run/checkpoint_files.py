@@ -1,4 +1,4 @@
-"""What is in the checkpoints of a run, read without its model, its optimizer or the process that writes them."""
+"""What is in the checkpoints of a run, read without the process that writes them."""
 
 import contextlib
 import errno
@@ -98,7 +98,9 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 def damage(error: Exception) -> str:
     """Returns what reading a checkpoint failed of, if that is the checkpoint's fault; raises the error if it is not."""
     elsewhere = (errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    # as TensorStore and gRPC say it, in errors of other types
+    says = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    if isinstance(error, MemoryError) or any(word in str(error) for word in says):
         raise error
     if isinstance(error, OSError) and error.errno in elsewhere:
         raise error

@@ -42,10 +42,11 @@ def shared(make: Callable[[], Any]) -> Any:
         if is_first():
             word = {"value": make()}
     except BaseException as error:
-        word = {"error": str(error)[:1000], "code": exit_code(error)}
+        word = {"error": str(error)[:600], "code": exit_code(error)}
         raise
     finally:
         text = json.dumps(word).encode().ljust(_LONGEST, b" ")
+        assert len(text) == _LONGEST, f"{len(text)} bytes are more than the processes can share"
         told = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
     word = json.loads(told.tobytes())
     if "error" in word:
@@ -69,8 +70,19 @@ def by_all(do: Callable[[], T], what: str) -> T:
     except Exception as error:
         problem = error
     if not agree(problem is None):
-        raise problem or StorageError(f"another process could not {what}.")
+        told = _told_by_all("" if problem is None else str(problem))
+        raise problem or StorageError("; ".join(f"process {i} could not {what}: {why}" for i, why in told.items()))
     return value
+
+
+def _told_by_all(line: str) -> dict[int, str]:
+    """Returns, on all processes, what each says in a line, by its number; without those that say nothing."""
+    if jax.process_count() == 1:
+        return {0: line} if line else {}
+    text = " ".join(line.split()).encode()[:300].ljust(300)
+    lines = multihost_utils.process_allgather(np.frombuffer(text, np.uint8))
+    said = [row.tobytes().decode(errors="replace").strip() for row in lines]
+    return {number: words for number, words in enumerate(said) if words}
 
 
 def whole_array(array: Any) -> np.ndarray:

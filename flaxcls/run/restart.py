@@ -7,6 +7,7 @@ from flaxcls.early_stopping import EarlyStopping
 from flaxcls.run.checkpoint import Checkpoints
 from flaxcls.run.checkpoint_files import damage
 from flaxcls.run.logs import Logs
+from flaxcls.run.processes import agree
 from flaxcls.run.setup import Setup
 
 
@@ -34,7 +35,7 @@ def without_a_damaged_best(setup: Setup, checkpoints: Checkpoints, logs: Logs, s
     """Returns `stop`, with its best forgotten where the checkpoint of it cannot be read: it is set aside."""
     step = stop.best_step
     assert step is not None
-    if step not in checkpoints.steps:
+    if not agree(step in checkpoints.steps):
         logs.say(f"the best checkpoint, step {step}, is not there any more; later ones compete")
         return replace(stop, best=None, best_step=None)
     try:

@@ -3,7 +3,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from flaxcls.config import DataConfig
-from flaxcls.data import load_dataset
+from flaxcls.data import digits, load_dataset
 from flaxcls.errors import InputError
 
 
@@ -20,6 +20,16 @@ def test_digits_are_all_there_in_three_disjoint_stratified_splits():
     assert every.max() == 255
     for split in splits:
         assert np.ptp(np.bincount(split.labels)) <= 0.12 * len(split.labels) / 10 + 1
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_they_are_read_as_scikit_learn_reads_them_and_by_it_where_its_file_is_elsewhere(monkeypatch, found):
+    if not found:
+        monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    images, labels = digits._digits()
+    theirs = load_digits()
+    np.testing.assert_array_equal(images, theirs.images)
+    np.testing.assert_array_equal(labels, theirs.target)
 
 
 def test_the_splits_do_not_depend_on_anything_but_the_split_seed():

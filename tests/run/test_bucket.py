@@ -230,7 +230,7 @@ print(after)
 
 
 def test_whenever_the_one_that_lost_the_run_saves_and_deletes_the_newest_is_restored(bucket):
-    """A few of the moments; all were tried once."""
+    """After every 13th request to the bucket; with `after += 1` it is after each."""
     done = bucket.run_program(TAKEOVER)
     assert int(done.splitlines()[-1]) > 80
 

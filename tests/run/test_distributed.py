@@ -152,6 +152,8 @@ def test_what_one_process_alone_cannot_read_is_passed_over_by_all(as_several, tm
     codes, printed = finish(start(2, "--workdir", run, "--resume"))
     assert codes == [0, 0], printed
     assert f"the checkpoint of step {newest} is damaged and was set aside" in printed[0][0]
+    assert f"process 1 could not read its part of step {newest}: " in printed[0][0]
+    assert "process 0 could not" not in printed[0][0]
     assert f"continuing after step {before}" in printed[0][0]
     assert [path.name for path in (run / "damaged").iterdir()] == [str(newest)]
     assert losses(run) == losses(whole)
