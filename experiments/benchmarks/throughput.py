@@ -16,10 +16,12 @@ Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts b
            2026, Python 3.13 with jax 0.12.0.1; the others with Python 3.11
 Result:    batch 64, --repeats 7 --examples 15000 --epochs 3: 4,817 images/s, 1.22 times Keras 3.15.1 on TensorFlow
            2.21 (n = 7, 0.92 to 1.37), an epoch in 0.83 times its time (0.75 to 1.07); 1.99 times PyTorch 2.13 (n = 5,
-           1.80 to 2.05). Before, with one step a dispatch: 1.13 times (n = 7) and 1.18 times (n = 5), with jax 0.10.2
-           1.00 times Keras (n = 4, 0.85 to 1.50). Batch 512, --examples 20000: 4,050 images/s, 0.84 times Keras (n = 3,
-           0.78 to 0.91), and with --accumulate 8 4,507, 0.92 times (n = 4, 0.83 to 0.98); its last dispatch, of another
-           number of steps, is compiled within the third epoch
+           1.80 to 2.05). An hour later, n = 4: 1.26 times Keras (0.79 to 1.37), 1.20 times Keras with four steps an
+           execution (0.95 to 1.30), 1.01 times flaxcls with one step a dispatch (0.75 to 1.13). Earlier that day, with
+           one: 1.13 times Keras (n = 7) and 1.18 times (n = 5), with jax 0.10.2 1.00 times (n = 4, 0.85 to 1.50). Batch
+           512, --examples 20000: 4,050 images/s, 0.84 times Keras (n = 3, 0.78 to 0.91), and with --accumulate 8 4,507,
+           0.92 times (n = 4, 0.83 to 0.98); its last dispatch, of another number of steps, is compiled within the third
+           epoch
 """
 
 import json
