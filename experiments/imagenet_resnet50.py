@@ -5,9 +5,8 @@ cosine schedule and label smoothing as of He et al. 2019 ("Bag of Tricks").
 
 Command:   python -m flaxcls.train experiments/imagenet_resnet50.py --data.dir DATA_DIR --workdir runs/imagenet
 Hardware:  meant for one host of 8 devices. It has not been run on ImageNet
-Time:      not measured. 90 epochs are 114 million images: 5.6 hours at the 5,630 images/s that one H100 makes of such a
-           network from images on the device (n = 3, bfloat16, a sketch without `fit`; benchmarks/NOTES.md). A CPU core
-           makes 620 of JPEGs (benchmarks/streaming.py), so that takes 9 cores a GPU
+Time:      not measured. 90 epochs are 114 million images: 5.7 hours at the 5,584 images/s that one H100 makes of such a
+           network from JPEGs that 16 worker processes read (n = 8, bfloat16; python -m experiments.benchmarks.gpu)
 Accuracy:  not measured. Others had, top-1 on the 50,000 validation images: 76.37 % after 100 epochs in batches of 1,024
            (flax's examples/imagenet, on a TPU v3-8, with this schedule and decay, without label smoothing), 76.39 %
            (tensorpack's examples/ResNet, which follows Goyal et al.)
