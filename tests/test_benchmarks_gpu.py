@@ -276,7 +276,7 @@ def test_what_devices_reduce_is_told_apart_by_the_loop_of_the_parts():
     assert inside.quantity == after.quantity
     assert "by each of 2 in a step of the CNN, whose parameters have 2.329 MB" in inside.quantity
     # XLA moves the sum out of the loop on GPUs alone
-    assert inside.values == [pytest.approx(2.33, rel=0.05)]
+    assert inside.values == [pytest.approx(2.41, abs=0.02)]  # of the parameters and the statistics
     assert after.values == [pytest.approx(0, abs=0.02)]
 
 
