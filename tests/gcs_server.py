@@ -3,7 +3,8 @@
 python -m tests.gcs_server PORT_FILE: it has the bucket "bucket", in memory, and writes its port into the file.
 
 POST {"after": N, "delete": [PREFIX, ...], "copy": {PREFIX: PREFIX, ...}} to /meanwhile: so much changes at once, as if
-by another client, after N further requests. GET says whether that is still to come.
+by another client, after N further requests. GET says whether that is still to come. POST [PREFIX, ...] to /forbidden:
+what begins so may be listed, but not read or written, until it is told others.
 """
 
 import re
@@ -36,7 +37,9 @@ def conditional(handle):
         if not name and isinstance(request.data, dict):
             name = request.data.get("meta", request.data).get("name", "")
         found = generation_of(storage, bucket, name)
-        if request.query.get("ifGenerationMatch", [found]) != [found]:
+        if name.startswith(tuple(FORBIDDEN)):
+            response.status = HTTPStatus.FORBIDDEN
+        elif request.query.get("ifGenerationMatch", [found]) != [found]:
             response.status = HTTPStatus.PRECONDITION_FAILED
         elif request.query.get("ifGenerationNotMatch") == [found]:
             response.status = HTTPStatus.NOT_MODIFIED
@@ -91,6 +94,10 @@ def planned(request, response, storage):
     response.json(bool(PLANNED))
 
 
+def forbid(request, response, storage):
+    FORBIDDEN[:] = request.data
+
+
 class Brief(Storage):
     """It lasts as long as the server, so that it keeps no list on a disk and nothing of what is deleted."""
 
@@ -101,11 +108,12 @@ class Brief(Storage):
         return 0
 
 
-LOCK, PLANNED = RLock(), {}
+LOCK, PLANNED, FORBIDDEN = RLock(), {}, []
 MOVE = re.escape("/storage/v1") + r"/b/(?P<bucket_name>[^/]+)/o/(?P<object_id>.+)/moveTo/o/(?P<dest_object_id>.+)"
 CONDITIONAL = (objects.get, objects.download, objects.insert, objects.delete)
 server.HANDLERS = (
     ("/meanwhile", {"POST": plan, "GET": planned}),
+    ("/forbidden", {"POST": forbid}),
     (MOVE, {"POST": alone(move)}),
     *(
         (path, {verb: alone(conditional(of) if of in CONDITIONAL else of) for verb, of in verbs.items()})

@@ -1,10 +1,12 @@
 """What is in the checkpoints of a run, read without the process that writes them."""
 
+import asyncio
 import contextlib
 import errno
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from flaxcls.run.fingerprint import fingerprint_of_paths
 
 SEAL = "record_sha256"
 RECORD = "record/metadata"  # where orbax puts it
+MAYBE_WHOLE = "a checkpoint that may be whole cannot be read"
 COMMITTED = "commit_success.txt"  # which orbax writes last, where it cannot rename a folder
 
 
@@ -44,7 +47,8 @@ def read_record(directory: Path, step: int) -> dict[str, Any]:
     """Returns the record of the checkpoint at `step`; StorageError if it is not the one that was saved."""
     try:
         with os_errors():
-            record: dict[str, Any] = json.loads((directory / str(step) / RECORD).read_text())
+            data = (directory / str(step) / RECORD).read_bytes()
+        record: dict[str, Any] = json.loads(data)
         intact = SEAL not in record or record == sealed(record)
     except (OSError, ValueError, TypeError) as error:
         raise StorageError(f"the record of step {step} cannot be read: {damage(error)}.") from error
@@ -79,10 +83,34 @@ def read_arrays(directory: Path, step: int, record: dict[str, Any]) -> dict[str,
 def read_tree(place: Path, like: Any) -> Any:
     """Returns the arrays that orbax has written to the folder `place`, of the shapes, types and shardings of `like`.
 
-    A process reads its own parts and waits for no other, so that it may fail alone. Raises whatever is wrong.
+    A process reads its own parts and waits for no other, so that it may fail alone. Raises what `damage` raises, and
+    else whatever is wrong.
     """
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
-        return handler.restore(absolute(place), args=ocp.args.StandardRestore(like))
+    arrays = ocp.type_handlers.create_type_handler_registry((jax.Array, _ArrayReader()))
+    args = ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
+    with contextlib.closing(ocp.PyTreeCheckpointHandler(type_handler_registry=arrays)) as handler:
+        try:
+            return handler.restore(absolute(place), args=args)
+        except Exception as error:
+            # what TensorStore says, without the whole specification of the array, which orbax puts around it
+            said = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            damage(said)
+            raise said from None
+
+
+class _ArrayReader(ocp.type_handlers.ArrayHandler):  # type: ignore[misc]  # it is not typed
+    async def deserialize(self, infos: Sequence[Any], args: Sequence[Any] | None = None) -> Sequence[Any]:
+        """Reads arrays as orbax does, but ends together with what it begins.
+
+        Where one cannot be read, orbax closes the event loop under those that still read the others, which then write
+        tracebacks from threads of their own.
+        """
+        before = asyncio.all_tasks()
+        try:
+            return await super().deserialize(infos, args)
+        finally:
+            if others := asyncio.all_tasks() - before:
+                await asyncio.wait(others)
 
 
 def _keys(path: str) -> tuple[str, ...]:
@@ -96,15 +124,28 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def damage(error: Exception) -> str:
-    """Returns what reading a checkpoint failed of, if that is the checkpoint's fault; raises the error if it is not."""
-    elsewhere = (errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
-    # as TensorStore and gRPC say it, in errors of other types
-    says = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
-    if isinstance(error, MemoryError) or any(word in str(error) for word in says):
+    """Returns what reading a checkpoint failed of, if that is the checkpoint's fault.
+
+    Raises StorageError where the storage does not answer or forbids it, and the error itself where memory ends.
+    """
+    if isinstance(error, MemoryError) or MAYBE_WHOLE in str(error):  # the latter as this or another process has said
         raise error
-    if isinstance(error, OSError) and error.errno in elsewhere:
-        raise error
+    if _of_the_storage(error):
+        raise StorageError(f"{MAYBE_WHOLE}: {first_line(error)}.") from error
     return first_line(error)
+
+
+def _of_the_storage(error: Exception) -> bool:
+    """Whether an error tells of the disk or the bucket, and nothing of what is there."""
+    if isinstance(error, FileNotFoundError):
+        return False
+    if isinstance(error, OSError):  # those of gcsfs have no number
+        return error.errno in (None, errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
+    if type(error).__module__.split(".")[0] in ("gcsfs", "google", "aiohttp"):
+        return True
+    # as TensorStore says it, in errors of other types
+    says = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    return any(word in str(error) for word in says)
 
 
 def first_line(error: BaseException) -> str:

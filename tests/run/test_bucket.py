@@ -62,8 +62,15 @@ class Bucket:
 
     def change(self, *, delete=(), copy=None, after=0):
         """Deletes by prefix, and copies from a prefix to another, all at once, after so many further requests."""
-        change = json.dumps({"after": after, "delete": list(delete), "copy": copy or {}})
-        urlopen(Request(f"{self.url}/meanwhile", change.encode(), {"Content-Type": "application/json"})).close()
+        self._tell("meanwhile", {"after": after, "delete": list(delete), "copy": copy or {}})
+
+    def forbid(self, *prefixes):
+        """From now on these may not be read or written, and all others may."""
+        self._tell("forbidden", prefixes)
+
+    def _tell(self, what, words):
+        data = json.dumps(words).encode()
+        urlopen(Request(f"{self.url}/{what}", data, {"Content-Type": "application/json"})).close()
 
     def is_to_change(self):
         with urlopen(f"{self.url}/meanwhile") as answer:
@@ -180,6 +187,22 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_befo
     assert part.replace("/checkpoints/", "/damaged/") in bucket.names("runs/damaged/damaged/20/")
     assert_same_losses(bucket, "runs/damaged", whole)
     assert [name for name in bucket.names("runs/damaged/profile/") if name.endswith(".xplane.pb")]
+
+
+@pytest.mark.parametrize("part", ["record/", "state/ocdbt.process_0/"])  # read by gcsfs and by TensorStore
+def test_what_may_not_be_read_is_no_damage(bucket, stopped, part):
+    name = f"runs/forbidden-{part[:5]}/"
+    bucket.change(copy={stopped: name})
+    names = bucket.names(name)
+    assert any(found.startswith(f"{name}checkpoints/20/{part}") for found in names)
+    words = (*OPTIONS, "--workdir", f"gs://bucket/{name}", "--resume", "--stop-after", 21)
+    bucket.forbid(f"{name}checkpoints/20/{part}")
+    printed = bucket.run(*words, code=4)
+    bucket.forbid()
+    assert "error: a checkpoint that may be whole cannot be read: " in printed
+    assert "Once that is mended," in printed
+    assert bucket.names(name) == names
+    assert "continuing after step 20" in bucket.run(*words)
 
 
 def test_the_last_to_come_has_the_run_and_the_other_ends_and_a_signal_saves(bucket):
