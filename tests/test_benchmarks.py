@@ -16,10 +16,13 @@ from tensorboardX import SummaryWriter
 
 from experiments.benchmarks import measure, overhead, scaling, startup, throughput
 from experiments.benchmarks.measure import ProgramError, Ran, Row, compare, in_turn, run
+from experiments.benchmarks.overhead import Turn
 from experiments.benchmarks.steps import step_seconds
 from flaxcls.config import AugmentConfig, Config, ModelConfig, OptimConfig
 from flaxcls.data import load_dataset
-from flaxcls.run.plan import Plan
+from flaxcls.run import fit
+from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.run.fingerprint import fingerprint
 from flaxcls.run.setup import make_setup
 
 FOLDER = Path(measure.__file__).parent
@@ -177,40 +180,38 @@ def test_startup_is_compared_cold_and_warm():
     assert [row.ratios for row in rows if row.ratios] == [[0.5], [0.25], [20 / 30], [0.5]]
 
 
-def plan(**changes):
-    values = {"total_steps": 40, "steps_per_epoch": 10, "warmup_steps": 0, "eval_epochs": 1, "skipped_evaluations": 0}
-    return Plan(examples=100, batch_size=10, save_steps=None, log_steps=4, **values, **changes)
+def test_the_overhead_of_a_step_an_epoch_and_a_checkpoint_is_that_of_turns():
+    first, calm, with_checkpoint = Turn(9, 9.0, 9.0, 2.0), Turn(10, 5.5, 5.0, 0.0), Turn(8, 8.0, 4.0, 1.0)
+    rows = overhead.rows_of("task", [first, calm, calm, with_checkpoint, calm])
+    found = {(row.quantity, row.system): row for row in rows}
+    step, epoch = found["task: a step", "bare"], found["task: an epoch with validation", "bare"]
+    assert (step.values, step.ratios) == ([500] * 3, pytest.approx([1.1] * 3))
+    assert (epoch.values, epoch.ratios) == ([11_000, 15_000], [9 / 11, 19 / 15])
+    assert found["task: held up by a checkpoint", "flaxcls"].values == [-2000, 3000]
 
 
-def test_events_are_where_fit_logs_and_saves():
-    lines = [4, 8, 12, 16, 24, 28, 32, 36]
-    assert overhead.events(plan()) == {overhead.LINE: lines, overhead.SAVE: [10, 20, 30]}
-    by_five = {overhead.LINE: [1, 3, 5, 7], overhead.SAVE: [2, 4, 6]}
-    assert overhead.events(plan(dispatch_steps=5)) == by_five
+def test_fit_and_its_bare_steps_take_turns(stripes, small_config, quiet, tmp_path, monkeypatch):
+    config = replace(small_config, loop=replace(small_config.loop, epochs=5, batch_size=4, log_every=5))
+    save, saved = Checkpoints.save, []
 
+    def slow_save(self, step, state, *args, **options):
+        saved.append(fingerprint(state))
+        time.sleep(0.3)
+        save(self, step, state, *args, **options)
 
-def test_what_an_event_holds_up_is_what_the_dispatches_after_it_take_longer():
-    takes = [1.0] * 40  # of dispatch 1, 2, ...
-    takes[0], takes[11], takes[28] = 50.0, 3.0, 2.5  # of those of the 11th, the first, of those of the 24th, the last
-    ended = np.cumsum(takes).tolist()
-    found = {"line": [11, 32, 34], "save": [3, 24, 38]}  # two are too near to each other, one to the end
-    assert overhead.held_up(ended, found, begin=5) == {"line": [pytest.approx(2)], "save": [pytest.approx(1.5)]}
-    assert overhead.held_up(ended, {"line": [*range(1, 40)]}, begin=5) == {"line": []}
-
-
-def test_fit_is_measured_beside_its_bare_steps(stripes, small_config, monkeypatch):
-    fits, timed_fit = [], overhead.timed_fit
-    monkeypatch.setattr(overhead, "timed_fit", lambda *args: fits.append(timed_fit(*args)) or fits[-1])
-    config = replace(small_config, loop=replace(small_config.loop, epochs=4, batch_size=8, log_every=5))
-    setup = make_setup(config, stripes, None, None)
-    measured = overhead.measure(setup)
-    assert 0 < measured.bare_step < measured.bare_epoch < 60
-    assert measured.epoch > 5 * measured.step > 0
-    (_, times), *others = fits
-    assert not others
-    assert len(times.called) == len(times.ended) == setup.plan.total_steps
-    assert all(called < ended for called, ended in zip(times.called, times.ended, strict=True))
-    assert sorted(times.ended) == times.ended
+    monkeypatch.setattr(Checkpoints, "save", slow_save)
+    turns = overhead.measure(config, stripes)
+    fit(config, dataset=stripes, workdir=tmp_path / "run", console=quiet)
+    assert saved[:5] == saved[5:]  # the bare steps leave the run's own alone
+    epochs = overhead.epochs_of(turns)
+    plan = make_setup(config, stripes, None, None).plan
+    saves = [step for step in range(1, plan.total_steps + 1) if plan.saves(step)]
+    assert [sum(turn.steps for turn in epoch) for epoch in epochs] == [*np.diff(saves)[:-1]]
+    for *calm, last in epochs:
+        assert calm
+        assert all(turn.evaluation == 0 for turn in calm)
+        assert last.fit - last.bare - last.evaluation > 0.2
+        assert 0 < last.bare < 10
 
 
 def test_flaxcls_is_compared_with_the_systems_that_were_asked_for():
