@@ -21,7 +21,7 @@ LAYERS = [
     ["early_stopping"],
     ["losses", "regularizers"],
     ["metrics"],
-    ["augment"],
+    ["augment", "parts"],
     ["groups", "muon"],
     ["optim"],
     ["state"],

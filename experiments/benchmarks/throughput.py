@@ -19,9 +19,8 @@ Result:    batch 64, --repeats 7 --examples 15000 --epochs 3: 4,817 images/s, 1.
            1.80 to 2.05). An hour later, n = 4: 1.26 times Keras (0.79 to 1.37), 1.20 times Keras with four steps an
            execution (0.95 to 1.30), 1.01 times flaxcls with one step a dispatch (0.75 to 1.13). Earlier that day, with
            one: 1.13 times Keras (n = 7) and 1.18 times (n = 5), with jax 0.10.2 1.00 times (n = 4, 0.85 to 1.50). Batch
-           512, --examples 20000: 4,050 images/s, 0.84 times Keras (n = 3, 0.78 to 0.91), and with --accumulate 8 4,507,
-           0.92 times (n = 4, 0.83 to 0.98); its last dispatch, of another number of steps, is compiled within the third
-           epoch
+           512, --examples 0: 4,648 images/s, 0.93 times Keras (n = 5, 0.86 to 1.14), an epoch in 1.05 times its
+           time (0.88 to 1.19)
 """
 
 import json
@@ -52,16 +51,12 @@ KERAS, TORCH = "throughput_keras.py", "throughput_torch.py"
 
 @dataclass(frozen=True)
 class Task:
-    """What all train: data as tensorflow-datasets prepared them, and how much of them, None being all.
-
-    accumulate: parts in which flaxcls takes a batch.
-    """
+    """What all train: data as tensorflow-datasets prepared them, and how much of them, None being all."""
 
     data_dir: Path
     examples: int | None
     epochs: int
     batch_size: int
-    accumulate: int = 1
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,6 @@ def flaxcls(task: Task, place: Path, *more: str) -> Trained:
         "--data.dir": task.data_dir,
         "--loop.epochs": task.epochs,
         "--loop.batch-size": task.batch_size,
-        "--optim.accumulate": task.accumulate,
         "--workdir": workdir,
         **({} if task.examples is None else {"--data.train-examples": task.examples}),
     }
@@ -232,7 +226,6 @@ def rows_of(done: Mapping[str, list[Trained]], failed: Mapping[str, str]) -> lis
 def main(
     data_dir: Path,
     batch_size: int = 64,
-    accumulate: int = 1,
     repeats: int = 5,
     examples: int = 10_000,
     epochs: int = 3,
@@ -246,7 +239,6 @@ def main(
     Args:
       data_dir: where tensorflow-datasets has prepared cifar10.
       batch_size: images a step.
-      accumulate: parts in which flaxcls takes them, one after the other.
       repeats: runs of each system.
       examples: training images; 0 means all.
       epochs: of each run; the first is not counted.
@@ -257,14 +249,13 @@ def main(
     """
     if epochs < 2:
         raise SystemExit(f"epochs is {epochs}, but must be 2 or more: the first, which compiles, is not counted.")
-    console, task = Console(), Task(data_dir.absolute(), examples or None, epochs, batch_size, accumulate)
+    console, task = Console(), Task(data_dir.absolute(), examples or None, epochs, batch_size)
     env = install(peers, base=python)
     with tempfile.TemporaryDirectory() as place:
         systems = chosen(all_systems(env, save_data(task, Path(place))), only)
         done, failed = train_in_turn(systems, task, repeats, console)
     settings = {
         "batch size": batch_size,
-        "in parts": accumulate,
         "images": examples or "all",
         "epochs": epochs,
         "repeats": repeats,
