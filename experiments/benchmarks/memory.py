@@ -7,7 +7,9 @@ bytes that the network rescales, and PyTorch with float32. Each run is `experime
 Command:   python -m experiments.benchmarks.memory --data-dir DATA_DIR
 Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts by a fifth), otherwise idle, 26 November
            2026, Python 3.13 with jax 0.12.0.1; the others with Python 3.11
-Result:    877 MiB, Keras 3.15.1 on TensorFlow 2.21 2,286 MiB (n = 1; the others have not been measured)
+Result:    1,091 MiB with nothing in the compilation cache, and 1,085 with one step a dispatch; Keras 3.15.1 on
+           TensorFlow 2.21 2,338 MiB, with images of bytes 1,080; on JAX 0.10.2 1,650 and 1,216; PyTorch 2.13 1,118,
+           compiled 1,121 (n = 1)
 """
 
 import sys

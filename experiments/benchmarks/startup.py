@@ -14,9 +14,9 @@ with a cosine schedule, an average of the parameters, validation in each epoch, 
 Command:   python -m experiments.benchmarks.startup
 Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts by a fifth), otherwise idle, 26 November
            2026, Python 3.13 with jax 0.12.0.1; the others with Python 3.11
-Result:    to the end of the first step 4.5 s warm (n = 3, 4.2 to 4.7) and 5.6 s cold (5.5 to 5.6), where Keras 3.15.1
-           on TensorFlow 2.21 takes 5.0 s (4.9 to 5.0); the whole command 20.2 s warm (0.91 times Keras, 0.87 to 0.94)
-           and 22.5 s cold (1.02 times, 0.93 to 1.04)
+Result:    to the end of the first step 3.3 s warm (n = 3, 3.3 to 3.6) and 4.6 s cold (4.2 to 4.9), where Keras 3.15.1
+           on TensorFlow 2.21 takes 5.0 s (4.4 to 5.8); the whole command 17.0 s warm (0.79 times Keras, 0.77 to 0.86)
+           and 19.9 s cold (0.90 times, 0.85 to 0.93)
 """
 
 import json

@@ -20,7 +20,9 @@ Result:    batch 64, --repeats 7 --examples 15000 --epochs 3: 4,817 images/s, 1.
            execution (0.95 to 1.30), 1.01 times flaxcls with one step a dispatch (0.75 to 1.13). Earlier that day, with
            one: 1.13 times Keras (n = 7) and 1.18 times (n = 5), with jax 0.10.2 1.00 times (n = 4, 0.85 to 1.50). Batch
            512, --examples 0: 4,648 images/s, 0.93 times Keras (n = 5, 0.86 to 1.14), an epoch in 1.05 times its
-           time (0.88 to 1.19)
+           time (0.88 to 1.19). In an hour in which the speed jumped between 2,800 and 5,000 images/s within runs, batch
+           64: 3,703 images/s, 1.06 times Keras (n = 5, 0.85 to 1.35), 3.0 times Keras on JAX 0.10.2 (n = 2), 1.32 times
+           PyTorch and 2.0 times PyTorch compiled (n = 2)
 """
 
 import json
