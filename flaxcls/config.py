@@ -206,7 +206,10 @@ class OptimConfig:
     ema_decay: float | None = 0.99
     """Decay of the moving average of the parameters, which evaluation then uses."""
     accumulate: int = 1
-    """Parts that a batch is split into to save memory; the gradient is of the whole batch all the same."""
+    """Parts that a batch is split into to save memory; the gradient is of the whole batch all the same.
+
+    With 1, `fit` may still take large batches of its own models in parts on a CPU, where that is faster.
+    """
 
 
 @dataclass(frozen=True)

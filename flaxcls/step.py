@@ -18,7 +18,6 @@ from flaxcls.augment import to_float
 from flaxcls.groups import matching
 from flaxcls.losses import correct, cross_entropy
 from flaxcls.metrics import MetricSums
-from flaxcls.parts import cache_parts
 from flaxcls.state import TrainState
 from flaxcls.types import Batch, LossFn, Regularizer, Transform
 
@@ -52,8 +51,7 @@ def train_step(
       loss_fn: (logits f32[b k], labels) -> f32[b].
       regularizer: params -> f32[], added to the loss.
       transform: (key, batch) -> batch, before the model; unsigned bytes that it leaves are scaled to 0..1.
-      accumulate: parts the batch is split into, one after the other; the update is that of the whole batch. Where it is
-        1, a CPU may take parts that suit its caches (`flaxcls.parts`).
+      accumulate: parts the batch is split into, one after the other; the update is that of the whole batch.
       ema_decay: decay of `state.ema`; at step t no more than (1 + t) / (10 + t), so that early values fade.
       axis_name: the mapped axis under pmap or shard_map; gradients and metrics are then reduced over it, random
         numbers differ along it. A model with batch normalisation needs the same axis name to share its statistics.
@@ -77,9 +75,6 @@ def train_step(
     transform_key, model_key = jax.random.split(key)
     batch = _prepare(batch, transform, transform_key)
     images, labels, weights = batch["image"], batch["label"], _example_weights(batch, axis_name)
-    count = accumulate
-    if count == 1 and axis_name is None:
-        count = cache_parts(model, {"params": state.params, **state.model_state}, images)
 
     def stop_frozen(params: Any) -> Any:
         return jax.tree.map(lambda fixed, x: jax.lax.stop_gradient(x) if fixed else x, is_frozen, params)
@@ -105,10 +100,10 @@ def train_step(
     def whole_gradient(shared: Any) -> tuple[Any, Any, dict[str, jax.Array]]:
         # Gradients with respect to what shards hold in common would be summed by shard_map, and by us once more.
         params, model_state = _per_shard((shared, state.model_state), axis_name)
-        if count == 1:
+        if accumulate == 1:
             model_state, sums = gradient(params, model_state, (images, labels, weights, model_key))
         else:
-            parts = (*_split((images, labels, weights), count), jax.random.split(model_key, count))
+            parts = (*_split((images, labels, weights), accumulate), jax.random.split(model_key, accumulate))
             zero = jnp.zeros_like(weights[0])
             zeros = {"loss": zero, "accuracy": zero, "grads": jax.tree.map(jnp.zeros_like, params)}
             model_state, sums = _sum_over(parts, partial(gradient, params), model_state, zeros)

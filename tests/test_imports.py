@@ -21,7 +21,7 @@ LAYERS = [
     ["early_stopping"],
     ["losses", "regularizers"],
     ["metrics"],
-    ["augment", "parts"],
+    ["augment"],
     ["groups", "muon"],
     ["optim"],
     ["state"],

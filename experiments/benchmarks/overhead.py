@@ -7,15 +7,16 @@ speed drifts change little within such a second. Compared are
 - a step: where `fit` does not validate and save, of all such turns, with the bare one;
 - an epoch: all turns from a few dispatches after one checkpoint to as many after the next, with as many bare steps and
   a bare evaluation of the validation split, its batches on the device;
-- what a checkpoint holds up: by how much the turn with it takes longer than bare steps and evaluation.
+- what a checkpoint holds up: by how much the turn with it takes longer than bare steps and evaluation. That it is
+  whole is waited for at the end of the turn, in the time of `fit`; without that it is written beside further steps.
 
 Command:   python -m experiments.benchmarks.overhead
 Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts by a fifth), 26 November 2026, Python
            3.13 with jax 0.12.0.1
-Result:    the tutorial's network, four steps a dispatch: a step 1.004 times a bare one (n = 154 turns, half of them
-           0.991 to 1.027), an epoch of 703 steps 1.020 times (n = 10, 0.985 to 1.054), where a checkpoint holds up 72
-           ms (n = 10, 25 to 181). Digits: a step 1.034 times (n = 39, half of them 0.993 to 1.081), an epoch of 20
-           steps of 6 ms 1.55 times (n = 38, 1.18 to 1.74), where a checkpoint holds up 71 ms (n = 38, 36 to 91)
+Result:    the tutorial's network, four steps a dispatch, --epochs 10: a step 1.009 times a bare one (n = 126 turns,
+           half of them 0.973 to 1.040), an epoch of 703 steps 1.022 times (n = 8, 0.964 to 1.043), where a checkpoint
+           holds up 66 ms (n = 8, 17 to 90). Digits: a step 1.041 times (n = 39, half of them 0.995 to 1.094), an epoch
+           of 20 steps of 7 ms 1.80 times (n = 38, 1.64 to 2.14), where a checkpoint holds up 120 ms (n = 38, 88 to 169)
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from flaxcls.cli import load_experiment
 from flaxcls.config import Config
 from flaxcls.data import Dataset, from_arrays, load_dataset
 from flaxcls.run import fit, loop
+from flaxcls.run.checkpoint import Checkpoints
 from flaxcls.run.compilation import use_cpu_flags
 from flaxcls.run.evaluation import padded
 from flaxcls.run.memory import tune_malloc
@@ -48,7 +50,7 @@ from flaxcls.sharding import on_devices
 from flaxcls.state import TrainState
 
 TURN = 12  # dispatches
-AFTER = 6  # dispatches after a checkpoint that are in the same turn, for it is written in the background
+AFTER = 6  # dispatches after a checkpoint that are in the same turn, beside which it is written
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,17 @@ class Turn:
 class TakingTurns:
     """The compiled dispatch of a setup, for `fit` to call, which is held for the bare steps.
 
+    wait: returns when the latest checkpoint is whole, which counts as time of `fit`.
     turns: what was measured, from the first checkpoint on, when all is compiled.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, wait: Callable[[], None]) -> None:
         self.turns: list[Turn] = []
+        self._wait = wait
         steps = setup.plan.dispatch_steps
         self._setup, self._key = setup, jax.random.key(0)
-        self._batches = [setup.batches(number * steps, (number + 1) * steps) for number in range(TURN)]
+        batches = [setup.batches(number * steps, (number + 1) * steps) for number in range(TURN)]
+        self._batches = jax.device_put(batches, setup.batches_sharding)
         self._state = setup.create(self._key)
         self._step = 0
         self._since_save: int | None = None  # dispatches
@@ -85,6 +90,7 @@ class TakingTurns:
         """Is `Setup.train`."""
         if self._is_to_be_held():
             jax.block_until_ready(state)
+            self._wait()
             if self._began is None:
                 self._bare_seconds()  # the first one compiles
             else:
@@ -133,10 +139,16 @@ def bare_evaluation_seconds(setup: Setup) -> float:
 def measure(config: Config, dataset: Dataset) -> list[Turn]:
     """Runs `fit` as the command does, and returns its turns."""
     made: list[TakingTurns] = []
+    opened: list[Checkpoints] = []
+
+    class Remembered(Checkpoints):
+        def __init__(self, directory: Path) -> None:
+            super().__init__(directory)
+            opened.append(self)
 
     def taking_turns(*args: Any, **options: Any) -> Setup:
         setup = make_setup(*args, **options)
-        made.append(TakingTurns(setup))
+        made.append(TakingTurns(setup, lambda: opened[0].wait()))
         changed: Any = {"train": made[0]}
         return dataclasses.replace(setup, **changed)
 
@@ -144,6 +156,7 @@ def measure(config: Config, dataset: Dataset) -> list[Turn]:
         tempfile.TemporaryDirectory() as place,
         Path(os.devnull).open("w") as nowhere,
         mock.patch.object(loop, "make_setup", taking_turns),
+        mock.patch.object(loop, "Checkpoints", Remembered),
     ):
         console = Console(file=nowhere, force_terminal=True)  # with its progress bar
         fit(config, dataset=dataset, workdir=Path(place) / "run", console=console)

@@ -83,8 +83,8 @@ def read_arrays(directory: Path, step: int, record: dict[str, Any]) -> dict[str,
 def read_tree(place: Path, like: Any) -> Any:
     """Returns the arrays that orbax has written to the folder `place`, of the shapes, types and shardings of `like`.
 
-    A process reads its own parts and waits for no other, so that it may fail alone. Raises what `damage` raises, and
-    else whatever is wrong.
+    A process reads its own parts and waits for no other, so that it may fail alone. Raises what `damage` raises, or
+    whatever else is wrong.
     """
     arrays = ocp.type_handlers.create_type_handler_registry((jax.Array, _ArrayReader()))
     args = ocp.args.PyTreeRestore(like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
@@ -92,9 +92,9 @@ def read_tree(place: Path, like: Any) -> Any:
         try:
             return handler.restore(absolute(place), args=args)
         except Exception as error:
-            # what TensorStore says, without the whole specification of the array, which orbax puts around it
+            # what TensorStore says, and not what orbax puts around it
             said = error.__cause__ if isinstance(error.__cause__, Exception) else error
-            damage(said)
+            _raise_where_it_may_be_whole(said)
             raise said from None
 
 
@@ -128,23 +128,27 @@ def damage(error: Exception) -> str:
 
     Raises StorageError where the storage does not answer or forbids it, and the error itself where memory ends.
     """
+    _raise_where_it_may_be_whole(error)
+    return first_line(error)
+
+
+def _raise_where_it_may_be_whole(error: Exception) -> None:
     if isinstance(error, MemoryError) or MAYBE_WHOLE in str(error):  # the latter as this or another process has said
         raise error
     if _of_the_storage(error):
         raise StorageError(f"{MAYBE_WHOLE}: {first_line(error)}.") from error
-    return first_line(error)
 
 
 def _of_the_storage(error: Exception) -> bool:
-    """Whether an error tells of the disk or the bucket, and nothing of what is there."""
-    if isinstance(error, FileNotFoundError):
-        return False
-    if isinstance(error, OSError):  # those of gcsfs have no number
-        return error.errno in (None, errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE)
+    """Whether an error tells of the disk, the network or the bucket, and nothing of what is there."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
     if type(error).__module__.split(".")[0] in ("gcsfs", "google", "aiohttp"):
         return True
     # as TensorStore says it, in errors of other types
-    says = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return int(code[1]) not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+    says = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
     return any(word in str(error) for word in says)
 
 

@@ -25,6 +25,7 @@ from flaxcls.optim import make_optimizer, make_schedule, updates_done
 from flaxcls.regularizers import l1, l2
 from flaxcls.run.checks import check_data, check_devices, check_model, check_schedule
 from flaxcls.run.dispatch import Picked, make_dispatch, placed_split
+from flaxcls.run.parts import cache_parts
 from flaxcls.run.plan import Plan
 from flaxcls.run.utilization import Work, peak_flops, training_flops
 from flaxcls.sharding import (
@@ -150,6 +151,7 @@ def make_setup(
     check_data(config, dataset, mesh.size)
     plan = Plan.make(config, len(dataset.train.labels))
     check_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
+    own_model = model is None
     model = model or build_model(config.model, len(dataset.class_names))
     schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     mean, std = channel_statistics(_sample(dataset.train.images))
@@ -161,6 +163,9 @@ def make_setup(
     )
     shapes = jax.eval_shape(create, jax.random.key(0))
     check_model(config, model, shapes, dataset)
+    accumulate = config.optim.accumulate
+    if accumulate == 1 and own_model:
+        accumulate = cache_parts(config, model, shapes, dataset.image_shape)
     whole, layout = replicated(mesh), state_sharding(shapes, mesh)
     step: Callable[..., Any] = partial(
         train_step,
@@ -169,7 +174,7 @@ def make_setup(
         loss_fn=_training_loss(config.loss, dataset),
         regularizer=_regularizer(config.loss),
         transform=transform,
-        accumulate=config.optim.accumulate,
+        accumulate=accumulate,
         ema_decay=config.optim.ema_decay,
     )
     evaluation: Callable[..., Any] = partial(

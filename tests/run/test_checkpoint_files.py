@@ -1,5 +1,6 @@
 """Checkpoints read without the model: those of any state come back by the names in their record, or an error does."""
 
+import errno
 import gc
 import sys
 
@@ -12,7 +13,7 @@ from flaxcls import create_state
 from flaxcls.errors import StorageError
 from flaxcls.models import CNN
 from flaxcls.run.checkpoint import Checkpoints
-from flaxcls.run.checkpoint_files import read_arrays, read_record, read_steps, read_tree
+from flaxcls.run.checkpoint_files import damage, read_arrays, read_record, read_steps, read_tree
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,33 @@ def test_what_cannot_be_read_is_said_briefly_and_leaves_nothing_behind(state, di
         gc.collect()
     assert untold == []
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("Forbidden: gs://bucket/run"),
+        OSError(errno.EIO, "Input/output error"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+        ValueError("UNKNOWN: Error reading 'x' [os_error_code='5']"),
+        ValueError("UNAVAILABLE: Error reading 'x'"),
+        StorageError("process 1 could not read its part: a checkpoint that may be whole cannot be read: no"),
+    ],
+)
+def test_a_fault_of_the_storage_is_no_damage(error):
+    with pytest.raises(StorageError, match="a checkpoint that may be whole cannot be read: "):
+        damage(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file"),
+        ValueError("OUT_OF_RANGE: Error reading 'x'"),
+        ValueError("NOT_FOUND: 'x' [os_error_code='2']"),
+        KeyError("early_stopping"),
+    ],
+)
+def test_what_is_missing_or_other_than_it_was_is_damage(error):
+    assert damage(error) in str(error)
