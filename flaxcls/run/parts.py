@@ -1,8 +1,7 @@
 """Into how many parts a CPU takes a batch, so that what the model makes of one stays in its caches.
 
 The gradient of a batch is the sum of those of its parts. One after the other, they are faster than the whole as soon as
-that comes from memory: for the tutorial's network and batches of 512, 1.5 times, in a fifth of the memory
-(experiments/benchmarks/NOTES.md).
+that comes from memory (experiments/benchmarks/NOTES.md: what sketches of the step measured).
 """
 
 import math
