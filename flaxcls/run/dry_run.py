@@ -19,6 +19,7 @@ from flaxcls.models.summary import layers, table
 from flaxcls.optim import make_schedule
 from flaxcls.places import as_path
 from flaxcls.run.collectives import collectives
+from flaxcls.run.messages import batch_in_words
 from flaxcls.run.processes import is_first, whole_array
 from flaxcls.run.result import device
 from flaxcls.run.setup import Setup, make_setup
@@ -65,7 +66,7 @@ def _show_plan(setup: Setup, console: Console) -> None:
     plan, dataset = setup.plan, setup.dataset
     console.print(dataset.described)
     console.print(
-        f"{plan.total_steps:,} steps of {plan.batch_size}, {plan.examples / plan.batch_size:,.1f} an epoch, "
+        f"{plan.total_steps:,} steps of {batch_in_words(setup)}, {plan.examples / plan.batch_size:,.1f} an epoch, "
         f"{plan.warmup_steps:,} of warm-up, on {device()}"
     )
     for glob, begin in plan.freeze_steps:

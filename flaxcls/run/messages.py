@@ -1,4 +1,4 @@
-"""What `fit` tells its user, in words."""
+"""What `fit` and the dry run tell their user, in words."""
 
 from pathlib import Path
 
@@ -26,12 +26,17 @@ def introduce(setup: Setup, logs: Logs, workdir: Path, restored: Restored | None
         logs.say(note)
     if line := imbalance(setup):
         logs.say(line)
-    logs.say(f"{setup.plan.total_steps:,} steps of {setup.plan.batch_size} on {device()}; run directory {workdir}")
+    logs.say(f"{setup.plan.total_steps:,} steps of {batch_in_words(setup)} on {device()}; run directory {workdir}")
     if restored:
         say_passed_over(logs, workdir, restored)
         logs.say(f"continuing after step {restored.step}")
     for change in changes:
         logs.say(f"changed: {change}")
+
+
+def batch_in_words(setup: Setup) -> str:
+    """Returns how large a batch is, and into how many parts it is taken."""
+    return f"{setup.plan.batch_size} in {setup.parts} parts" if setup.parts > 1 else f"{setup.plan.batch_size}"
 
 
 def imbalance(setup: Setup) -> str | None:

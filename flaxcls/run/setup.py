@@ -13,18 +13,16 @@ from flax import linen as nn
 from jax.sharding import Mesh, Sharding
 
 from flaxcls.augment import make_steps, make_transform, with_views
-from flaxcls.config import AugmentConfig, Config, LossConfig
+from flaxcls.config import AugmentConfig, Config
 from flaxcls.data import Dataset, channel_statistics
 from flaxcls.data.images import Images
 from flaxcls.data.workers import BatchMaker
-from flaxcls.groups import factors, matching
-from flaxcls.losses import LOSSES, class_weighted, focal
 from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
-from flaxcls.optim import make_optimizer, make_schedule, updates_done
-from flaxcls.regularizers import l1, l2
+from flaxcls.optim import make_optimizer, make_schedule
 from flaxcls.run.checks import check_data, check_devices, check_model, check_schedule
 from flaxcls.run.dispatch import Picked, make_dispatch, placed_split
+from flaxcls.run.objective import evaluation_loss, logged_values, regularizer, training_loss
 from flaxcls.run.parts import cache_parts
 from flaxcls.run.plan import Plan
 from flaxcls.run.utilization import Work, peak_flops, training_flops
@@ -39,7 +37,7 @@ from flaxcls.sharding import (
 )
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import all_finite, eval_step, train_step
-from flaxcls.types import Batch, LossFn, Regularizer, Transform
+from flaxcls.types import Batch, Transform
 
 # of an image that is cut out of one of another size, where augment.resized_crop does not say
 LEAST_AREA = 0.35
@@ -58,6 +56,7 @@ class Setup:
     evaluate: (state, batch) -> sums.
     finite: state -> bool[], whether every number in what is evaluated and trained is finite.
     transform: (key or None, batch) -> batch, what happens to images before the model.
+    parts: into how many a batch is taken: `optim.accumulate`, or as many as suit the caches.
     mean, std: f64[c] of the training images.
     """
 
@@ -76,6 +75,7 @@ class Setup:
     evaluate: Callable[[TrainState, Any], MetricSums]
     finite: Callable[[TrainState], jax.Array]
     transform: Transform
+    parts: int
 
     @cached_property
     def work(self) -> Work:
@@ -163,26 +163,26 @@ def make_setup(
     )
     shapes = jax.eval_shape(create, jax.random.key(0))
     check_model(config, model, shapes, dataset)
-    accumulate = config.optim.accumulate
-    if accumulate == 1 and own_model:
-        accumulate = cache_parts(config, model, shapes, dataset.image_shape)
+    parts = config.optim.accumulate
+    if parts == 1 and own_model:
+        parts = cache_parts(config, model, shapes, dataset.image_shape)
     whole, layout = replicated(mesh), state_sharding(shapes, mesh)
     step: Callable[..., Any] = partial(
         train_step,
         model=model,
         tx=tx,
-        loss_fn=_training_loss(config.loss, dataset),
-        regularizer=_regularizer(config.loss),
+        loss_fn=training_loss(config.loss, dataset),
+        regularizer=regularizer(config.loss),
         transform=transform,
-        accumulate=accumulate,
+        accumulate=parts,
         ema_decay=config.optim.ema_decay,
     )
     evaluation: Callable[..., Any] = partial(
-        eval_step, model=with_views(model, config.augment), loss_fn=_loss(config.loss), transform=transform
+        eval_step, model=with_views(model, config.augment), loss_fn=evaluation_loss(config.loss), transform=transform
     )
     if config.mesh.fsdp > 1:
         step, evaluation = _gathering(step, whole, layout), _gathered(evaluation, whole)
-    logged = _logged(config, schedule) if ours else lambda state, frozen: {}
+    logged = logged_values(config, schedule) if ours else lambda state, frozen: {}
     options = _compiler_options(config.loop.deterministic)
     return Setup(
         config=config,
@@ -208,6 +208,7 @@ def make_setup(
         evaluate=jax.jit(evaluation, compiler_options=options),
         finite=jax.jit(lambda state: all_finite((state.params, state.eval_variables))),
         transform=transform,
+        parts=parts,
     )
 
 
@@ -275,49 +276,3 @@ def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: n
         crop_fill=config.crop_fill,
         steps=make_steps(config, image_size=(height, width), num_classes=len(dataset.class_names), blank=blank),
     )
-
-
-def _loss(config: LossConfig) -> Callable[..., jax.Array]:
-    """Returns the loss that is evaluated: without smoothing and class weights, so that it compares between runs."""
-    if config.focal_gamma is not None:
-        return partial(focal, gamma=config.focal_gamma)
-    return LOSSES[config.name]
-
-
-def _training_loss(config: LossConfig, dataset: Dataset) -> LossFn:
-    loss_fn = partial(_loss(config), label_smoothing=config.label_smoothing)
-    if config.class_weights == "none":
-        return loss_fn
-    counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
-    weights = len(dataset.train.labels) / (len(counts) * np.maximum(counts, 1))
-    return class_weighted(loss_fn, jnp.asarray(weights, jnp.float32))
-
-
-def _regularizer(config: LossConfig) -> Regularizer | None:
-    if config.l1 == config.l2 == 0:
-        return None
-    return lambda params: config.l1 * l1(params) + config.l2 * l2(params)
-
-
-def _logged(config: Config, schedule: optax.Schedule) -> Callable[..., dict[str, jax.Array]]:
-    """Returns what is logged of our own optimizer: its learning rate and how far decoupled decay moves the weights.
-
-    That is a function of the state and of the globs of what is frozen. The rate is that of the schedule, times the
-    factor that plateaus have come to before the step. lamb's decay is left out, for its trust ratio scales it too.
-    """
-
-    def values(state: TrainState, frozen: Sequence[str]) -> dict[str, jax.Array]:
-        learning_rate = jnp.asarray(schedule(updates_done(state.opt_state)), jnp.float32)
-        if config.optim.plateau_patience is not None:
-            learning_rate *= state.opt_state[-1].scale  # make_optimizer puts it last
-        logged = {"learning_rate": learning_rate}
-        if config.optim.weight_decay > 0 and config.optim.name != "lamb":
-            stays = jax.tree.leaves(matching(frozen, state.params, "optim.freeze"))
-            pairs = zip(factors(config.optim, state.params), stays, strict=True)
-            moved = [0.0 if fixed else rate * decay for (rate, decay), fixed in pairs]
-            weights = jax.tree.leaves(state.params)
-            squares = [jnp.sum(jnp.square(f * p)) for f, p in zip(moved, weights, strict=True) if f]
-            logged["decay_norm"] = learning_rate * config.optim.weight_decay * jnp.sqrt(sum(squares))
-        return logged
-
-    return values

@@ -53,9 +53,10 @@ def test_the_run_after_it_is_the_run_without_it(shown, small_config, stripes, qu
     assert results[0].fingerprint == results[1].fingerprint
 
 
-def test_it_says_what_mixing_and_a_plateau_do(shown, small_config):
-    optim = replace(small_config.optim, plateau_patience=2, plateau_factor=0.5, schedule="constant")
+def test_it_says_what_parts_mixing_and_a_plateau_do(shown, small_config):
+    optim = replace(small_config.optim, accumulate=2, plateau_patience=2, plateau_factor=0.5, schedule="constant")
     text = shown(replace(small_config, optim=optim, augment=replace(small_config.augment, mixup=0.2)))
+    assert "11 steps of 32 in 2 parts, 3.4 an epoch" in text
     assert "soft labels: 3 of 3 classes" in text
     assert "times 0.5 whenever 2 epochs bring no lower training loss" in text
 

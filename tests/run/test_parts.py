@@ -74,7 +74,7 @@ def test_several_devices_other_devices_and_earlier_releases_take_it_whole(single
 
 
 PROGRAM = """
-import json, sys
+import io, json, sys
 import flaxcls.run.parts
 flaxcls.run.parts.PART_BYTES = int(sys.argv[1])
 import jax, numpy as np
@@ -92,8 +92,14 @@ config = Config(model=ModelConfig(widths=(4,), dense=(8,), norm="none", dropout=
 own = build_model(config.model, 3) if len(sys.argv) > 3 else None
 setup = make_setup(config, dataset, own, None)
 lowered = setup.train.lower(setup.abstract_state, setup.batches(0, 2), jax.random.key(0))
-result = fit(config, dataset=dataset, model=own, workdir=sys.argv[2], console=Console(quiet=True))
-print(json.dumps([lowered.as_text().count("stablehlo.optimization_barrier"), result.validation, jax.device_count()]))
+shown = io.StringIO()
+result = fit(config, dataset=dataset, model=own, workdir=sys.argv[2], console=Console(file=shown, width=200))
+print(json.dumps({
+    "barriers": lowered.as_text().count("stablehlo.optimization_barrier"),
+    "validation": result.validation,
+    "devices": jax.device_count(),
+    "says so": "steps of 64 in 8 parts on" in shown.getvalue(),
+}))
 """
 
 
@@ -111,10 +117,12 @@ def run(*words):
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="takes batches whole")
 def test_fit_trains_in_parts_as_on_the_whole_and_leaves_a_users_model_whole(tmp_path):
-    (whole, expected, devices), (in_parts, found, _), (of_a_user, same, _) = (
-        run(2**30, tmp_path / "whole"), run(8 * LARGEST, tmp_path / "parts"), run(8 * LARGEST, tmp_path / "own", "own")
-    )  # fmt: skip
-    assert devices == 1
-    assert (whole, in_parts, of_a_user) == (1, 1 + 2 * 7, 1)  # between two steps, and two of the 8 parts of either
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert same == expected
+    whole = run(2**30, tmp_path / "whole")
+    in_parts = run(8 * LARGEST, tmp_path / "parts")
+    of_a_user = run(8 * LARGEST, tmp_path / "own", "own")
+    assert whole["devices"] == 1
+    # between two steps, and two of the 8 parts of either
+    assert [found["barriers"] for found in (whole, in_parts, of_a_user)] == [1, 1 + 2 * 7, 1]
+    assert [found["says so"] for found in (whole, in_parts, of_a_user)] == [False, True, False]
+    assert in_parts["validation"] == pytest.approx(whole["validation"], rel=1e-3)
+    assert of_a_user["validation"] == whole["validation"]
