@@ -12,10 +12,9 @@ import jax
 import numpy as np
 import pytest
 from rich.console import Console
-from tensorboardX import SummaryWriter
 
-from experiments.benchmarks import measure, overhead, scaling, startup, throughput
-from experiments.benchmarks.measure import ProgramError, Ran, Row, compare, in_turn, run
+from experiments.benchmarks import measure, overhead, scaling, startup
+from experiments.benchmarks.measure import ProgramError, Row, compare, in_turn, run
 from experiments.benchmarks.overhead import Turn
 from experiments.benchmarks.steps import step_seconds
 from flaxcls.config import AugmentConfig, Config, ModelConfig, OptimConfig
@@ -111,44 +110,7 @@ def test_the_speed_of_an_epoch_is_its_images_over_the_seconds_of_its_lines():
         line(200, 2, 100.0),  # 500 images, 5 s
         line(234, 3, 68.0),  # the last of three epochs: 340 images, 5 s
     ]
-    assert throughput.epoch_rates(lines, batch_size=10, epochs=3) == pytest.approx([1000 / 3, 840 / 10])
-
-
-def test_the_times_of_events_are_read_from_the_files_of_tensorboard(tmp_path):
-    with SummaryWriter(str(tmp_path)) as writer:
-        for step, at in enumerate((100.5, 107.25, 120.0)):
-            writer.add_scalar("validation/loss", 0.5, step, walltime=at)
-            writer.add_scalar("train/loss", 0.5, step, walltime=at + 1)
-    assert throughput.event_times(tmp_path, "validation/loss") == [100.5, 107.25, 120.0]
-
-
-def test_a_peer_that_fails_has_a_row_that_says_so_and_is_not_tried_again(quiet):
-    tried = []
-
-    def train(rate):
-        def system(task, place):
-            tried.append(rate)
-            if rate is None:
-                raise ProgramError("failed: no compiler")
-            return throughput.Trained(
-                [rate, 3 * rate, 2 * rate], [1.0, 5.0, 2.0], 0.5, {"a": "1"}, Ran(0.0, 9.0, 2**20)
-            )
-
-        return system
-
-    systems = {"flaxcls": train(10.0), "fast": train(20.0), "broken": train(None)}
-    task = throughput.Task(Path(), None, 4, 64)
-    rows = throughput.rows_of(*throughput.train_in_turn(systems, task, 2, quiet))
-    assert tried == [10.0, 20.0, None, 20.0, 10.0]
-    assert [(row.system, row.unit, row.values, row.ratios, row.note) for row in rows] == [
-        ("flaxcls", "images/s", [20.0, 20.0], [], ""),
-        ("fast", "images/s", [40.0, 40.0], [0.5, 0.5], ""),
-        ("broken", "images/s", [], [], "failed: no compiler"),
-        ("flaxcls", "s", [2.0, 2.0], [], ""),
-        ("fast", "s", [2.0, 2.0], [1.0, 1.0], ""),
-    ]
-    with pytest.raises(ProgramError, match="no compiler"):
-        throughput.train_in_turn({"flaxcls": train(None)}, task, 1, quiet)
+    assert scaling.epoch_rates(lines, batch_size=10, epochs=3) == pytest.approx([1000 / 3, 840 / 10])
 
 
 def test_the_first_step_ends_before_the_command_does(tmp_path, monkeypatch):
@@ -212,14 +174,6 @@ def test_fit_and_its_bare_steps_take_turns(stripes, small_config, quiet, tmp_pat
         assert all(turn.evaluation == 0 for turn in calm)
         assert last.fit - last.bare - last.evaluation > 0.2
         assert 0 < last.bare < 10
-
-
-def test_flaxcls_is_compared_with_the_systems_that_were_asked_for():
-    systems = dict.fromkeys(["flaxcls", "Keras", "PyTorch"])
-    assert [*throughput.chosen(systems, ())] == ["flaxcls", "Keras", "PyTorch"]
-    assert [*throughput.chosen(systems, ("PyTorch",))] == ["flaxcls", "PyTorch"]
-    with pytest.raises(SystemExit, match=r"only names \['Torch'\], but the systems are flaxcls, Keras, PyTorch"):
-        throughput.chosen(systems, ("Torch",))
 
 
 def test_the_plain_loop_trains_on_each_batch_once_and_says_so(stripes, small_config):

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,17 @@ class ProgramError(RuntimeError):
     """A program that was to be measured has failed; the text ends with its error, or with its last line."""
 
 
-def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Ran:
+def run(
+    command: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    started: Callable[[int], None] | None = None,
+) -> Ran:
     """Runs a program in a terminal of its own, so that it shows its progress as it does to a user.
+
+    Args:
+      command: the program and its arguments.
+      env: environment variables beside those of this process.
+      started: called with the program's process group when it has begun; without this, it shares ours.
 
     Raises:
       ProgramError: if it fails; what it printed goes to stderr.
@@ -47,8 +56,13 @@ def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> 
         ours, its = os.openpty()
         start = [sys.executable, "-I", "-S", str(launcher), str(took), *map(str, command)]
         whole = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", **(env or {})}
-        with subprocess.Popen(start, env=whole, stdin=subprocess.DEVNULL, stdout=its, stderr=its) as process:
+        group = None if started is None else 0
+        with subprocess.Popen(
+            start, env=whole, stdin=subprocess.DEVNULL, stdout=its, stderr=its, process_group=group
+        ) as process:
             os.close(its)
+            if started is not None:
+                started(process.pid)
             printed = _read(ours, process)
             process.wait()
         measured = json.loads(took.read_text()) if took.exists() else {"code": process.returncode}

@@ -2,7 +2,7 @@
 
 It is the largest resident set of each program from its start to its end, as the system counted it, with the whole
 training split: flaxcls by its command, Keras with images of float32 as the tutorial has them and, at its leanest, of
-bytes that the network rescales, and PyTorch with float32. Each run is `experiments.benchmarks.throughput`'s.
+bytes that the network rescales, and PyTorch with float32. What runs is that of `throughput`, one after another.
 
 Command:   python -m experiments.benchmarks.memory --data-dir DATA_DIR
 Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts by a fifth), otherwise idle, 26 November
@@ -14,14 +14,44 @@ Result:    1,091 MiB with nothing in the compilation cache, and 1,085 with one s
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 
-from experiments.benchmarks.measure import compare, report
+from experiments.benchmarks.measure import ProgramError, compare, in_turn, report
 from experiments.benchmarks.peers import install
-from experiments.benchmarks.throughput import KERAS, Task, all_systems, peer, save_data, train_in_turn
+from experiments.benchmarks.systems import KERAS, System, Task, Trained, all_systems, peer, save_data
+
+
+def train_in_turn(
+    systems: Mapping[str, System], task: Task, repeats: int, console: Console
+) -> tuple[dict[str, list[Trained]], dict[str, str]]:
+    """Returns what the runs of each system came to, and why one has none; a peer that fails is not tried again.
+
+    Raises ProgramError if flaxcls fails.
+    """
+    done: dict[str, list[Trained]] = {name: [] for name in systems}
+    failed: dict[str, str] = {}
+    for name in in_turn([*systems], repeats):
+        if name in failed:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            try:
+                trained = systems[name](task, Path(place), None)
+            except ProgramError as error:
+                if name == "flaxcls":
+                    raise
+                failed[name], done[name] = str(error), []
+                console.print(f"{name}: {error}", markup=False)
+                continue
+        done[name].append(trained)
+        console.print(
+            f"{len(done[name])}/{repeats} {name}: {trained.ran.peak_bytes / 2**20:,.0f} MiB, validation accuracy "
+            f"{trained.accuracy:.1%}, {trained.ran.seconds:.0f} s in all"
+        )
+    return done, failed
 
 
 def main(
@@ -41,7 +71,7 @@ def main(
       batch_size: images a step.
       repeats: runs of each system.
       examples: training images; 0 means all.
-      epochs: of each run, 2 or more.
+      epochs: of each run.
       peers: environment of the others, made where it is missing.
       python: Python that it is made with.
       out: JSON file of the rows.

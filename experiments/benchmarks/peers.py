@@ -50,12 +50,14 @@ def install(
     }
 
 
-def run_peer(env: Mapping[str, str], script: str, out: Path, *arguments: str) -> tuple[dict[str, Any], Ran]:
+def run_peer(
+    env: Mapping[str, str], script: str, out: Path, *arguments: str, started: Callable[[int], None] | None = None
+) -> tuple[dict[str, Any], Ran]:
     """Runs a script of this folder, whose first argument is the file it writes JSON to; returns that, and its costs.
 
-    Raises ProgramError if it fails.
+    `started` is that of `run`. Raises ProgramError if it fails.
     """
-    ran = run([env["PYTHON"], "-P", Path(__file__).with_name(script), out, *arguments], env)
+    ran = run([env["PYTHON"], "-P", Path(__file__).with_name(script), out, *arguments], env, started)
     return json.loads(out.read_text()), ran
 
 

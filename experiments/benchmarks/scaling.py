@@ -23,20 +23,37 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tyro
 from rich.console import Console
 
 from experiments.benchmarks.measure import compare, in_turn, report
-from experiments.benchmarks.throughput import EXPERIMENT, epoch_rates
+from experiments.benchmarks.systems import EXPERIMENT
 from flaxcls.run.compilation import CPU_FLAGS
 from flaxcls.run.result import versions
 
 ONE = "1 device"
 # name -> processes, and devices of each
 LAYOUTS = {ONE: (1, 1), "2 devices": (1, 2), "4 devices": (1, 4), "2 processes": (2, 1), "2 processes of 2": (2, 2)}
+
+
+def epoch_rates(lines: Sequence[Mapping[str, Any]], batch_size: int, epochs: int) -> list[float]:
+    """Returns images/s of each epoch after the first, from the lines of metrics.jsonl.
+
+    A line counts to the epoch that it ends in; an epoch of fewer steps than there are between two lines may have none.
+    """
+    images, seconds = np.zeros(epochs), np.zeros(epochs)
+    trained = [line for line in lines if line["split"] == "train"]
+    for before, line in pairwise([{"step": 0}, *trained]):
+        epoch, count = min(line["epoch"], epochs - 1), (line["step"] - before["step"]) * batch_size
+        images[epoch] += count
+        seconds[epoch] += count / line["images_per_second"]
+    return [float(count / time) for count, time in zip(images[1:], seconds[1:], strict=True) if count]
 
 
 def images_per_second(processes: int, devices: int, options: Sequence[str], *, epochs: int, batch_size: int) -> float:

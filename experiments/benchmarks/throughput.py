@@ -1,178 +1,50 @@
 """Training speed of the tutorial's network on CIFAR-10, beside Keras on TensorFlow, Keras on JAX and PyTorch.
 
-Each is a program of its own that trains the same network on the same images as its users do: flaxcls by its command,
-with progress, logs, validation and checkpoints; Keras by `fit` with its progress bar, `validation_data` and
-`ModelCheckpoint`; PyTorch by the usual loop over tensors in memory, with and without `torch.compile`. One runs at a
-time, in turn, another one first each time. The experiment runs four steps a dispatch; it is also run with one, and
-Keras on TensorFlow with four steps an execution beside its default of one.
+What they are says `systems`. All are started, but one runs at a time: each for 3 s, while the others are held
+(`turns`), so that all meet the same drift of the machine, and all are in memory. Timed is what was done in a program's
+own turns, in the epochs after its first that ended before the first program did; of one too slow for that, in all
+after its first. The experiment runs four steps a dispatch; it is also run with one, and Keras on TensorFlow with four
+steps an execution beside its default of one.
 
-images/s is of the training steps, of the median epoch after the first: for flaxcls as its log says, for the others the
-time from the begin of the epoch to that of the validation. An epoch's seconds are the wall time from the end of one
-validation to the end of the next: training, validation and a checkpoint; for flaxcls by the clock of its TensorBoard
-files.
+images/s is of the training steps: of flaxcls, from the end of a validation, a checkpoint included, to the last line of
+the log before the next; of the others, from the begin of an epoch to that of its validation. An epoch's seconds are
+those from the end of one validation to the end of the next: training, validation and a checkpoint; for flaxcls by the
+clock of its TensorBoard files.
 
 Command:   python -m experiments.benchmarks.throughput --data-dir DATA_DIR
 Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts by a fifth), otherwise idle, 26 November
            2026, Python 3.13 with jax 0.12.0.1; the others with Python 3.11
-Result:    batch 64, --repeats 7 --examples 15000 --epochs 3: 4,817 images/s, 1.22 times Keras 3.15.1 on TensorFlow
-           2.21 (n = 7, 0.92 to 1.37), an epoch in 0.83 times its time (0.75 to 1.07); 1.99 times PyTorch 2.13 (n = 5,
-           1.80 to 2.05). An hour later, n = 4: 1.26 times Keras (0.79 to 1.37), 1.20 times Keras with four steps an
-           execution (0.95 to 1.30), 1.01 times flaxcls with one step a dispatch (0.75 to 1.13). Earlier that day, with
-           one: 1.13 times Keras (n = 7) and 1.18 times (n = 5), with jax 0.10.2 1.00 times (n = 4, 0.85 to 1.50). Batch
-           512, --examples 0: 4,648 images/s, 0.93 times Keras (n = 5, 0.86 to 1.14), an epoch in 1.05 times its
-           time (0.88 to 1.19). In an hour in which the speed jumped between 2,800 and 5,000 images/s within runs, batch
-           64: 3,703 images/s, 1.06 times Keras (n = 5, 0.85 to 1.35), 3.0 times Keras on JAX 0.10.2 (n = 2), 1.32 times
-           PyTorch and 2.0 times PyTorch compiled (n = 2)
+Result:    in turns of 1 s, --turn 1 --only "Keras on TensorFlow" --examples 15000 --epochs 5: 4,219 images/s, 1.28
+           times Keras 3.15.1 on TensorFlow 2.21 (n = 8, 1.10 to 1.72), an epoch in 0.79 times its time (0.57 to 0.86);
+           PyTorch 2.13 1.84 times (n = 4, 1.45 to 2.04). In turns of 3 s, --epochs 6: 3,854 images/s, 1.31 times Keras
+           (n = 5, 1.15 to 1.37). With jax 0.10.2, turns of 1 s: 1.03 times Keras (n = 4, 0.96 to 1.15). All four others
+           in turns of 1 s with flaxcls, whose last epoch counted then, with some compiling: 3.8 times Keras on JAX
+           0.10.2, 1.55 times PyTorch, 2.4 times PyTorch compiled (n = 2). Batch 512, --examples 30000, turns of 1 s:
+           4,122 images/s, 1.36 times Keras (n = 5, 1.15 to 1.49); of 3 s, with the last epoch: 1.12 times (n = 6, 0.87
+           to 1.43).
+           By whole runs, one after another, as it was measured before: batch 64 1.22 times Keras (n = 7, 0.92 to
+           1.37), 1.26 (n = 4), 1.06 (n = 5, 0.85 to 1.35), 1.20 times Keras with four steps an execution (n = 4, 0.95
+           to 1.30), 1.01 times flaxcls with one step a dispatch (n = 4, 0.75 to 1.13), 1.99 times PyTorch (n = 5, 1.80
+           to 2.05); batch 512 0.93 times Keras (n = 5, 0.86 to 1.14)
 """
 
-import json
-import statistics
-import struct
+import math
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import tyro
 from rich.console import Console
-from tensorboardX.proto.event_pb2 import Event
 
-from experiments.benchmarks.measure import ProgramError, Ran, Row, compare, in_turn, report, run
-from experiments.benchmarks.peers import install, run_peer
-from flaxcls.config import DataConfig
-from flaxcls.data import load_dataset
-from flaxcls.data.images import Images
-
-EXPERIMENT = Path(__file__).parent.parent / "cifar10_cnn.py"
-KERAS, TORCH = "throughput_keras.py", "throughput_torch.py"
-
-
-@dataclass(frozen=True)
-class Task:
-    """What all train: data as tensorflow-datasets prepared them, and how much of them, None being all."""
-
-    data_dir: Path
-    examples: int | None
-    epochs: int
-    batch_size: int
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What one run of one system came to.
-
-    rates: images/s of the training steps of each epoch after the first; epoch_seconds: of those epochs as a whole.
-    accuracy: on the validation images, to see that all do the same.
-    """
-
-    rates: list[float]
-    epoch_seconds: list[float]
-    accuracy: float
-    versions: dict[str, str]
-    ran: Ran
-
-
-# (task, folder for the run's files) -> what it came to
-System = Callable[[Task, Path], Trained]
-
-
-def save_data(task: Task, place: Path) -> Path:
-    """Writes the images u8[n 32 32 3] and labels of training and validation, as flaxcls splits them, for the peers."""
-    config = DataConfig(source="tfds", name="cifar10", dir=str(task.data_dir), train_examples=task.examples)
-    dataset = load_dataset(config)
-    arrays: dict[str, Any] = {}
-    for name in ("train", "validation"):
-        split = dataset.splits[name]
-        images = split.images
-        arrays[f"{name}_images"] = images.take(np.arange(len(images))) if isinstance(images, Images) else images
-        arrays[f"{name}_labels"] = split.labels
-    np.savez(place / "cifar10.npz", **arrays)
-    return place / "cifar10.npz"
-
-
-def epoch_rates(lines: Sequence[Mapping[str, Any]], batch_size: int, epochs: int) -> list[float]:
-    """Returns images/s of each epoch after the first, from the lines of metrics.jsonl.
-
-    A line counts to the epoch that it ends in; an epoch of fewer steps than there are between two lines may have none.
-    """
-    images, seconds = np.zeros(epochs), np.zeros(epochs)
-    trained = [line for line in lines if line["split"] == "train"]
-    for before, line in pairwise([{"step": 0}, *trained]):
-        epoch, count = min(line["epoch"], epochs - 1), (line["step"] - before["step"]) * batch_size
-        images[epoch] += count
-        seconds[epoch] += count / line["images_per_second"]
-    return [float(count / time) for count, time in zip(images[1:], seconds[1:], strict=True) if count]
-
-
-def event_times(folder: Path, tag: str) -> list[float]:
-    """Returns when each value of `tag` was written to the TensorBoard files of a folder, in seconds since 1970."""
-    times = []
-    for path in sorted(folder.iterdir()):
-        data, at = path.read_bytes(), 0
-        while at < len(data):  # a record is its length, u64, a checksum of that, the event, and a checksum of that
-            (length,) = struct.unpack_from("<Q", data, at)
-            event = Event.FromString(data[at + 12 : at + 12 + length])
-            times += [event.wall_time for value in event.summary.value if value.tag == tag]
-            at += length + 16
-    return times
-
-
-def flaxcls(task: Task, place: Path, *more: str) -> Trained:
-    """Trains by flaxcls's command, with these options more."""
-    workdir = place / "run"
-    options = {
-        "--data.dir": task.data_dir,
-        "--loop.epochs": task.epochs,
-        "--loop.batch-size": task.batch_size,
-        "--workdir": workdir,
-        **({} if task.examples is None else {"--data.train-examples": task.examples}),
-    }
-    given = [*(str(part) for pair in options.items() for part in pair), *more]
-    ran = run([sys.executable, "-m", "flaxcls.train", str(EXPERIMENT), *given], {"JAX_PLATFORMS": "cpu"})
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return Trained(
-        rates=epoch_rates(lines, task.batch_size, task.epochs),
-        epoch_seconds=np.diff(event_times(workdir / "tensorboard", "validation/loss")).tolist(),
-        accuracy=[line["accuracy"] for line in lines if line["split"] == "validation"][-1],
-        versions=json.loads((workdir / "result.json").read_text())["versions"],
-        ran=ran,
-    )
-
-
-def peer(env: Mapping[str, str], data: Path, script: str, *options: str) -> System:
-    """Returns what trains by a script of this folder."""
-
-    def train(task: Task, place: Path) -> Trained:
-        size = ["--epochs", str(task.epochs), "--batch-size", str(task.batch_size)]
-        fresh = {**env, "TORCHINDUCTOR_CACHE_DIR": str(place / "compiled")}
-        result, ran = run_peer(fresh, script, place / "result.json", str(data), *size, *options)
-        return Trained(
-            rates=[result["images"] / seconds for seconds in result["train_seconds"][1:]],
-            epoch_seconds=result.get("epoch_seconds", []),
-            accuracy=result["validation_accuracy"],
-            versions=result["versions"],
-            ran=ran,
-        )
-
-    return train
-
-
-def all_systems(env: Mapping[str, str], data: Path) -> dict[str, System]:
-    """Returns what is compared."""
-    on = {backend: {**env, "KERAS_BACKEND": backend} for backend in ("tensorflow", "jax")}
-    return {
-        "flaxcls": flaxcls,
-        "flaxcls, one step a dispatch": lambda task, place: flaxcls(task, place, "--loop.steps-per-dispatch", "1"),
-        "Keras on TensorFlow": peer(on["tensorflow"], data, KERAS),
-        "Keras on TensorFlow, 4 steps": peer(on["tensorflow"], data, KERAS, "--steps-per-execution", "4"),
-        "Keras on JAX": peer(on["jax"], data, KERAS),
-        "PyTorch": peer(env, data, TORCH),
-        "PyTorch, compiled": peer(env, data, TORCH, "--compile"),
-    }
+from experiments.benchmarks.measure import ProgramError, Row, compare, in_turn, report
+from experiments.benchmarks.peers import install
+from experiments.benchmarks.systems import Span, System, Task, Trained, all_systems, save_data
+from experiments.benchmarks.turns import TimeSlice, running_seconds, take_turns
 
 
 def chosen(systems: Mapping[str, System], only: Sequence[str]) -> Mapping[str, System]:
@@ -182,55 +54,96 @@ def chosen(systems: Mapping[str, System], only: Sequence[str]) -> Mapping[str, S
     return {name: system for name, system in systems.items() if not only or name in ("flaxcls", *only)}
 
 
-def train_in_turn(
-    systems: Mapping[str, System], task: Task, repeats: int, console: Console
-) -> tuple[dict[str, list[Trained]], dict[str, str]]:
+@dataclass(frozen=True)
+class Measured:
+    """What one run came to beside others that it took turns with, timed in its own turns.
+
+    images_per_second: of the training steps.
+    epoch_seconds: of an epoch with validation and checkpoint; None where there was none.
+    """
+
+    images_per_second: float
+    epoch_seconds: float | None
+    trained: Trained
+
+
+def measured(trained: Trained, slices: Sequence[TimeSlice], until: float) -> Measured:
+    """Returns what a run came to by its epochs that had ended by `until`, or by all if that was too soon for it.
+
+    Raises ProgramError if it has none.
+    """
+
+    def in_time(found: Sequence[Span]) -> Sequence[Span]:
+        return [span for span in found if span.ended <= until] or found
+
+    def seconds(found: Sequence[Span]) -> float:
+        return sum(running_seconds(slices, span.began, span.ended) for span in found)
+
+    training, epochs = in_time(trained.training), in_time(trained.epochs)
+    if not training:
+        raise ProgramError("has no line of its log between two validations: give more --examples or --epochs")
+    rate = sum(span.images for span in training) / seconds(training)
+    return Measured(rate, seconds(epochs) / len(epochs) if epochs else None, trained)
+
+
+def train_all(
+    systems: Mapping[str, System], task: Task, repeats: int, turn: float, console: Console
+) -> tuple[dict[str, list[Measured]], dict[str, str]]:
     """Returns what the runs of each system came to, and why one has none; a peer that fails is not tried again.
 
-    Raises ProgramError if flaxcls fails.
+    Args:
+      systems: what trains, flaxcls among them.
+      task: what they train.
+      repeats: runs of each.
+      turn: seconds for which one runs while the others are held.
+      console: what is told of each run.
+
+    Raises:
+      ProgramError: if flaxcls fails.
     """
-    done: dict[str, list[Trained]] = {name: [] for name in systems}
+    done: dict[str, list[Measured]] = {name: [] for name in systems}
     failed: dict[str, str] = {}
-    for name in in_turn([*systems], repeats):
-        if name in failed:
-            continue
+    orders = in_turn([*systems], repeats)
+    for repeat in range(repeats):
+        left = [name for name in islice(orders, len(systems)) if name not in failed]
         with tempfile.TemporaryDirectory() as place:
-            try:
-                trained = systems[name](task, Path(place))
-            except ProgramError as error:
-                if name == "flaxcls":
-                    raise
+            folders = {name: Path(place) / str(number) for number, name in enumerate(left)}
+            for folder in folders.values():
+                folder.mkdir()
+            programs = {name: partial(systems[name], task, folders[name]) for name in left}
+            jobs, slices = take_turns(programs, turn, needed="flaxcls")
+        for name, job in jobs.items():
+            if isinstance(error := job.exception(), ProgramError):
                 failed[name], done[name] = str(error), []
                 console.print(f"{name}: {error}", markup=False)
-                continue
-        done[name].append(trained)
-        steady = statistics.median(trained.rates)
-        console.print(
-            f"{len(done[name])}/{repeats} {name}: {steady:,.0f} images/s, validation accuracy {trained.accuracy:.1%}, "
-            f"{trained.ran.peak_bytes / 2**20:,.0f} MiB, {trained.ran.seconds:.0f} s in all"
-        )
+        whole = {name: job.result() for name, job in jobs.items() if name not in failed}
+        until = min(trained.ran.began + trained.ran.seconds for trained in whole.values())
+        for name, trained in whole.items():
+            done[name].append(found := measured(trained, slices[name], until))
+            console.print(
+                f"{repeat + 1}/{repeats} {name}: {found.images_per_second:,.0f} images/s, "
+                f"validation accuracy {trained.accuracy:.1%}"
+            )
     return done, failed
 
 
-def rows_of(done: Mapping[str, list[Trained]], failed: Mapping[str, str]) -> list[Row]:
+def rows_of(done: Mapping[str, list[Measured]], failed: Mapping[str, str]) -> list[Row]:
     """Returns the rows: training speed of all, and whole epochs of those that validate and save."""
-    versions = {name: runs[0].versions for name, runs in done.items() if runs}
-    rates = {name: [statistics.median(run.rates) for run in runs] for name, runs in done.items()}
-    whole = {
-        name: [statistics.median(run.epoch_seconds) for run in runs]
-        for name, runs in done.items()
-        if runs and runs[0].epoch_seconds
-    }
+    versions = {name: runs[0].trained.versions for name, runs in done.items() if runs}
+    rates = {name: [run.images_per_second for run in runs] for name, runs in done.items()}
+    epochs = {name: [run.epoch_seconds for run in runs if run.epoch_seconds] for name, runs in done.items()}
+    validating = {name: values for name, values in epochs.items() if values}
     rows = compare("training", "images/s", rates, versions=versions, notes=failed)
-    return [*rows, *compare("an epoch with validation and checkpoint", "s", whole, versions=versions)]
+    return [*rows, *compare("an epoch with validation and checkpoint", "s", validating, versions=versions)]
 
 
 def main(
     data_dir: Path,
     batch_size: int = 64,
     repeats: int = 5,
-    examples: int = 10_000,
-    epochs: int = 3,
+    examples: int = 0,
+    epochs: int = 4,
+    turn: float = 3.0,
     only: tuple[str, ...] = (),
     peers: Path = Path("build/peers"),
     python: str = sys.executable,
@@ -243,24 +156,29 @@ def main(
       batch_size: images a step.
       repeats: runs of each system.
       examples: training images; 0 means all.
-      epochs: of each run; the first is not counted.
+      epochs: of each run, 3 or more; the first is not counted, nor the last of flaxcls, as it compiles its last steps.
+      turn: seconds for which one system runs while the others are held.
       only: the systems to compare flaxcls with, such as "Keras on TensorFlow"; without any, all.
       peers: environment of the others, made where it is missing.
       python: Python that it is made with.
       out: JSON file of the rows.
     """
-    if epochs < 2:
-        raise SystemExit(f"epochs is {epochs}, but must be 2 or more: the first, which compiles, is not counted.")
+    if epochs < 3:
+        raise SystemExit(f"epochs is {epochs}, but must be 3 or more: the first and flaxcls's last are not counted.")
+    if not 0 < turn < math.inf:
+        raise SystemExit(f"turn is {turn}, but must be a number of seconds above 0.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the programs end, too
     console, task = Console(), Task(data_dir.absolute(), examples or None, epochs, batch_size)
     env = install(peers, base=python)
     with tempfile.TemporaryDirectory() as place:
         systems = chosen(all_systems(env, save_data(task, Path(place))), only)
-        done, failed = train_in_turn(systems, task, repeats, console)
+        done, failed = train_all(systems, task, repeats, turn, console)
     settings = {
         "batch size": batch_size,
         "images": examples or "all",
         "epochs": epochs,
         "repeats": repeats,
+        "seconds of a turn": turn,
     }
     report(rows_of(done, failed), out, settings, console)
 
