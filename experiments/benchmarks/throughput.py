@@ -22,10 +22,10 @@ Result:    in turns of 1 s, --turn 1 --only "Keras on TensorFlow" --examples 150
            0.10.2, 1.55 times PyTorch, 2.4 times PyTorch compiled (n = 2). Batch 512, --examples 30000, turns of 1 s:
            4,122 images/s, 1.36 times Keras (n = 5, 1.15 to 1.49); of 3 s, with the last epoch: 1.12 times (n = 6, 0.87
            to 1.43).
-           By whole runs, one after another, as it was measured before: batch 64 1.22 times Keras (n = 7, 0.92 to
-           1.37), 1.26 (n = 4), 1.06 (n = 5, 0.85 to 1.35), 1.20 times Keras with four steps an execution (n = 4, 0.95
-           to 1.30), 1.01 times flaxcls with one step a dispatch (n = 4, 0.75 to 1.13), 1.99 times PyTorch (n = 5, 1.80
-           to 2.05); batch 512 0.93 times Keras (n = 5, 0.86 to 1.14)
+           By whole runs, one after another, which this command no longer makes: batch 64 1.22 times Keras (n = 7, 0.92
+           to 1.37), 1.26 (n = 4), 1.06 (n = 5, 0.85 to 1.35), 1.20 times Keras with four steps an execution (n = 4,
+           0.95 to 1.30), 1.01 times flaxcls with one step a dispatch (n = 4, 0.75 to 1.13), 1.99 times PyTorch (n = 5,
+           1.80 to 2.05); batch 512 0.93 times Keras (n = 5, 0.86 to 1.14)
 """
 
 import math
