@@ -7,7 +7,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from flaxcls.config import Config
 from flaxcls.errors import InputError, unknown
-from flaxcls.places import as_path, in_bucket
+from flaxcls.storage import as_path, in_bucket
 from flaxcls.validation import choices, validate
 
 NAMES = ConstructorRegistry()

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from flaxcls.config import StopConfig
+
 
 @dataclass(frozen=True)
 class EarlyStopping:
@@ -29,8 +31,14 @@ class EarlyStopping:
 
     @property
     def stopped(self) -> bool:
-        """Whether patience is used up."""
+        """True when patience is used up."""
         return self.patience is not None and self.bad >= self.patience
+
+
+def make_early_stopping(config: StopConfig, *, skip: int) -> EarlyStopping:
+    """Returns the controller of a new run. skip: evaluations at its start that do not count."""
+    mode: Literal["min", "max"] = "min" if config.metric == "loss" else "max"
+    return EarlyStopping(patience=config.patience, mode=mode, min_delta=config.min_delta, skip=skip)
 
 
 def update(stop: EarlyStopping, value: float, step: int) -> EarlyStopping:

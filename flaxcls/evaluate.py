@@ -17,8 +17,8 @@ from flaxcls.cli import NAMES, local_out
 from flaxcls.config import DataConfig
 from flaxcls.config_json import from_json
 from flaxcls.errors import InputError
-from flaxcls.places import as_path
 from flaxcls.run.workdir import CHECKPOINTS
+from flaxcls.storage import as_path
 
 
 @dataclass(frozen=True)

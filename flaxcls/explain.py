@@ -8,12 +8,12 @@ from typing import Annotated
 import tyro
 
 from flaxcls.analysis import load_run
-from flaxcls.analysis.explained import explain_files, make_plan
+from flaxcls.analysis.explain_files import explain_files, make_plan
 from flaxcls.analysis.explanation import TOLERANCE
 from flaxcls.analysis.prediction import find_images, predict_files
 from flaxcls.cli import NAMES, local_out
 from flaxcls.errors import InputError
-from flaxcls.places import as_path
+from flaxcls.storage import as_path
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from flaxcls.analysis.classifier import load_run
 from flaxcls.analysis.export import DESCRIPTION, ONNX, STABLEHLO, add_onnx, check_folder, export_run
-from flaxcls.analysis.onnx import ADVICE
-from flaxcls.analysis.temperature import calibrated
+from flaxcls.analysis.export.onnx import ADVICE
+from flaxcls.analysis.inference import calibrated
 from flaxcls.cli import NAMES, local_out
 from flaxcls.errors import InputError
-from flaxcls.places import as_path
+from flaxcls.storage import as_path
 
 
 @dataclass(frozen=True)

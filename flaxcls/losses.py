@@ -1,15 +1,19 @@
-"""Losses, an example each: (logits f32[b k], labels i32[b] | f32[b k]) -> f32[b]. `LOSSES` maps their names to them.
+"""Losses of each example: (logits f32[b k], labels i32[b] | f32[b k]) -> f32[b], and penalties: params -> f32[].
 
-Labels are class numbers or, as mixup and CutMix give them, probabilities of each class.
+Labels are class numbers or, after mixup and CutMix, probabilities of each class. `LOSSES` lists the losses by name.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from flaxcls.types import LossFn
+from flaxcls.config import LossConfig
+from flaxcls.parameters import weights
+from flaxcls.types import LossFn, Params, Regularizer
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
@@ -99,3 +103,42 @@ def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns bool[b], whether the largest logit is the label's class; a soft label's class is its largest."""
     classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
     return jnp.argmax(logits, axis=-1) == classes
+
+
+def l1(params: Params) -> jax.Array:
+    """Returns f32[], the sum of the absolute values of the weights; biases and normalisation are left out."""
+    return sum((jnp.sum(jnp.abs(weight)) for weight in weights(params)), jnp.float32(0))
+
+
+def l2(params: Params) -> jax.Array:
+    """Returns f32[], the sum of the squares of the weights, without a factor of 1/2, as in Keras.
+
+    Biases and normalisation are left out.
+    """
+    return sum((jnp.sum(jnp.square(weight)) for weight in weights(params)), jnp.float32(0))
+
+
+def make_loss(config: LossConfig, class_counts: np.ndarray) -> LossFn:
+    """Returns the loss of training: with label smoothing, and with class weights where `config` asks for them.
+
+    class_counts: i[k], training examples of each class.
+    """
+    loss_fn = partial(make_evaluation_loss(config), label_smoothing=config.label_smoothing)
+    if config.class_weights == "none":
+        return loss_fn
+    class_weights = class_counts.sum() / (len(class_counts) * np.maximum(class_counts, 1))
+    return class_weighted(loss_fn, jnp.asarray(class_weights, jnp.float32))
+
+
+def make_evaluation_loss(config: LossConfig) -> Callable[..., jax.Array]:
+    """Returns the loss of evaluation: without smoothing and class weights, so that runs can be compared."""
+    if config.focal_gamma is not None:
+        return partial(focal, gamma=config.focal_gamma)
+    return LOSSES[config.name]
+
+
+def make_regularizer(config: LossConfig) -> Regularizer | None:
+    """Returns params -> f32[], the L1 and L2 penalties, or None if both are off."""
+    if config.l1 == config.l2 == 0:
+        return None
+    return lambda params: config.l1 * l1(params) + config.l2 * l2(params)

@@ -1,6 +1,6 @@
-"""Optimizers and schedules, from optax, as the config describes them. `OPTIMIZERS` and `SCHEDULES` map their names."""
+"""Optimizers and schedules from optax, as `OptimConfig` describes them. `OPTIMIZERS` and `SCHEDULES` list them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -11,8 +11,8 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon, reduce_on_plateau
 
 from flaxcls.config import OptimConfig
-from flaxcls.groups import by_group
-from flaxcls.regularizers import weight_mask
+from flaxcls.parameters import first_matches, matching, weight_mask
+from flaxcls.state import TrainState
 from flaxcls.types import Params
 
 
@@ -67,7 +67,7 @@ def _kernels_as_matrices(params: Params) -> Any:
 
 
 def updates_done(opt_state: optax.OptState) -> jax.Array:
-    """Returns i32[], where `make_optimizer`'s schedule stands; dropped updates did not move it."""
+    """Returns i32[], the position of the schedule of `make_optimizer`; dropped updates do not move it."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
     return next(node.count for node in leaves if isinstance(node, optax.ScaleByScheduleState))
 
@@ -109,6 +109,44 @@ def _optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientT
         return optimizer(decayed, lambda step: rate * schedule(step), None)
 
     return by_group(config, scaled)
+
+
+def group_factors(config: OptimConfig, params: Params) -> list[tuple[float, float]]:
+    """Returns (factor of the learning rate, factor of the decay) for each parameter, in tree order.
+
+    The first key that matches a path such as Dense_0/kernel decides. Without a match, the factor of the rate is 1, and
+    the factor of the decay is 1 for weights and 0 for biases and normalisation.
+
+    Raises:
+      InputError: if a key decides nothing; the message lists the paths.
+    """
+    rates = first_matches(config.rate_factors, params, "optim.rate_factors")
+    decays = first_matches(config.decay_factors, params, "optim.decay_factors")
+    defaults = map(float, jax.tree.leaves(weight_mask(params)))
+    return [
+        (1.0 if rate is None else float(rate), default if decay is None else float(decay))
+        for rate, decay, default in zip(rates, decays, defaults, strict=True)
+    ]
+
+
+def by_group(
+    config: OptimConfig, optimizer: Callable[[float, float], optax.GradientTransformation]
+) -> optax.GradientTransformationExtraArgs:
+    """Returns an optimizer that updates each parameter by `optimizer(factor of the rate, factor of the decay)`.
+
+    Its `init` raises InputError like `group_factors`. The optimizers must treat each parameter by itself.
+    """
+
+    def grouped(tree: Any) -> optax.GradientTransformationExtraArgs:
+        pairs = group_factors(config, tree)
+        names = {pair: "rate {} decay {}".format(*pair) for pair in sorted(set(pairs))}
+        labels = jax.tree.unflatten(jax.tree.structure(tree), [names[pair] for pair in pairs])
+        return optax.partition({name: optimizer(*pair) for pair, name in names.items()}, labels)
+
+    def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        return grouped(grads).update(grads, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(lambda params: grouped(params).init(params), update)
 
 
 def sam(tx: optax.GradientTransformation, rho: float) -> optax.GradientTransformationExtraArgs:
@@ -155,3 +193,28 @@ def make_optimizer(
             )
         )
     return parts[0] if len(parts) == 1 else optax.chain(*parts)
+
+
+def make_optimizer_metrics(config: OptimConfig, schedule: optax.Schedule) -> Callable[..., dict[str, jax.Array]]:
+    """Returns (state, frozen globs) -> metrics of the optimizer that `make_optimizer` makes, before a step.
+
+    The metrics are f32[]: learning_rate, the schedule's rate times the factor of the plateaus so far, and, with
+    decoupled decay, decay_norm, the norm of what the decay changes in this step. lamb has no decay_norm, because its
+    trust ratio scales the decay too.
+    """
+
+    def optimizer_metrics(state: TrainState, frozen: Sequence[str]) -> dict[str, jax.Array]:
+        learning_rate = jnp.asarray(schedule(updates_done(state.opt_state)), jnp.float32)
+        if config.plateau_patience is not None:
+            learning_rate *= state.opt_state[-1].scale  # make_optimizer puts it last
+        metrics = {"learning_rate": learning_rate}
+        if config.weight_decay > 0 and config.name != "lamb":
+            is_frozen = jax.tree.leaves(matching(frozen, state.params, "optim.freeze"))
+            pairs = zip(group_factors(config, state.params), is_frozen, strict=True)
+            factors = [0.0 if fixed else rate * decay for (rate, decay), fixed in pairs]
+            leaves = jax.tree.leaves(state.params)
+            squares = [jnp.sum(jnp.square(f * p)) for f, p in zip(factors, leaves, strict=True) if f]
+            metrics["decay_norm"] = learning_rate * config.weight_decay * jnp.sqrt(sum(squares))
+        return metrics
+
+    return optimizer_metrics

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flaxcls.analysis.classifier import load_run
+from flaxcls.analysis.inference import calibrated
 from flaxcls.analysis.prediction import check_new, find_images, predict_files, write
-from flaxcls.analysis.temperature import calibrated
 from flaxcls.cli import NAMES
 from flaxcls.errors import InputError
-from flaxcls.places import as_path
+from flaxcls.storage import as_path
 
 
 @dataclass(frozen=True)

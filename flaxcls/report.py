@@ -12,8 +12,7 @@ from rich.markup import escape
 from flaxcls.analysis.report import read_run, render
 from flaxcls.cli import NAMES, local_out
 from flaxcls.errors import InputError
-from flaxcls.places import as_path
-from flaxcls.run.workdir import write_whole
+from flaxcls.storage import as_path, write_whole
 
 
 @dataclass(frozen=True)

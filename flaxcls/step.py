@@ -15,9 +15,9 @@ import optax
 from flax import linen as nn
 
 from flaxcls.augment import to_float
-from flaxcls.groups import matching
 from flaxcls.losses import correct, cross_entropy
 from flaxcls.metrics import MetricSums
+from flaxcls.parameters import matching
 from flaxcls.state import TrainState
 from flaxcls.types import Batch, LossFn, Regularizer, Transform
 
@@ -154,19 +154,25 @@ def train_steps(state: TrainState, batches: Any, key: jax.Array, *, step: Callab
 
 
 def drop_not_finite(step: Callable[..., Any]) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns `step` with an update dropped that is not finite: the state stays as it was, its step number aside.
-
-    That is so where loss, gradient, new parameters or what evaluation uses hold NaN or infinity. The metrics gain
-    `skipped`, 1 where it was and 0 where not.
-    """
+    """Returns `step` with `keep_finite` applied to each update: one that is not finite is dropped."""
 
     def guarded(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        new, metrics = step(state, batch, key)
-        good = all_finite((metrics["loss"], metrics["grad_norm"], new.params, new.eval_variables))
-        kept: TrainState = jax.tree.map(partial(jnp.where, good), new, dataclasses.replace(state, step=new.step))
-        return kept, {**metrics, "skipped": 1.0 - good.astype(jnp.float32)}
+        return keep_finite(state, *step(state, batch, key))
 
     return guarded
+
+
+def keep_finite(
+    old: TrainState, new: TrainState, metrics: dict[str, jax.Array]
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Returns the state `new` if it is finite, else `old` with the step number of `new`, and the metrics of the step.
+
+    An update is not finite if its loss, its gradient, its new parameters or the variables of evaluation hold NaN or
+    infinity. The metrics gain `skipped`, f32[]: 1 if the update is dropped, else 0.
+    """
+    good = all_finite((metrics["loss"], metrics["grad_norm"], new.params, new.eval_variables))
+    kept: TrainState = jax.tree.map(partial(jnp.where, good), new, dataclasses.replace(old, step=new.step))
+    return kept, {**metrics, "skipped": 1.0 - good.astype(jnp.float32)}
 
 
 def all_finite(tree: Any) -> jax.Array:

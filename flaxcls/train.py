@@ -16,13 +16,12 @@ from flaxcls.cli import NAMES, load_experiment
 from flaxcls.config import Config
 from flaxcls.config_json import to_json
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, exit_code
-from flaxcls.places import as_path
 from flaxcls.run import dry_run, fit
-from flaxcls.run.compilation import use_compilation_cache, use_cpu_flags
-from flaxcls.run.distributed import Distributed, joined
-from flaxcls.run.memory import tune_malloc
-from flaxcls.run.processes import is_first
+from flaxcls.run.multihost.join import Distributed, joined
+from flaxcls.run.multihost.sync import is_first
+from flaxcls.run.runtime import tune_malloc, use_compilation_cache, use_cpu_flags
 from flaxcls.run.workdir import has_run, read_config
+from flaxcls.storage import as_path
 from flaxcls.validation import validate
 
 

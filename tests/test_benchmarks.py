@@ -21,7 +21,7 @@ from flaxcls.config import AugmentConfig, Config, ModelConfig, OptimConfig
 from flaxcls.data import load_dataset
 from flaxcls.run import fit
 from flaxcls.run.checkpoint import Checkpoints
-from flaxcls.run.fingerprint import fingerprint
+from flaxcls.run.checkpoint_files import fingerprint
 from flaxcls.run.setup import make_setup
 
 FOLDER = Path(measure.__file__).parent
@@ -181,7 +181,7 @@ def test_the_plain_loop_trains_on_each_batch_once_and_says_so(stripes, small_con
     asked, told = [], []
     seconds = step_seconds(
         setup,
-        lambda number: asked.append(number) or setup.batches(number, number + 1),
+        lambda number: asked.append(number) or setup.loader.load(number, number + 1),
         3,
         lambda step, metrics: told.append((step, metrics["loss"].shape)),
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from flaxcls.analysis import load_run
-from flaxcls.analysis.temperature import calibrated
+from flaxcls.analysis.inference import calibrated
 from flaxcls.config import Config, DataConfig, LoopConfig, ModelConfig
 from flaxcls.data.images import read_image
 from flaxcls.evaluate import main

@@ -20,10 +20,10 @@ from flaxcls.data.dataset import Split
 from flaxcls.data.images import Files, Images, read_image, upright_size
 from flaxcls.data.resize import resize
 from flaxcls.errors import InputError
+from flaxcls.losses import l2
 from flaxcls.models import build_model
 from flaxcls.models.summary import count
 from flaxcls.optim import make_schedule
-from flaxcls.regularizers import l2
 from flaxcls.run.plan import Plan
 from flaxcls.train import main
 from flaxcls.validation import validate

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from flaxcls.analysis import load_run
-from flaxcls.analysis.explained import METHODS, explain_image, logits_function
+from flaxcls.analysis.explain_files import METHODS, explain_image, logits_function
 from flaxcls.config import AugmentConfig, Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.data import from_arrays
 from flaxcls.data.images import read_image
@@ -180,7 +180,7 @@ def test_it_says_what_a_model_has_not_got_and_what_did_not_succeed(folder, tmp_p
 
 
 def test_an_interrupt(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("flaxcls.analysis.explained.read_image", lambda path: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("flaxcls.analysis.explain_files.read_image", lambda path: signal.raise_signal(signal.SIGINT))
     code, out, err = call(capsys, folder / "run", folder / "a", "--out", tmp_path)
     assert (code, out, err) == (130, "", "")
 

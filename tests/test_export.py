@@ -63,7 +63,7 @@ def test_a_file_of_somebody_else_stays(run, capfd, tmp_path, name):
 
 
 def test_an_interrupt(run, capfd, monkeypatch, tmp_path):
-    monkeypatch.setattr("flaxcls.analysis.export.to_stablehlo", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("flaxcls.analysis.export.files.to_stablehlo", lambda *_: signal.raise_signal(signal.SIGINT))
     assert call(capfd, run, "--out", tmp_path) == (130, "", "")
     assert list(tmp_path.iterdir()) == []
 

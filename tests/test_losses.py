@@ -7,7 +7,17 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import brier_score_loss
 
-from flaxcls.losses import LOSSES, binary_cross_entropy, class_weighted, correct, cross_entropy, focal, squared_error
+from flaxcls.losses import (
+    LOSSES,
+    binary_cross_entropy,
+    class_weighted,
+    correct,
+    cross_entropy,
+    focal,
+    l1,
+    l2,
+    squared_error,
+)
 
 pytestmark = pytest.mark.usefixtures("strict_types")
 
@@ -91,3 +101,16 @@ def test_correct():
     logits = jnp.array([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     assert correct(logits, jnp.array([1, 1, 1])).tolist() == [True, False, True]
     assert correct(logits, jnp.array([[0.4, 0.6], [0.3, 0.7], [0.1, 0.9]])).tolist() == [True, False, True]
+
+
+PARAMS = {
+    "Conv_0": {"kernel": jnp.full((3, 3, 1, 2), -2.0), "bias": jnp.ones(2)},
+    "BatchNorm_0": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
+    "Attention_0": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.ones((2, 2))},
+}
+
+
+def test_penalties_by_hand():
+    assert l1(PARAMS) == 18 * 2 + 4 * 3
+    assert l2(PARAMS) == 18 * 4 + 4 * 9
+    assert l2({"bias": jnp.ones(3)}) == 0

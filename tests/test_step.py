@@ -11,10 +11,9 @@ import pytest
 from flax import linen as nn
 
 from flaxcls import create_state, eval_step, train_step
-from flaxcls.losses import cross_entropy
+from flaxcls.losses import cross_entropy, l2
 from flaxcls.models import CNN
 from flaxcls.optim import sam
-from flaxcls.regularizers import l2
 from tests.conftest import make_stripes
 
 KEY = jax.random.key(0)

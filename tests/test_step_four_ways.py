@@ -29,7 +29,7 @@ images, labels = make_stripes(512)
 def step(axis_name=None):
     transform = make_transform(
         mean=[0.3], std=[0.3], random_flips=True, crop_padding=1,
-        steps=[partial(random_mixup, num_classes=3)], axis_name=axis_name,
+        operations=[partial(random_mixup, num_classes=3)], axis_name=axis_name,
     )
     model = CNN(3, widths=(8,), dense=(32,), norm="batch", dropout=dropout, axis_name=axis_name)
     return partial(

@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec
 
 from flaxcls import create_state, train_step
 from flaxcls.errors import InputError
+from flaxcls.losses import l2
 from flaxcls.models import CNN
 from flaxcls.optim import sam
-from flaxcls.regularizers import l2
 from flaxcls.sharding import make_mesh
 from tests.test_step import KEY, make_batch, setup, small
 

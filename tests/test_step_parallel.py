@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from flaxcls import create_state, eval_step, train_step
+from flaxcls.losses import l2
 from flaxcls.models import CNN
 from flaxcls.optim import sam
-from flaxcls.regularizers import l2
 from flaxcls.sharding import batch_sharding, make_mesh, replicated
 from tests.conftest import make_stripes
 

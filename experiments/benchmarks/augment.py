@@ -48,7 +48,7 @@ STEPS: dict[str, Step] = {
         std=[0.25] * 3,
         random_flips=True,
         crop_padding=4,
-        steps=[
+        operations=[
             on_images(augment.trivial_augment),
             on_images(partial(augment.random_cutout, size=8)),
             partial(augment.random_cutmix, num_classes=10),

@@ -26,15 +26,16 @@ from experiments.benchmarks.steps import step_seconds
 from flaxcls.config import Config
 from flaxcls.data import load_dataset
 from flaxcls.run.checkpoint import Checkpoints
-from flaxcls.run.fingerprint import fingerprint
+from flaxcls.run.checkpoint_files import fingerprint
 from flaxcls.run.meter import Meter
-from flaxcls.run.preemption import StopRequest
+from flaxcls.run.multihost.preemption import StopRequest
 from flaxcls.run.setup import Setup, make_setup
+from flaxcls.sharding import batches_sharding
 
 
 def plain_seconds(setup: Setup, steps: int) -> float:
     """Returns the seconds a step of a loop without anything that exactness needs."""
-    split, size = setup.dataset.train, setup.config.loop.batch_size
+    split, size = setup.dataset.train, setup.plan.batch_size
     rng = np.random.default_rng(0)
     order, at = rng.permutation(len(split.labels)), 0
 
@@ -45,7 +46,7 @@ def plain_seconds(setup: Setup, steps: int) -> float:
         chosen = order[at : at + size]
         at += size
         batch = {"image": split.images[chosen][None], "label": split.labels[chosen][None]}
-        return jax.device_put(batch, setup.batches_sharding)
+        return jax.device_put(batch, batches_sharding(setup.mesh))
 
     def read(step: int, metrics: Any) -> None:
         if setup.plan.logs(step):
@@ -57,14 +58,14 @@ def plain_seconds(setup: Setup, steps: int) -> float:
 def exact_seconds(setup: Setup, checkpoints: Checkpoints, steps: int) -> float:
     """Returns the seconds a step of the loop of `fit`, between two evaluations."""
     key = jax.random.key(0)
-    state, _ = setup.train(setup.create(key), setup.batches(0, 1), key)
+    state, _ = setup.train(setup.create(key), setup.loader.load(0, 1), key)
     jax.block_until_ready(state)
-    meter = Meter(batch_size=setup.config.loop.batch_size, logs=setup.plan.logs, write=lambda *line: None, record={})
+    meter = Meter(batch_size=setup.plan.batch_size, logs=setup.plan.logs, write=lambda *line: None, record={})
     began = time.perf_counter()
     with StopRequest() as request:
         for before in range(steps):
             checkpoints.check()
-            state, (metrics, extra) = setup.train(state, setup.batches(before, before + 1), key)
+            state, (metrics, extra) = setup.train(state, setup.loader.load(before, before + 1), key)
             if setup.plan.logs(before):
                 meter.read(before)
             meter.add(before + 1, metrics, extra)

@@ -22,8 +22,8 @@ from experiments.benchmarks.gpu_resnet import Training
 from experiments.benchmarks.gpu_speedrun import Speedrun, determinism, warm
 from experiments.benchmarks.measure import Row, run
 from experiments.cifar10_speedrun import MUON
-from flaxcls.run.compilation import use_compilation_cache
 from flaxcls.run.result import device, versions
+from flaxcls.run.runtime import use_compilation_cache
 
 COMMAND = (sys.executable, "-m", "experiments.cifar10_speedrun", "--loop.no-deterministic")
 

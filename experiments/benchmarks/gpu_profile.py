@@ -13,8 +13,9 @@ import jax
 from experiments.benchmarks.gpu_speedrun import Speedrun
 from experiments.benchmarks.measure import Row
 from experiments.benchmarks.trace import read_trace, summarize, trace_file
-from flaxcls.run.evaluation import evaluate
+from flaxcls.run.evaluation import evaluate, fit_batch_size
 from flaxcls.run.setup import Setup
+from flaxcls.sharding import batch_sharding
 
 TOP = 12  # kernels that are listed
 
@@ -69,7 +70,7 @@ def kernel_rows(trace: Mapping[str, Any]) -> list[Row]:
 
 def walk(setup: Setup, last: contextlib.AbstractContextManager[Any]) -> dict[str, float]:
     """Returns the seconds of each part of a run, each waited for; `last` is open while the last dispatch runs."""
-    took, key, plan = {}, jax.random.key(setup.config.seed), setup.plan
+    took, key, plan = {}, jax.random.key(setup.loader.maker.seed), setup.plan
     began = time.perf_counter()
 
     def mark(name: str, value: Any) -> None:
@@ -83,13 +84,13 @@ def walk(setup: Setup, last: contextlib.AbstractContextManager[Any]) -> dict[str
     step = 0
     while step < plan.total_steps:
         before, step = step, plan.dispatch_end(step)
-        batches = setup.batches(before, step)
+        batches = setup.loader.load(before, step)
         mark(f"order of the batches of steps {before + 1} to {step}", batches)
         with last if step == plan.total_steps else contextlib.nullcontext():
             state, _ = setup.train(state, batches, key, frozen=plan.frozen(before))
             mark(f"steps {before + 1} to {step}", state)
     split = setup.dataset.test
-    size = setup.eval_batch_size(len(split.labels))
-    evaluate(setup.evaluate, state, split, batch_size=size, sharding=setup.batch_sharding)
+    size = fit_batch_size(setup.eval_batch_size, len(split.labels), setup.mesh.size)
+    evaluate(setup.evaluate, state, split, batch_size=size, sharding=batch_sharding(setup.mesh))
     mark("evaluation", state)
     return took

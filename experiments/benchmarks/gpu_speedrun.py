@@ -44,8 +44,8 @@ class Speedrun:
         return dataclasses.replace(dataset, test=dataset.test.take(chosen))
 
     def setup(self, dataset: Dataset, *, deterministic: bool) -> Setup:
-        """Returns the parts of the run, whose programs are compiled when they are first called."""
-        config = _with_determinism(self.config, deterministic)
+        """Returns the parts of the run; its programs are compiled at their first call."""
+        config = with_determinism(self.config, deterministic)
         return make_setup(config, **parts(config, dataset=dataset, **self.network))
 
 
@@ -83,9 +83,9 @@ def marked(setup: Setup) -> Iterator[Marks]:
         return setup.finite(state)
 
     def reuse(config: Config, *_: Any) -> Setup:
-        reused = dataclasses.replace(setup, config=config, create=create, finite=finite)
-        vars(reused)["resident"] = setup.resident  # the images stay on the device, as reading them is not timed
-        return reused
+        loader = dataclasses.replace(setup.loader, maker=dataclasses.replace(setup.loader.maker, seed=config.seed))
+        vars(loader)["resident"] = setup.loader.resident  # the images stay on the device: reading them is not timed
+        return dataclasses.replace(setup, loader=loader, create=create, finite=finite)
 
     def evaluated(*args: Any, **options: Any) -> Any:
         marks.evaluating = time.perf_counter()
@@ -132,9 +132,9 @@ def watch_compilations() -> list[float]:
     return ended
 
 
-def timed_run(setup: Setup, seed: int, compilations: list[float]) -> Run:
-    """Returns what a run of `fit` with that seed came to; the first one with a setup compiles."""
-    config = dataclasses.replace(setup.config, seed=seed)
+def timed_run(config: Config, setup: Setup, seed: int, compilations: list[float]) -> Run:
+    """Runs `fit` with that seed on the programs of `setup`, which was made of `config`; the first run compiles."""
+    config = dataclasses.replace(config, seed=seed)
     with tempfile.TemporaryDirectory() as place, marked(setup) as marks:
         began = time.perf_counter()
         result = fit(config, dataset=setup.dataset, workdir=Path(place) / "run", console=Console(quiet=True))
@@ -182,9 +182,10 @@ def warm(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path)
     """Returns the rows of so many runs after one that warms up, each with another seed, without deterministic ops."""
     setup = speedrun.setup(speedrun.load(data_dir), deterministic=False)
     compilations = watch_compilations()
-    timed_run(setup, 0, compilations)
+    config = with_determinism(speedrun.config, False)
+    timed_run(config, setup, 0, compilations)
     done: list[Run] = []
-    repeated(lambda seed: done.append(timed_run(setup, seed, compilations)), runs, until)
+    repeated(lambda seed: done.append(timed_run(config, setup, seed, compilations)), runs, until)
     steps = setup.plan.total_steps
     title = f"speed run of {steps} steps, warm, without deterministic operations"
     told = f"{sum(run.compiled for run in done)} programs compiled in it"
@@ -196,7 +197,7 @@ def warm(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path)
         Row("fit, with logs and checkpoint", title, "s", [run.whole for run in done]),
         Row("test accuracy, with test-time augmentation", title, "%", [100 * run.accuracy for run in done]),
     ]
-    flops = training_flops(setup.model, setup.dataset.image_shape) * steps * setup.config.loop.batch_size
+    flops = training_flops(setup.model, setup.dataset.image_shape) * steps * setup.plan.batch_size
     return [
         *map(with_mean, rows),
         utilization_row("speed run, in initialisation and training", [flops / r.training for r in done]),
@@ -209,7 +210,7 @@ def determinism(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out
     Notes say whether two runs of one seed came to the same bits.
     """
     digits, config = load_dataset(Config().data), Config()
-    small = {name: make_setup(_with_determinism(config, name == WITH), digits, None, None) for name in (WITH, WITHOUT)}
+    small = {name: make_setup(with_determinism(config, name == WITH), digits, None, None) for name in (WITH, WITHOUT)}
     steps: dict[str, list[float]] = {name: [] for name in small}
 
     def step(_: int) -> None:
@@ -221,14 +222,14 @@ def determinism(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out
     setups = {name: speedrun.setup(dataset, deterministic=name == WITH) for name in small}
     found: dict[str, list[float]] = {name: [] for name in setups}
 
-    def run(seed: int) -> None:
-        for name, setup in setups.items():
-            found[name].append(timed_run(setup, seed, compilations).timed)
+    def timed(name: str, seed: int) -> Run:
+        return timed_run(with_determinism(speedrun.config, name == WITH), setups[name], seed, compilations)
 
-    bits = {
-        name: len({timed_run(setup, 0, compilations).fingerprint for _ in range(2)}) == 1
-        for name, setup in setups.items()
-    }
+    def run(seed: int) -> None:
+        for name in setups:
+            found[name].append(timed(name, seed).timed)
+
+    bits = {name: len({timed(name, 0).fingerprint for _ in range(2)}) == 1 for name in setups}
     notes = {name: f"seed 0 twice: {'the same' if same else 'other'} bits" for name, same in bits.items()}
     repeated(run, runs, until)
     return [
@@ -237,5 +238,6 @@ def determinism(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out
     ]
 
 
-def _with_determinism(config: Config, deterministic: bool) -> Config:
+def with_determinism(config: Config, deterministic: bool) -> Config:
+    """Returns the configuration with loop.deterministic set."""
     return dataclasses.replace(config, loop=dataclasses.replace(config.loop, deterministic=deterministic))

@@ -33,11 +33,11 @@ from experiments.benchmarks.gpu_speedrun import Speedrun
 from experiments.benchmarks.hlo import computations, loop, traffic
 from experiments.benchmarks.measure import Row, report
 from flaxcls.config import Config, DataConfig, LoopConfig, ModelConfig, OptimConfig
-from flaxcls.run.collectives import collectives
-from flaxcls.run.dispatch import Picked
+from flaxcls.run.hlo import collectives
+from flaxcls.run.loader import Picked
 from flaxcls.run.result import versions
 from flaxcls.run.setup import Setup, make_setup
-from flaxcls.sharding import replicated
+from flaxcls.sharding import batches_sharding, replicated
 
 SPEED = 3e12  # bytes/s that are reckoned with, 0.9 of the 3.35e12 that the memory of the card is said to have
 
@@ -78,13 +78,13 @@ def as_if_on(devices: Sequence[jax.Device]) -> Iterator[None]:
 def compiled(setup: Setup, start: int) -> jax.stages.Compiled:
     """Compiles the dispatch that goes on after step `start`, from shapes alone; to be called within `as_if_on`."""
     steps = setup.plan.dispatch_end(start) - start
-    maker, key = setup.batch_maker(0), jax.eval_shape(lambda: jax.random.key(0))
-    on_device = setup.config.data.on_device
+    maker, key = setup.loader.maker, jax.eval_shape(lambda: jax.random.key(0))
+    on_device = setup.loader.on_device
 
     def shaped(arrays: Any, layout: Any, *front: int) -> Any:
         return {k: jax.ShapeDtypeStruct((*front, *v.shape), v.dtype, sharding=layout) for k, v in arrays.items()}
 
-    batches: Any = shaped((maker.chosen if on_device else maker)(start), setup.batches_sharding, steps)
+    batches: Any = shaped((maker.chosen if on_device else maker)(start), batches_sharding(setup.mesh), steps)
     if on_device:
         split = {"image": setup.dataset.train.images, "label": setup.dataset.train.labels}
         batches = Picked(split=shaped(split, replicated(setup.mesh)), chosen=batches)

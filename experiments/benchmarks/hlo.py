@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from experiments.benchmarks.trace import kind_of
-from flaxcls.run.collectives import arrays
+from flaxcls.run.hlo import arrays
 
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<type>.*?) (?P<kind>[a-z][\w\-]*)\((?P<rest>.*)")
 _LOOP = re.compile(r'body=%(?P<body>[\w.\-]+).*"known_trip_count":\{"n":"(?P<turns>\d+)"')

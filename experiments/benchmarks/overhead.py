@@ -39,14 +39,14 @@ from experiments.benchmarks.measure import Row, compare, report
 from flaxcls.cli import load_experiment
 from flaxcls.config import Config
 from flaxcls.data import Dataset, from_arrays, load_dataset
+from flaxcls.data.batches import pad_batch
 from flaxcls.run import fit, loop
 from flaxcls.run.checkpoint import Checkpoints
-from flaxcls.run.compilation import use_cpu_flags
-from flaxcls.run.evaluation import padded
-from flaxcls.run.memory import tune_malloc
+from flaxcls.run.evaluation import fit_batch_size
 from flaxcls.run.result import device, versions
+from flaxcls.run.runtime import tune_malloc, use_cpu_flags
 from flaxcls.run.setup import Setup, make_setup
-from flaxcls.sharding import on_devices
+from flaxcls.sharding import batch_sharding, batches_sharding, on_devices
 from flaxcls.state import TrainState
 
 TURN = 12  # dispatches
@@ -78,8 +78,8 @@ class TakingTurns:
         self._wait = wait
         steps = setup.plan.dispatch_steps
         self._setup, self._key = setup, jax.random.key(0)
-        batches = [setup.batches(number * steps, (number + 1) * steps) for number in range(TURN)]
-        self._batches = jax.device_put(batches, setup.batches_sharding)
+        batches = [setup.loader.load(number * steps, (number + 1) * steps) for number in range(TURN)]
+        self._batches = jax.device_put(batches, batches_sharding(setup.mesh))
         self._state = setup.create(self._key)
         self._step = 0
         self._since_save: int | None = None  # dispatches
@@ -124,10 +124,10 @@ class TakingTurns:
 def bare_evaluation_seconds(setup: Setup) -> float:
     """Returns the seconds of evaluating the validation split, compiled before and with its batches on the device."""
     split, state = setup.dataset.splits["validation"], setup.create(jax.random.key(0))
-    size = setup.eval_batch_size(len(split.labels))
+    size = fit_batch_size(setup.eval_batch_size, len(split.labels), setup.mesh.size)
     parts = [slice(start, start + size) for start in range(0, len(split.labels), size)]
     batches = [
-        on_devices(padded(np.asarray(split.images[part]), split.labels[part], size), setup.batch_sharding)
+        on_devices(pad_batch(np.asarray(split.images[part]), split.labels[part], size), batch_sharding(setup.mesh))
         for part in parts
     ]
     jax.block_until_ready([setup.evaluate(state, batches[0]), batches])

@@ -34,8 +34,8 @@ from rich.console import Console
 
 from experiments.benchmarks.measure import compare, in_turn, report
 from experiments.benchmarks.systems import EXPERIMENT
-from flaxcls.run.compilation import CPU_FLAGS
 from flaxcls.run.result import versions
+from flaxcls.run.runtime import CPU_FLAGS
 
 ONE = "1 device"
 # name -> processes, and devices of each

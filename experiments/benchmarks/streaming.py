@@ -33,11 +33,12 @@ from experiments.benchmarks.measure import cores, in_turn, processor, ratios
 from experiments.benchmarks.peers import TENSORFLOW, answering, install
 from flaxcls.config import DataConfig
 from flaxcls.data import load_dataset
+from flaxcls.data.batches import BatchMaker
 from flaxcls.data.dataset import Split
 from flaxcls.data.images import random_box, read_image, upright_size
+from flaxcls.data.prefetch import made_ahead
 from flaxcls.data.resize import resize
 from flaxcls.data.stream import batch_indices
-from flaxcls.data.workers import BatchMaker, made_ahead
 
 WIDE = (500, 375)
 SIZE = (224, 224)

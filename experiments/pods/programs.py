@@ -28,10 +28,11 @@ from experiments.pods.scaling import reduced_bytes, table
 from flaxcls.config import AugmentConfig, Config, LoopConfig, MeshConfig, ModelConfig, ModelName, OptimConfig
 from flaxcls.data.dataset import Split, from_splits
 from flaxcls.models.summary import count
-from flaxcls.run.collectives import collectives
+from flaxcls.run.hlo import collectives
 from flaxcls.run.result import versions
 from flaxcls.run.setup import make_setup
 from flaxcls.run.utilization import training_flops
+from flaxcls.sharding import batches_sharding
 
 FOLDER = Path(__file__).parent
 
@@ -67,7 +68,7 @@ def program(
         None,
         None,
     )
-    state, place = setup.abstract_state, setup.batches_sharding
+    state, place = setup.abstract_state, batches_sharding(setup.mesh)
     batches = {
         "image": jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=place),
         "label": jax.ShapeDtypeStruct((1, len(images)), jnp.int32, sharding=place),

@@ -13,17 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flaxcls.analysis.serving import WeightType, serve, store
 from flaxcls.augment import make_transform, with_views
 from flaxcls.config import Config
 from flaxcls.config_json import from_json
+from flaxcls.data.batches import pad_rows
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError, StorageError
 from flaxcls.models import build_model
-from flaxcls.places import as_path
-from flaxcls.run.checkpoint_files import read_arrays, read_record, read_steps
-from flaxcls.run.record import FORMAT
-from flaxcls.run.workdir import CHECKPOINTS, CONFIG, write_whole
+from flaxcls.run.checkpoint_files import FORMAT, read_arrays, read_record, read_steps
+from flaxcls.run.workdir import CHECKPOINTS, CONFIG
+from flaxcls.storage import as_path, write_whole
 
 CALIBRATION = "calibration.json"
 
@@ -92,8 +91,7 @@ class Classifier:
         found = [np.zeros((0, len(self.class_names)), np.float32)]
         for start in range(0, len(images), batch_size):
             batch = np.stack([self.prepared(image) for image in images[start : start + batch_size]])
-            missing = min(batch_size, len(images)) - len(batch)  # one shape, so that it is compiled once
-            padded = np.concatenate([batch, np.zeros((missing, *self.image_shape), np.uint8)]) if missing else batch
+            padded = pad_rows(batch, min(batch_size, len(images)))  # one shape, which is compiled once
             found.append(np.asarray(self._apply(self.variables, padded))[: len(batch)])
         return np.concatenate(found)
 
@@ -113,17 +111,6 @@ class Classifier:
         transform = make_transform(mean=self.mean, std=self.std)
         batch = transform(None, {"image": images, "label": jnp.zeros(len(images), jnp.int32)})
         return batch["image"]
-
-    def served(self, dtype: WeightType = "float32") -> Any:
-        """Returns what is exported: images u8[b h w c] -> (logits, probabilities), of kernels stored in `dtype`."""
-        return partial(
-            serve,
-            model=self.evaluated,
-            stored=store(self.variables, dtype),
-            mean=self.mean,
-            std=self.std,
-            temperature=self.temperature,
-        )
 
     @cached_property
     def evaluated(self) -> nn.Module:

@@ -14,17 +14,15 @@ from flax import linen as nn
 
 from flaxcls.analysis.calibration import BINS, expected_calibration_error, fit_temperature, softmax
 from flaxcls.analysis.classifier import Classifier, load_run
-from flaxcls.analysis.inference import predict_splits
+from flaxcls.analysis.inference import calibrated, predict_splits, with_temperature
 from flaxcls.analysis.scores import log_loss, roc_curves, scores
-from flaxcls.analysis.temperature import calibrated, with_temperature
 from flaxcls.config import DataConfig
 from flaxcls.config_json import differences
 from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.data.folder import load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
-from flaxcls.places import as_path
-from flaxcls.run.workdir import PARTIAL, write_whole
+from flaxcls.storage import PARTIAL, as_path, write_whole
 from flaxcls.validation import validate
 
 SPLITS = ("train", "validation", "test")

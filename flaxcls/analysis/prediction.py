@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from flaxcls.analysis.classifier import Classifier, Predictions
+from flaxcls.data.batches import pad_rows
 from flaxcls.data.images import SUFFIXES, read_image
 from flaxcls.errors import InputError
 
@@ -110,9 +111,9 @@ def predict_files(
             except InputError as error:
                 unreadable.append((path, str(error)))
             if len(images) == batch_size or (done == len(paths) and images):
-                # one shape, so that it is compiled once
-                padded = images + images[-1:] * (batch_size - len(images)) if len(parts) > 1 else images
-                parts.append(classifier.predict(padded, batch_size=batch_size).probabilities[: len(images)])
+                size = batch_size if len(parts) > 1 else len(images)  # one shape, which is compiled once
+                padded = pad_rows(np.stack(images), size)
+                parts.append(classifier.predict(padded, batch_size=size).probabilities[: len(images)])
                 images = []
             advance(1)
     finally:

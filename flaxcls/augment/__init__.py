@@ -36,9 +36,9 @@ from flaxcls.augment.mixing import (
     random_mixup,
     soft_labels,
 )
+from flaxcls.augment.operations import Operation, make_operations, on_images
 from flaxcls.augment.policies import OPS, apply_ops, rand_augment, trivial_augment
 from flaxcls.augment.scaling import normalize, to_float
-from flaxcls.augment.steps import Step, make_steps, on_images
 from flaxcls.augment.tones import autocontrast, equalize, posterize, solarize
 from flaxcls.augment.transform import make_transform
 from flaxcls.augment.views import AverageViews, average_views, make_views, with_views
@@ -46,7 +46,7 @@ from flaxcls.augment.views import AverageViews, average_views, make_views, with_
 __all__ = [
     "OPS",
     "AverageViews",
-    "Step",
+    "Operation",
     "affine_matrices",
     "apply_ops",
     "autocontrast",
@@ -61,7 +61,7 @@ __all__ = [
     "flip",
     "grayscale",
     "hue",
-    "make_steps",
+    "make_operations",
     "make_transform",
     "make_views",
     "mixup",

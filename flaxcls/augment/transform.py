@@ -9,8 +9,8 @@ import numpy as np
 
 from flaxcls.augment.draws import along, of_first
 from flaxcls.augment.geometry import flip, random_crop, random_flip
+from flaxcls.augment.operations import Operation
 from flaxcls.augment.scaling import normalize, to_float
-from flaxcls.augment.steps import Step
 from flaxcls.types import Batch, Transform
 
 
@@ -21,7 +21,7 @@ def make_transform(
     random_flips: bool = False,
     crop_padding: int = 0,
     crop_fill: Literal["zero", "reflect"] = "zero",
-    steps: Sequence[Step] = (),
+    operations: Sequence[Operation] = (),
     axis_name: str | None = None,
 ) -> Transform:
     """Returns the transform that crops and flips in training, then scales and, with mean and std [c], normalises.
@@ -33,9 +33,9 @@ def make_transform(
       random_flips: whether to mirror half of the images.
       crop_padding: pixels added to each side before a random crop; 0 for none.
       crop_fill: what they hold.
-      steps: what else happens in training, one after the other, between flip and scaling, to images as they came:
+      operations: what else happens in training, one after the other, between flip and scaling, to images as they came:
         (key, batch) -> batch, such as `on_images(trivial_augment)`, `partial(random_mixup, num_classes=10)`, or what
-        `make_steps` makes of a configuration.
+        `make_operations` makes of a configuration.
       axis_name: the mapped axis over which the batch is split under pmap or shard_map; what happens to an example is
         then what would happen to it under jit. Without it, each device draws for itself.
     """
@@ -58,8 +58,8 @@ def make_transform(
                 images = random_flip(flip_key, images)
             batch = {**batch, "image": images}
             batch.pop("mirrored", None)
-            for i, step in enumerate(steps):  # the first two numbers are those of crop_key and flip_key
-                batch = step(jax.random.fold_in(key, 2 + i), batch)
+            for i, operation in enumerate(operations):  # the first two numbers are those of crop_key and flip_key
+                batch = operation(jax.random.fold_in(key, 2 + i), batch)
             images = batch["image"]
         images = to_float(images)
         if mean is not None and std is not None:

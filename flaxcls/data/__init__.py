@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.dataset import Dataset, Split, channel_statistics, from_arrays, stratified_order
+from flaxcls.data.arrays import from_arrays
+from flaxcls.data.dataset import Dataset, Split, channel_statistics, stratified_order
 from flaxcls.data.stream import batch_indices
 from flaxcls.errors import InputError
 

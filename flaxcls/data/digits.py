@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flaxcls.config import DataConfig
-from flaxcls.data.dataset import Dataset, from_arrays
+from flaxcls.data.arrays import from_arrays
+from flaxcls.data.dataset import Dataset
 
 
 def load(config: DataConfig) -> Dataset:

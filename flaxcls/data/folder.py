@@ -1,11 +1,9 @@
 """The user's own images: a folder for each class, or a table of paths and labels."""
 
-import csv
 import difflib
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,34 +12,11 @@ from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, Split, from_splits
 from flaxcls.data.images import Files, arranged, check_readable, read_image, unreadable, upright_size
 from flaxcls.data.resize import square
+from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
 from flaxcls.errors import InputError, unknown
-from flaxcls.places import as_path, in_bucket
+from flaxcls.storage import as_path, in_bucket
 
-# The names of the folders, or of the values in a table's column `split`, by what they hold.
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-TABLES = (".csv", ".parquet")
 ADVICE = "Mend or remove them, or leave them out with --data.unreadable skip."
-
-
-@dataclass(frozen=True)
-class _File:
-    """One example. split: the name in `SPLITS` that was given for it, or None."""
-
-    path: Path
-    name: str
-    label: str
-    split: str | None
-
-    @property
-    def part(self) -> str:
-        return SPLITS[self.split] if self.split else "train"
 
 
 def load(config: DataConfig) -> Dataset:
@@ -136,7 +111,7 @@ def load_examples(
     return place.resolve().stem, split, _left_out(problems, len(files))
 
 
-def _found(config: DataConfig) -> tuple[Path, list[_File]]:
+def _found(config: DataConfig) -> tuple[Path, list[ImageFile]]:
     if in_bucket(str(config.dir)):
         raise InputError(
             f"data.dir {config.dir!r} is in a bucket, but folders of images are read from this machine: mount it there "
@@ -144,7 +119,7 @@ def _found(config: DataConfig) -> tuple[Path, list[_File]]:
             "(--data.source tfds)."
         )
     place = as_path(str(config.dir)).expanduser()
-    return place, _from_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
+    return place, read_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
 
 
 def _left_out(problems: Sequence[str], count: int) -> Sequence[str]:
@@ -179,7 +154,7 @@ def hash_split(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _from_folders(place: Path) -> list[_File]:
+def _from_folders(place: Path) -> list[ImageFile]:
     if not place.is_dir():
         raise InputError(f"data.dir {str(place)!r} is no folder, and no table that ends with {' or '.join(TABLES)}.")
     folders = _folders(place)
@@ -203,7 +178,7 @@ def _from_folders(place: Path) -> list[_File]:
         if not inside:
             raise InputError(f"the class folder {folder} holds no image: put some into it, or remove it.")
         names = (path.relative_to(place).as_posix() for path in inside)
-        files += [_File(path, name, folder.name, split) for path, name in zip(inside, names, strict=True)]
+        files += [ImageFile(path, name, folder.name, split) for path, name in zip(inside, names, strict=True)]
     return files
 
 
@@ -211,51 +186,7 @@ def _folders(place: Path) -> list[Path]:
     return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _from_table(table: Path) -> list[_File]:
-    if not table.is_file():
-        raise InputError(f"the table {table} is not there: name a file with --data.dir.")
-    rows = _rows(table)
-    if not rows:
-        raise InputError(f"the table {table} has no rows.")
-    for column in ("path", "label"):
-        if column not in rows[0]:
-            raise InputError(f"the table {table} has the columns {', '.join(rows[0])}, but needs path and label.")
-    files = []
-    for number, row in enumerate(rows, 1):
-        for column in ("path", "label"):
-            if row[column] in (None, ""):
-                raise InputError(f"row {number} of the table {table} has no {column}: write one, or leave the row out.")
-        split = str(row.get("split") or "").lower() or None
-        if split is not None and split not in SPLITS:
-            raise InputError(f"the table {table} has the split {split!r}, but {', '.join(SPLITS)} are known.")
-        files.append(_File(table.parent / str(row["path"]), str(row["path"]), str(row["label"]), split))
-    missing = [str(file.path) for file in files if not file.path.is_file()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} files of the table {table} are not there:\n  " + "\n  ".join(missing[:10]) + "\n"
-            "Paths count from the folder of the table."
-        )
-    return files
-
-
-def _rows(table: Path) -> list[dict[str, object]]:
-    if table.suffix.lower() == ".csv":
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as file:
-                return list(csv.DictReader(file))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"the table {table} is no CSV file in UTF-8: {error}. Save it as one.") from error
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        rows: list[dict[str, object]] = parquet.read_table(table).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise InputError(f"the table {table} is no Parquet file: {error}") from error
-    return rows
-
-
-def _class_names(files: list[_File], place: Path) -> list[str]:
+def _class_names(files: list[ImageFile], place: Path) -> list[str]:
     trained = {file.label for file in files if file.part == "train"}
     if not trained:
         raise InputError(
@@ -275,13 +206,13 @@ def _class_names(files: list[_File], place: Path) -> list[str]:
     return names
 
 
-def _readable(files: list[_File], config: DataConfig) -> tuple[list[_File], list[tuple[int, int]], list[str]]:
+def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[tuple[int, int]], list[str]]:
     """Returns the files that are images, height and width of each, and what is wrong with the others.
 
     Their heads are looked at; where broken ones are to be skipped, all of them, so that none is come upon in training.
     """
 
-    def look(file: _File) -> tuple[int, int] | str:
+    def look(file: ImageFile) -> tuple[int, int] | str:
         try:
             size = upright_size(file.path, str(file.path))
             if config.unreadable == "skip":
@@ -298,7 +229,7 @@ def _readable(files: list[_File], config: DataConfig) -> tuple[list[_File], list
     return [file for file, _ in kept], [size for _, size in kept], [size for size in sizes if isinstance(size, str)]
 
 
-def _digests(files: list[_File]) -> dict[str, bytes]:
+def _digests(files: list[ImageFile]) -> dict[str, bytes]:
     """Returns the SHA-256 of each file's content by the example's name."""
     with ThreadPoolExecutor() as pool:
         digests = pool.map(lambda file: hashlib.sha256(file.path.read_bytes()).digest(), files)

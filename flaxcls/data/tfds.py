@@ -13,12 +13,12 @@ from tensorflow_datasets.core.constants import DATA_DIR
 from tensorflow_datasets.core.read_only_builder import builder_from_files
 
 from flaxcls.config import DataConfig
-from flaxcls.data.bucket import copied
-from flaxcls.data.dataset import Dataset, from_arrays
+from flaxcls.data.arrays import from_arrays
+from flaxcls.data.dataset import Dataset
 from flaxcls.data.images import Images, arranged, decode, upright_size
 from flaxcls.data.resize import square, with_channels
 from flaxcls.errors import InputError
-from flaxcls.places import as_path, in_bucket
+from flaxcls.storage import as_path, in_bucket, local_copy
 
 # TensorFlow, which most builders need to prepare their data, is kept out of the environment that trains. These are the
 # packages of the extra `prepare`.
@@ -107,7 +107,7 @@ def _open(name: str, directory: Path) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         raise InputError(_not_found(name, directory)) from error
     if tfds.core.FileFormat.ARRAY_RECORD in builder.info.available_file_formats():
-        return _open(name, copied(as_path(builder.data_path), directory)) if in_bucket(directory) else builder
+        return _open(name, local_copy(as_path(builder.data_path), directory)) if in_bucket(directory) else builder
     copy, prepared = "gcloud storage cp", as_path(builder.data_path)
     if not in_bucket(directory):
         copy, prepared, directory = "cp", prepared.resolve(), directory.resolve()

@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Of a part's output gradient; a core's own cache holds 1 to 2 MiB. `python -m experiments.benchmarks.gradients`
+# The output gradient of a chunk; the cache of a core holds 1 to 2 MiB. `python -m experiments.benchmarks.gradients`
 # measures the gain (experiments/benchmarks/NOTES.md).
-PART_BYTES = 2**20
-MOST_PARTS = 32  # each is a convolution to be compiled
+CHUNK_BYTES = 2**20
+MOST_CHUNKS = 32  # each is a convolution that is compiled
 
 
 def convolve(images: jax.Array, kernel: jax.Array, window_strides: Any, padding: Any, **options: Any) -> jax.Array:
-    """Is `lax.conv_general_dilated`, whose arguments it takes, for reverse-mode differentiation.
+    """Like `lax.conv_general_dilated`, with the same arguments, for reverse-mode differentiation only.
 
-    On CPUs the gradient of the kernel is the sum of those of parts of the batch, each small enough for the cache. What
-    is convolved, and the gradient of the images, are XLA's own, as is all on GPUs and TPUs.
+    On CPUs the kernel gradient is the sum over chunks of the batch that are small enough for the cache. The convolution
+    and the gradient of the images are XLA's own, and so is everything on GPUs and TPUs.
     """
 
     def plain(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -30,11 +30,11 @@ def convolve(images: jax.Array, kernel: jax.Array, window_strides: Any, padding:
     def kernel_gradient(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
         return jax.vjp(lambda w: plain(images, w), kernel)[1](gradient)[0]
 
-    def sum_of_parts(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
-        parts = _parts(gradient)
-        # every parts-th image, which keeps each on its device
-        x, g = (array.reshape(len(array) // parts, parts, *array.shape[1:]) for array in (images, gradient))
-        return reduce(jnp.add, (kernel_gradient(x[:, part], kernel, g[:, part]) for part in range(parts)))
+    def sum_over_chunks(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+        chunks = _chunks(gradient)
+        # chunk i holds every chunks-th image, which keeps each image on its device
+        x, g = (array.reshape(len(array) // chunks, chunks, *array.shape[1:]) for array in (images, gradient))
+        return reduce(jnp.add, (kernel_gradient(x[:, chunk], kernel, g[:, chunk]) for chunk in range(chunks)))
 
     @jax.custom_vjp
     def convolved(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -46,7 +46,7 @@ def convolve(images: jax.Array, kernel: jax.Array, window_strides: Any, padding:
     def backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         images, kernel = saved
         of_images = jax.vjp(lambda x: plain(x, kernel), images)[1](gradient)[0]
-        return of_images, lax.platform_dependent(images, kernel, gradient, cpu=sum_of_parts, default=kernel_gradient)
+        return of_images, lax.platform_dependent(images, kernel, gradient, cpu=sum_over_chunks, default=kernel_gradient)
 
     convolved.defvjp(forward, backward)
     layout = lax.conv_dimension_numbers(images.shape, kernel.shape, options.get("dimension_numbers"))
@@ -54,8 +54,8 @@ def convolve(images: jax.Array, kernel: jax.Array, window_strides: Any, padding:
     return convolved(images, kernel) if batch_first else plain(images, kernel)
 
 
-def _parts(gradient: jax.Array) -> int:
-    """Returns into how many equal parts to cut the batch of `gradient` [b ...]."""
+def _chunks(gradient: jax.Array) -> int:
+    """Returns the number of equal chunks of the batch of `gradient` [b ...]."""
     batch, size = gradient.shape[0], gradient.size * gradient.dtype.itemsize
-    possible = [parts for parts in range(1, MOST_PARTS + 1) if batch % parts == 0]
-    return next((parts for parts in possible if size <= parts * PART_BYTES), possible[-1])
+    possible = [chunks for chunks in range(1, MOST_CHUNKS + 1) if batch % chunks == 0]
+    return next((chunks for chunks in possible if size <= chunks * CHUNK_BYTES), possible[-1])

@@ -13,10 +13,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from flaxcls.errors import InputError, StorageError
-from flaxcls.places import absolute, in_bucket, os_errors
 from flaxcls.run.checkpoint_files import (
     RECORD,
     damage,
+    fingerprint,
     first_line,
     read_record,
     read_steps,
@@ -24,10 +24,9 @@ from flaxcls.run.checkpoint_files import (
     sealed,
     unfinished,
 )
-from flaxcls.run.fingerprint import fingerprint
-from flaxcls.run.processes import agree, by_all, is_first, shared, wait_for_all
-from flaxcls.run.workdir import move, remove, write_whole
+from flaxcls.run.multihost.sync import all_agree, is_first, run_on_all, value_from_first, wait_for_all
 from flaxcls.state import TrainState
+from flaxcls.storage import absolute, in_bucket, move, os_errors, remove, write_whole
 
 DAMAGED = "damaged"
 UNFINISHED = "it was not written to its end"
@@ -160,7 +159,7 @@ class Checkpoints:
             if passed_over or listed.unfinished:
                 time.sleep(PAUSE)
             self._reload()
-            if self._listed() == listed and agree(self.steps == listed.steps):
+            if self._listed() == listed and all_agree(self.steps == listed.steps):
                 break
             restored = None  # its memory is needed
         else:
@@ -193,7 +192,7 @@ class Checkpoints:
                 half = {step: path.name for step, path in unfinished(self._directory).items()}
                 return [read_steps(self._directory), list(half.items())]
 
-        steps, half = shared(look)
+        steps, half = value_from_first(look)
         return _Listed(steps, dict(half))
 
     def _newest_of(
@@ -208,7 +207,7 @@ class Checkpoints:
                 return record
 
             try:
-                record = by_all(read, f"read its part of step {step}")
+                record = run_on_all(read, f"read its part of step {step}")
                 return Restored(step, self.restore_state(step, like), record, {}), passed_over
             except InputError:
                 raise
@@ -233,9 +232,11 @@ class Checkpoints:
             record = read_record(self._directory, step)
             return record["sha256"], read_tree(self._directory / str(step) / "state", like)
 
-        sha256, tree = by_all(read, f"read its part of step {step}")
+        sha256, tree = run_on_all(read, f"read its part of step {step}")
         state = TrainState(**{name: getattr(tree, name) for name in TrainState.__dataclass_fields__})
-        if not agree(fingerprint(state) == sha256):  # of what all hold in common, each process has read its own copy
+        if not all_agree(
+            fingerprint(state) == sha256
+        ):  # of what all hold in common, each process has read its own copy
             raise StorageError(f"the arrays of step {step} are not those that were saved.")
         return state
 

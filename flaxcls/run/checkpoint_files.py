@@ -6,18 +6,20 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from flaxcls.errors import StorageError
-from flaxcls.places import absolute, children, in_bucket, os_errors
-from flaxcls.run.fingerprint import fingerprint_of_paths
+from flaxcls.run.multihost.sync import whole_array
+from flaxcls.storage import absolute, children, in_bucket, os_errors
 
+FORMAT = 1  # of the record; a later version may add fields, and then counts up
 SEAL = "record_sha256"
 RECORD = "record/metadata"  # where orbax puts it
 MAYBE_WHOLE = "a checkpoint that may be whole cannot be read"
@@ -155,3 +157,20 @@ def _of_the_storage(error: Exception) -> bool:
 def first_line(error: BaseException) -> str:
     """Returns what an error says in its first line, or else its name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def fingerprint(tree: Any) -> str:
+    """Returns the SHA-256 of the path, type, shape and bytes of each array of a tree, in the order of the paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return fingerprint_of_paths({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+
+
+def fingerprint_of_paths(leaves: Mapping[str, Any]) -> str:
+    """Like `fingerprint`, for a mapping from path, as `jax.tree_util.keystr` writes it, to array."""
+    digest = hashlib.sha256()
+    for path in sorted(leaves):
+        leaf = leaves[path]
+        array = whole_array(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

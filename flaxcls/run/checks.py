@@ -11,7 +11,7 @@ from flaxcls.config import AugmentConfig, Config, MeshConfig, OptimConfig
 from flaxcls.data import Dataset
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError
-from flaxcls.groups import matching
+from flaxcls.parameters import matching
 from flaxcls.state import TrainState
 
 

@@ -1,72 +1,46 @@
-"""A dispatch: several steps as one program, on batches that it is given or picks from a split on the devices."""
+"""A dispatch: several training steps, compiled as one program."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Sharding
 
-from flaxcls.config import Config
-from flaxcls.data import Split
-from flaxcls.sharding import on_devices
+from flaxcls.run.loader import pick
 from flaxcls.state import TrainState
-from flaxcls.step import drop_not_finite, train_steps
-from flaxcls.types import Batch
-
-
-class Picked(TypedDict):
-    """k batches of a split that the devices hold.
-
-    split: its n examples, as a batch.
-    chosen: index i32[k b], which of them make up each batch, and what else the maker says of each.
-    """
-
-    split: Batch
-    chosen: dict[str, jax.Array]
-
-
-def placed_split(split: Split, layout: Sharding) -> Batch:
-    """Puts all examples on the devices, as they are stored."""
-    images = split.images if isinstance(split.images, np.ndarray) else split.images[:]
-    placed: Batch = on_devices({"image": images, "label": split.labels}, layout)
-    return placed
+from flaxcls.step import keep_finite, train_steps
 
 
 def make_dispatch(
-    config: Config, step: Callable[..., Any], logged: Callable[..., Any], layout: Sharding
+    step: Callable[..., Any],
+    optimizer_metrics: Callable[..., dict[str, jax.Array]],
+    *,
+    skips_not_finite: bool = False,
+    picked_layout: Sharding | None = None,
+    gather: Callable[[TrainState], TrainState] = lambda state: state,
+    scatter: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Callable[..., Any]:
-    """Returns (state, batches, key, frozen=()) -> (state, (metrics, extra)), which `Setup.train` compiles.
+    """Returns (state, batches, key, frozen=()) -> (state, (metrics, optimizer metrics)), to be compiled.
 
     Args:
-      config: says what happens to an update that is not finite, and where batches come from.
       step: (state, batch, key, frozen=globs) -> (state, metrics).
-      logged: (state, globs) -> extra, of the state before each step.
-      layout: of a batch over the devices.
+      optimizer_metrics: (state, globs) -> metrics, measured before each step.
+      skips_not_finite: an update that is not finite is dropped.
+      picked_layout: the layout of a batch over the devices, where `batches` is `Picked`; None: `batches` are arrays.
+      gather: makes the parameters of a state whole on each device, before each step.
+      scatter: leaves each device its part of a new state.
     """
 
     def dispatch(state: TrainState, batches: Any, key: jax.Array, frozen: tuple[str, ...] = ()) -> Any:
-        update: Callable[..., Any] = partial(step, frozen=frozen)
-        if config.loop.on_nan == "skip":
-            update = drop_not_finite(update)
+        def one_step(state: TrainState, batch: Any, key: jax.Array) -> Any:
+            if picked_layout is not None:
+                batch = pick(batches["split"], picked_layout, **batch)
+            new, metrics = step(gather(state), batch, key, frozen=frozen)
+            new = scatter(new)
+            if skips_not_finite:
+                new, metrics = keep_finite(state, new, metrics)
+            return new, (metrics, optimizer_metrics(state, frozen))
 
-        def one(state: TrainState, batch: Batch, key: jax.Array) -> Any:
-            new, metrics = update(state, batch, key)
-            return new, (metrics, logged(state, frozen))
-
-        if not config.data.on_device:
-            return train_steps(state, batches, key, step=one)
-
-        def picking(state: TrainState, chosen: Any, key: jax.Array) -> Any:
-            return one(state, _pick(batches["split"], layout, **chosen), key)
-
-        return train_steps(state, batches["chosen"], key, step=picking)
+        return train_steps(state, batches if picked_layout is None else batches["chosen"], key, step=one_step)
 
     return dispatch
-
-
-def _pick(split: Batch, layout: Sharding, *, index: jax.Array, **more: jax.Array) -> Any:
-    """Returns the examples at `index`, i32[b], none of which is negative or past the end."""
-    batch = jax.tree.map(lambda array: array.at[index].get(mode="promise_in_bounds"), split)
-    return jax.lax.with_sharding_constraint({**batch, **more}, layout)

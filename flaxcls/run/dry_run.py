@@ -13,17 +13,18 @@ from rich.table import Table
 from rich.text import Text
 from uniplot import plot_to_string
 
-from flaxcls.config import Config
+from flaxcls.config import Config, OptimConfig
 from flaxcls.data import Dataset, load_dataset
 from flaxcls.models.summary import layers, table
 from flaxcls.optim import make_schedule
-from flaxcls.places import as_path
-from flaxcls.run.collectives import collectives
-from flaxcls.run.messages import batch_in_words
-from flaxcls.run.processes import is_first, whole_array
+from flaxcls.run.hlo import collectives
+from flaxcls.run.messages import describe_batch
+from flaxcls.run.multihost.sync import is_first, whole_array
+from flaxcls.run.plan import Plan
 from flaxcls.run.result import device
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import check_workdir
+from flaxcls.storage import as_path
 from flaxcls.types import Batch
 from flaxcls.validation import validate
 
@@ -53,8 +54,8 @@ def dry_run(
     console.print(table(setup.model, setup.dataset.image_shape))
     _show_plan(setup, console)
     if tx is None:
-        console.print(Text(_drawn_schedule(setup, width=max(20, min(console.width - 12, 72)))))
-    console.print(_batch_table(setup))
+        console.print(Text(_draw_schedule(config.optim, setup.plan, width=max(20, min(console.width - 12, 72)))))
+    console.print(_batch_table(setup, config.seed))
     compiled = _compiled(setup)
     console.print(_cost_table(setup, compiled))
     if jax.device_count() > 1:
@@ -65,16 +66,16 @@ def dry_run(
 def _show_plan(setup: Setup, console: Console) -> None:
     plan, dataset = setup.plan, setup.dataset
     console.print(dataset.described)
+    batch, steps_per_epoch = describe_batch(plan, setup.microbatches), plan.examples / plan.batch_size
     console.print(
-        f"{plan.total_steps:,} steps of {batch_in_words(setup)}, {plan.examples / plan.batch_size:,.1f} an epoch, "
-        f"{plan.warmup_steps:,} of warm-up, on {device()}"
+        f"{plan.total_steps:,} steps of {batch}, {steps_per_epoch:,.1f} an epoch, {plan.warmup_steps:,} of warm-up, on "
+        f"{device()}"
     )
     for glob, begin in plan.freeze_steps:
         console.print(f"{glob} stays as it is after step {begin:,}", markup=False)
 
 
-def _drawn_schedule(setup: Setup, width: int) -> str:
-    config, plan = setup.config.optim, setup.plan
+def _draw_schedule(config: OptimConfig, plan: Plan, width: int) -> str:
     steps = np.unique(np.linspace(0, plan.total_steps - 1, 4 * width).round().astype(int))
     schedule = make_schedule(config, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     rates = np.array([float(schedule(step)) for step in steps])
@@ -90,10 +91,10 @@ def _drawn_schedule(setup: Setup, width: int) -> str:
     return drawn
 
 
-def _batch_table(setup: Setup) -> Table:
+def _batch_table(setup: Setup, seed: int) -> Table:
     """Returns statistics of the first batch, as it comes and as the model sees it in training."""
-    raw = jax.tree.map(lambda array: array[0], setup.placed([setup.batch_maker(0)(0)]))
-    key, _ = jax.random.split(jax.random.fold_in(jax.random.key(setup.config.seed), 0))  # as train_step draws it
+    raw = jax.tree.map(lambda array: array[0], setup.loader.place([setup.loader.maker(0)]))
+    key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))  # as train_step draws it
     seen: Batch = jax.jit(setup.transform)(key, raw)
     made = Table(title="images of the first batch", title_justify="left")
     for header in ("", "type", "min", "mean", "deviation", "max"):
@@ -114,7 +115,7 @@ def _batch_table(setup: Setup) -> Table:
 
 
 def _compiled(setup: Setup) -> jax.stages.Compiled:
-    batches = setup.batches(0, setup.plan.dispatch_end(0))
+    batches = setup.loader.load(0, setup.plan.dispatch_end(0))
     return setup.train.lower(setup.abstract_state, batches, jax.random.key(0), frozen=setup.plan.frozen(0)).compile()
 
 
@@ -122,14 +123,14 @@ def _cost_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
     """Returns memory and work of the compiled training step on each device, as XLA counts them where it does."""
     state = setup.abstract_state
     steps = setup.plan.dispatch_end(0)
-    batch = "training split" if setup.config.data.on_device else "batch"
+    batch = "training split" if setup.loader.on_device else "batch"
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     peak = work = "not known on this kind of device"
     if memory is not None:
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         peak = f"{_megabytes(held + memory.temp_size_in_bytes)}, the state, {batch} and key included"
     if cost is not None:
-        loop = max(setup.config.optim.accumulate, steps) > 1 and jax.default_backend() != "cpu"
+        loop = max(setup.microbatches, steps) > 1 and jax.default_backend() != "cpu"
         work = f"{cost['flops'] / 1e6:,.1f} MFLOPs{', a loop counted once' if loop else ''}"
     per_image = sum(layer.flops for layer in layers(setup.model, setup.dataset.image_shape))
     what = "a training step" if steps == 1 else f"a dispatch of {steps} training steps"
@@ -156,7 +157,7 @@ def _collectives_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
         ones = [one for one in found if (one.kind, one.group) == (kind, group)]
         sizes = (sum(one.bytes for one in ones), sum(one.sent for one in ones))
         made.add_row(kind, str(group), str(len(ones)), *map(_megabytes, sizes))
-    made.caption = f"batch over all devices, state over mesh.fsdp {setup.config.mesh.fsdp}; a loop counted once"
+    made.caption = f"batch over all devices, state over mesh.fsdp {setup.mesh.shape['fsdp']}; a loop counted once"
     made.caption_justify = "left"
     return made
 

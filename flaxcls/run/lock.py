@@ -16,7 +16,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from flaxcls.errors import InputError
-from flaxcls.places import in_bucket, os_errors
+from flaxcls.storage import in_bucket, os_errors
 
 LOCK, OWNER = "lock", "lock.json"
 _THIS = uuid4().hex  # tells this process from all others

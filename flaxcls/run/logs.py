@@ -15,11 +15,10 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
-from flaxcls.places import in_bucket
 from flaxcls.run.checkpoint import Restored
 from flaxcls.run.lock import check_held
-from flaxcls.run.outbox import Outbox
-from flaxcls.run.workdir import METRICS, TENSORBOARD, remove, write_whole
+from flaxcls.run.workdir import METRICS, TENSORBOARD
+from flaxcls.storage import Outbox, in_bucket, remove, write_whole
 
 SENT_EVERY = 60  # seconds; a bucket takes an object again once a second at most
 

@@ -1,4 +1,4 @@
-"""`fit`: the one place that knows about time. It dispatches steps, and between them logs, evaluates and saves."""
+"""`fit`: dispatches training steps and, between them, logs, evaluates and saves. Nothing else knows about time."""
 
 import contextlib
 import math
@@ -15,25 +15,24 @@ from rich.console import Console
 
 from flaxcls.config import Config
 from flaxcls.data import Dataset, Split, load_dataset
-from flaxcls.early_stopping import EarlyStopping, update
+from flaxcls.early_stopping import EarlyStopping, make_early_stopping, update
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
 from flaxcls.models.summary import count
-from flaxcls.places import as_path
+from flaxcls.run import messages
 from flaxcls.run.checkpoint import Checkpoints, Restored
-from flaxcls.run.evaluation import evaluate
-from flaxcls.run.feed import feed
-from flaxcls.run.fingerprint import fingerprint
+from flaxcls.run.checkpoint_files import fingerprint
+from flaxcls.run.evaluation import evaluate, fit_batch_size
+from flaxcls.run.loader import feed
 from flaxcls.run.logs import Logs
-from flaxcls.run.memory import give_back_memory
-from flaxcls.run.messages import RESUMABLE, evaluation_line, introduce, kept, rolled_back, say_passed_over
 from flaxcls.run.meter import Meter
-from flaxcls.run.preemption import StopRequest
-from flaxcls.run.processes import is_first, share
+from flaxcls.run.multihost.preemption import StopRequest
+from flaxcls.run.multihost.sync import is_first, path_from_first
 from flaxcls.run.profiling import Trace
-from flaxcls.run.record import check_record, make_record
-from flaxcls.run.restart import early_stopping, without_a_damaged_best
 from flaxcls.run.result import FitResult, device, versions
+from flaxcls.run.resume import check_record, forget_damaged_best, identify, make_record, resume_stopping
+from flaxcls.run.runtime import give_back_memory
 from flaxcls.run.setup import Setup, make_setup
+from flaxcls.run.utilization import measure_work
 from flaxcls.run.workdir import (
     CHECKPOINTS,
     PROFILE,
@@ -42,9 +41,10 @@ from flaxcls.run.workdir import (
     note_changes,
     open_workdir,
     with_absolute_paths,
-    write_whole,
 )
+from flaxcls.sharding import batch_sharding
 from flaxcls.state import TrainState
+from flaxcls.storage import as_path, write_whole
 from flaxcls.validation import validate
 
 
@@ -61,29 +61,32 @@ def fit(
     stop_after: int | None = None,
     console: Console | None = None,
 ) -> FitResult:
-    """Trains a classifier; returns the test result of the best parameters by the validation split, or else the last.
+    """Trains a classifier and tests its best parameters by the validation split, or its last ones without that split.
 
     Args:
       config: decides the numbers.
-      dataset: the caller's own data, such as `flaxcls.data.from_arrays` makes; `config.data` is then not read.
+      dataset: the caller's own data, for example from `flaxcls.data.from_arrays`; `config.data` is then not read.
       model: the caller's own linen module; of `config.model` only init_images is then read.
       tx: the caller's own optimizer; of `config.optim` only ema_decay, accumulate and freeze are then read.
-      workdir: the run directory, which may be gs://BUCKET/PATH; without it a fresh one below runs/.
-      resume: continue the run in `workdir`, from its latest checkpoint. How often it logs, evaluates and saves may
-        change, and patience and min_delta.
+      workdir: the run directory, which may be gs://BUCKET/PATH; None makes a new one below runs/.
+      resume: go on with the run in `workdir`, from its latest checkpoint. The periods of logs, evaluation and
+        checkpoints may change, and so may patience and min_delta.
       overwrite: replace the run in `workdir`.
-      allow_changes: resume even with a configuration that gives other numbers; the run's changes.jsonl keeps them.
-      stop_after: save and stop after this step, or where its dispatch ends; `resume` goes on as if nothing had
-        happened.
-      console: where progress is shown; `Console(quiet=True)` shows none.
+      allow_changes: resume even with a configuration that gives other numbers; changes.jsonl keeps the changes.
+      stop_after: save and stop after this step, or at the end of its dispatch; `resume` goes on as if the run had not
+        stopped.
+      console: shows the progress; `Console(quiet=True)` shows nothing.
+
+    Returns:
+      The result of the run; result.json holds the same.
 
     Raises:
-      InputError: for a configuration, data or a run directory that will not do; nothing has been written.
-      DivergenceError: if the loss, its gradient or the parameters are NaN or infinite, and loop.on_nan does not help;
+      InputError: if configuration, data or run directory cannot be used; nothing has been written.
+      DivergenceError: if the loss, its gradient or the parameters are NaN or infinite and loop.on_nan does not help;
         the last checkpoint stays.
-      StorageError: if checkpoints or logs cannot be written any more; the last whole checkpoint stays.
+      StorageError: if checkpoints or logs can no longer be written; the last whole checkpoint stays.
       Interrupted: after `stop_after`.
-      KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, once the step under way is done and saved.
+      KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, when the current step is done and saved.
     """
     began = time.perf_counter()
     workdir = None if workdir is None else as_path(workdir)
@@ -100,67 +103,40 @@ def fit(
         opened = open_workdir(
             workdir, config, name=name, resume=resume, overwrite=overwrite, allow_changes=allow_changes
         )
-        workdir = share(lambda: stack.enter_context(opened))
+        workdir = path_from_first(lambda: stack.enter_context(opened))
         try:
             with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-                result = _run(
-                    setup, checkpoints, request, workdir, console, began, resume=resume, stop_after=stop_after
-                )
+                run = _Run(config, setup, checkpoints, request, workdir, console, began, stop_after)
+                result = _train_and_test(run, resume=resume)
             if is_first():
                 write_whole(workdir / RESULT, result.to_json())
         except (StorageError, OSError) as error:
-            raise StorageError(f"{error} {RESUMABLE.format(workdir=workdir)}") from error
+            raise StorageError(f"{error} {messages.RESUMABLE.format(workdir=workdir)}") from error
         return result
 
 
-def _run(
-    setup: Setup,
-    checkpoints: Checkpoints,
-    request: StopRequest,
-    workdir: Path,
-    console: Console,
-    began: float,
-    *,
-    resume: bool,
-    stop_after: int | None,
-) -> FitResult:
-    check = partial(check_record, setup=setup)
-    restored = checkpoints.restore_newest(setup.abstract_state, check) if resume else None
-    start = restored.step if restored else 0
-    if stop_after is not None and stop_after <= start:
-        raise InputError(f"stop_after is {stop_after}, but this run stands at step {start}: name a later step.")
-    changes = note_changes(workdir, setup.config, start) if is_first() else []
-    rollbacks = restored.record.get("rollbacks", 0) if restored else 0
-    diverged: DivergenceError | None = None
-    while True:
-        place = workdir if is_first() else None
-        with Logs(place, console=console, total_steps=setup.plan.total_steps, restored=restored) as logs:
-            if diverged is None:
-                introduce(setup, logs, workdir, restored, changes)
-            else:
-                logs.say(rolled_back(setup, diverged, restored, rollbacks))
-                say_passed_over(logs, workdir, restored)
-            try:
-                profile = workdir / PROFILE if setup.config.loop.profile and is_first() else None
-                trained = _train(
-                    setup, checkpoints, logs, restored, request, rollbacks, stop_after=stop_after, profile=profile
-                )
-                return _finish(setup, checkpoints, trained, request, workdir, began)
-            except DivergenceError as error:
-                checkpoints.wait()
-                if setup.config.loop.on_nan != "rollback" or rollbacks >= setup.config.loop.nan_limit:
-                    raise DivergenceError(f"{error} {kept(setup, checkpoints, workdir, rollbacks)}") from error
-                diverged = error
-            except (Interrupted, KeyboardInterrupt, SystemExit):
-                logs.say(f"stopped; --workdir {workdir} --resume goes on from the latest checkpoint")
-                raise
-        restored = checkpoints.roll_back(setup.abstract_state, check)
-        rollbacks += 1
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same while `fit` runs."""
+
+    config: Config
+    setup: Setup
+    checkpoints: Checkpoints
+    request: StopRequest
+    workdir: Path
+    console: Console
+    began: float
+    stop_after: int | None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        setup = self.setup
+        return identify(setup.dataset, setup.mean, setup.std, setup.abstract_state)
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """Where training ended, and what was counted on the way."""
+    """Where training ended."""
 
     state: TrainState
     step: int
@@ -169,118 +145,185 @@ class _Trained:
     rollbacks: int
 
 
-def _train(
-    setup: Setup,
-    checkpoints: Checkpoints,
-    logs: Logs,
-    restored: Restored | None,
-    request: StopRequest,
-    rollbacks: int,
-    *,
-    stop_after: int | None,
-    profile: Path | None,
-) -> _Trained:
-    config, plan, work = setup.config, setup.plan, setup.work
-    key = random.key(config.seed)
+def _train_and_test(run: _Run, *, resume: bool) -> FitResult:
+    """Trains, goes back to a checkpoint where loop.on_nan says so, and tests the best parameters."""
+    loop, abstract_state = run.config.loop, run.setup.abstract_state
+    check = partial(check_record, identity=run.identity)
+    restored = run.checkpoints.restore_newest(abstract_state, check) if resume else None
+    start = restored.step if restored else 0
+    if run.stop_after is not None and run.stop_after <= start:
+        raise InputError(f"stop_after is {run.stop_after}, but this run stands at step {start}: name a later step.")
+    changes = note_changes(run.workdir, run.config, start) if is_first() else []
+    rollbacks = restored.record.get("rollbacks", 0) if restored else 0
+    diverged: DivergenceError | None = None
+    while True:
+        place = run.workdir if is_first() else None
+        total_steps = run.setup.plan.total_steps
+        with Logs(place, console=run.console, total_steps=total_steps, restored=restored) as logs:
+            if diverged is None:
+                messages.introduce(logs, run.setup, run.config, run.workdir, restored, changes)
+            else:
+                back_to = restored.step if restored else None
+                logs.say(messages.rolled_back(diverged, back_to, rollbacks, loop.nan_limit))
+                messages.say_passed_over(logs, run.workdir, restored)
+            try:
+                return _test(run, _train(run, logs, restored, rollbacks))
+            except DivergenceError as error:
+                run.checkpoints.wait()
+                if loop.on_nan != "rollback" or rollbacks >= loop.nan_limit:
+                    left = messages.after_divergence(
+                        run.checkpoints.latest_step, run.workdir, rollbacks, may_roll_back=loop.on_nan == "stop"
+                    )
+                    raise DivergenceError(f"{error} {left}") from error
+                diverged = error
+            except (Interrupted, KeyboardInterrupt, SystemExit):
+                logs.say(f"stopped; --workdir {run.workdir} --resume goes on from the latest checkpoint")
+                raise
+        restored = run.checkpoints.roll_back(abstract_state, check)
+        rollbacks += 1
+
+
+def _train(run: _Run, logs: Logs, restored: Restored | None, rollbacks: int) -> _Trained:
+    """Trains from `restored`, or from the beginning, to the last step or until early stopping ends it."""
+    setup, plan, checkpoints = run.setup, run.setup.plan, run.checkpoints
+    key = random.key(run.config.seed)
     start, state, record = (restored.step, restored.state, restored.record) if restored else (0, setup.create(key), {})
     key = random.fold_in(key, rollbacks) if rollbacks else key
-    stop = early_stopping(setup, record, start)
-    if restored and stop.best_step not in (None, start):
-        stop = without_a_damaged_best(setup, checkpoints, logs, stop)
-    meter = Meter(
-        batch_size=config.loop.batch_size,
-        logs=plan.logs,
-        record=record.get("meter", {}),
-        write=lambda step, values, images_per_second: logs.write(
-            "train", step, plan.epochs_done(step), {**values, **work.speed(images_per_second)}
-        ),
-        say=logs.say,
-        skip_limit=config.loop.nan_limit if config.loop.on_nan == "skip" else 0,
-    )
-
-    def evaluated(step: int) -> bool:
-        """Evaluates after `step`; returns whether it came to the end."""
-        nonlocal stop
-        if setup.dataset.validation is None:
-            return True
-        values = _evaluate(setup, state, setup.dataset.validation, request)
-        if values is None:
-            return False
-        if not math.isfinite(values["loss"]):
-            raise DivergenceError(f"the validation loss is {values['loss']} after step {step}.")
-        stop = update(stop, values[config.stop.metric], step)
-        if stop.stopped:
-            meter.write(step)
-        logs.write("validation", step, plan.epochs_done(step), values)
-        logs.say(evaluation_line(setup, step, values, stop))
-        return True
+    stop = _start_stopping(run, logs, restored)
+    meter = _make_meter(run, logs, record)
+    make = partial(make_record, run.config, run.identity, meter=meter, rollbacks=rollbacks)
 
     if restored and not record["evaluated"]:
-        if not evaluated(start):
-            raise request.exception()
+        stop, finished = _validate(run, logs, meter, state, stop, start)
+        if not finished:
+            raise run.request.exception()
         logs.flush()
-        checkpoints.replace_record(start, make_record(setup, stop, meter, evaluated=True, rollbacks=rollbacks))
+        checkpoints.replace_record(start, make(stop=stop, evaluated=True))
+
     step, compiling, programs = start, True, set[Any]()
-    with feed(setup, start, rollbacks) as batches, Trace(profile, meter) as trace:
+    profile = run.workdir / PROFILE if run.config.loop.profile and is_first() else None
+    with feed(setup.loader, plan, start, rollbacks) as batches, Trace(profile, meter) as trace:
         while step < plan.total_steps and not stop.stopped:
             checkpoints.check()
             tracing = trace.dispatch(step)
             before, step = step, plan.dispatch_end(step)
-            program = (step - before, frozen := plan.frozen(before))
+            frozen = plan.frozen(before)
+            program = (step - before, frozen)
             given = batches(before, step)
-            if (new := program not in programs) and before > start:
-                meter.read(before)  # before the time that it takes to compile
+            compiles = program not in programs
+            if compiles and before > start:
+                meter.read(before)  # before the time that compiling takes
             with tracing:
-                state, (metrics, extra) = setup.train(state, given, key, frozen=frozen)
-            if before > start and plan.logs(before):  # now that the next step is under way
+                state, (metrics, optimizer_metrics) = setup.train(state, given, key, frozen=frozen)
+            if before > start and plan.logs(before):  # now that the next step runs
                 meter.read(before)
-            meter.add(step, metrics, extra)
-            if new:
-                meter.skip_time()  # the call compiled
+            meter.add(step, metrics, optimizer_metrics)
+            if compiles:
+                meter.skip_time()
                 programs.add(program)
                 compiling = True
             logs.advance(step, plan.epochs_done(step))
-            asked = stop_after is not None and step >= stop_after
-            signalled = request.poll()
+
+            asked = run.stop_after is not None and step >= run.stop_after
+            signalled = run.request.poll()
             if not (plan.saves(step) or asked or signalled):
                 continue
             meter.read(step)
             if not setup.finite(state):
                 raise DivergenceError(f"the parameters are not finite after step {step}.")
-            done = evaluated(step) if plan.evaluates(step) else True
-            record = make_record(setup, stop, meter, evaluated=done, rollbacks=rollbacks)
+            finished = True
+            if plan.evaluates(step):
+                stop, finished = _validate(run, logs, meter, state, stop, step)
             logs.flush()
-            checkpoints.save(step, state, record, best_step=stop.best_step, planned=plan.saves(step) and done)
-            if compiling:  # for the last time, but for what another number of steps or phase of freezing needs
+            planned = plan.saves(step) and finished
+            checkpoints.save(
+                step, state, make(stop=stop, evaluated=finished), best_step=stop.best_step, planned=planned
+            )
+            if compiling:  # another program is compiled only for another number of steps or phase of freezing
                 give_back_memory()
                 compiling = False
             meter.skip_time()
-            if asked or signalled or not done:
+            if asked or signalled or not finished:
                 checkpoints.wait()
-                if signalled or not done:
-                    raise request.exception()
+                if signalled or not finished:
+                    raise run.request.exception()
                 raise Interrupted(f"stopped after step {step}, as asked")
     return _Trained(state, step, stop, meter, rollbacks)
 
 
-def _finish(
-    setup: Setup, checkpoints: Checkpoints, trained: _Trained, request: StopRequest, workdir: Path, began: float
-) -> FitResult:
+def _start_stopping(run: _Run, logs: Logs, restored: Restored | None) -> EarlyStopping:
+    """Returns the early-stopping controller of a new run, or of the checkpoint that the run goes on from."""
+    stop = make_early_stopping(run.config.stop, skip=run.setup.plan.skipped_evaluations)
+    if restored is None:
+        return stop
+    stop = resume_stopping(stop, restored.record, run.setup.plan, restored.step)
+    if stop.best_step not in (None, restored.step):
+        stop, problem = forget_damaged_best(stop, run.checkpoints, run.setup.abstract_state)
+        if problem:
+            logs.say(problem)
+    return stop
+
+
+def _make_meter(run: _Run, logs: Logs, record: dict[str, Any]) -> Meter:
+    """Returns the meter that writes the lines of training, with their speed, to the logs."""
+    loop, plan = run.config.loop, run.setup.plan
+    work = measure_work(run.setup.model, run.setup.dataset.image_shape, loop.batch_size)  # before the CPU is busy
+
+    def write(step: int, values: dict[str, float], images_per_second: float) -> None:
+        logs.write("train", step, plan.epochs_done(step), {**values, **work.speed(images_per_second)})
+
+    return Meter(
+        batch_size=loop.batch_size,
+        logs=plan.logs,
+        record=record.get("meter", {}),
+        write=write,
+        say=logs.say,
+        skip_limit=loop.nan_limit if loop.on_nan == "skip" else 0,
+    )
+
+
+def _validate(
+    run: _Run, logs: Logs, meter: Meter, state: TrainState, stop: EarlyStopping, step: int
+) -> tuple[EarlyStopping, bool]:
+    """Evaluates the validation split after `step`, if there is one.
+
+    Returns:
+      The controller after this evaluation, and True; or `stop` and False if a signal ended the evaluation.
+    """
+    plan = run.setup.plan
+    if run.setup.dataset.validation is None:
+        return stop, True
+    values = _evaluate(run, state, run.setup.dataset.validation)
+    if values is None:
+        return stop, False
+    if not math.isfinite(values["loss"]):
+        raise DivergenceError(f"the validation loss is {values['loss']} after step {step}.")
+    stop = update(stop, values[run.config.stop.metric], step)
+    if stop.stopped:
+        meter.write(step)
+    epoch = plan.epochs_done(step)
+    logs.write("validation", step, epoch, values)
+    logs.say(messages.evaluation_line(epoch, step, values, is_best=stop.best_step == step))
+    return stop, True
+
+
+def _test(run: _Run, trained: _Trained) -> FitResult:
+    """Evaluates the best parameters on the test and validation splits, and returns the result of the run."""
     best_step = trained.step if trained.stop.best_step is None else trained.stop.best_step
-    checkpoints.wait()
-    best = checkpoints.restore_state(best_step, setup.abstract_state)
+    run.checkpoints.wait()
+    best = run.checkpoints.restore_state(best_step, run.setup.abstract_state)
     results = {}
     for name in ("test", "validation"):
-        if (split := setup.dataset.splits.get(name)) is not None:
-            if (values := _evaluate(setup, best, split, request)) is None:
-                raise request.exception()
+        if (split := run.setup.dataset.splits.get(name)) is not None:
+            if (values := _evaluate(run, best, split)) is None:
+                raise run.request.exception()
             results[name] = values
     return FitResult(
         test=results["test"],
         validation=results.get("validation", {}),
         best_step=best_step,
         steps=trained.step,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - run.began,
         images_per_second=trained.meter.images / max(trained.meter.seconds, 1e-9),
         skipped_updates=trained.meter.skipped,
         rollbacks=trained.rollbacks,
@@ -289,16 +332,18 @@ def _finish(
         device=device(),
         fingerprint=fingerprint(best.eval_variables),
         state=best,
-        workdir=workdir,
+        workdir=run.workdir,
     )
 
 
-def _evaluate(setup: Setup, state: TrainState, split: Split, request: StopRequest) -> dict[str, float] | None:
+def _evaluate(run: _Run, state: TrainState, split: Split) -> dict[str, float] | None:
+    """Returns loss and accuracy of a split, or None if a signal ended the evaluation."""
+    setup = run.setup
     return evaluate(
         setup.evaluate,
         state,
         split,
-        batch_size=setup.eval_batch_size(len(split.labels)),
-        sharding=setup.batch_sharding,
-        stopping=request.poll,
+        batch_size=fit_batch_size(setup.eval_batch_size, len(split.labels), setup.mesh.size),
+        sharding=batch_sharding(setup.mesh),
+        stopping=run.request.poll,
     )

@@ -1,32 +1,37 @@
-"""What `fit` and the dry run tell their user, in words."""
+"""What `fit` and the dry run say, in words."""
 
 from pathlib import Path
 
 import numpy as np
 
-from flaxcls.early_stopping import EarlyStopping
+from flaxcls.config import Config
+from flaxcls.data import Dataset
 from flaxcls.errors import DivergenceError
 from flaxcls.models.summary import table
-from flaxcls.places import in_bucket
-from flaxcls.run.checkpoint import DAMAGED, UNFINISHED, Checkpoints, Restored
+from flaxcls.run.checkpoint import DAMAGED, UNFINISHED, Restored
 from flaxcls.run.logs import Logs
+from flaxcls.run.plan import Plan
 from flaxcls.run.result import device
 from flaxcls.run.setup import Setup
 from flaxcls.run.workdir import CHECKPOINTS
+from flaxcls.storage import in_bucket
 
 RESUMABLE = "Once that is mended, --workdir {workdir} --resume goes on from the newest whole checkpoint."
 
 
-def introduce(setup: Setup, logs: Logs, workdir: Path, restored: Restored | None, changes: list[str]) -> None:
-    """Says what is trained on what, from where on, and what has changed since."""
-    dataset = setup.dataset
-    logs.show(table(setup.model, dataset.image_shape))
-    logs.say(dataset.described)
-    for note in dataset.notes:
+def introduce(
+    logs: Logs, setup: Setup, config: Config, workdir: Path, restored: Restored | None, changes: list[str]
+) -> None:
+    """Says what is trained, on what, from which step on, and which options have changed."""
+    logs.show(table(setup.model, setup.dataset.image_shape))
+    logs.say(setup.dataset.described)
+    for note in setup.dataset.notes:
         logs.say(note)
-    if line := imbalance(setup):
+    balanced = config.loss.class_weights == "balanced" or config.data.sampling == "balanced"
+    if line := imbalance(setup.dataset, balanced=balanced):
         logs.say(line)
-    logs.say(f"{setup.plan.total_steps:,} steps of {batch_in_words(setup)} on {device()}; run directory {workdir}")
+    batch = describe_batch(setup.plan, setup.microbatches)
+    logs.say(f"{setup.plan.total_steps:,} steps of {batch} on {device()}; run directory {workdir}")
     if restored:
         say_passed_over(logs, workdir, restored)
         logs.say(f"continuing after step {restored.step}")
@@ -34,22 +39,23 @@ def introduce(setup: Setup, logs: Logs, workdir: Path, restored: Restored | None
         logs.say(f"changed: {change}")
 
 
-def batch_in_words(setup: Setup) -> str:
-    """Returns how large a batch is, and into how many parts it is taken."""
-    return f"{setup.plan.batch_size} in {setup.parts} parts" if setup.parts > 1 else f"{setup.plan.batch_size}"
+def describe_batch(plan: Plan, microbatches: int) -> str:
+    """Returns the size of a batch, and the number of its microbatches if there are several."""
+    return f"{plan.batch_size} in {microbatches} microbatches" if microbatches > 1 else f"{plan.batch_size}"
 
 
-def imbalance(setup: Setup) -> str | None:
-    """Returns the line on how rare the rarest class of train is, or None where classes differ by less than half."""
-    config, names = setup.config, setup.dataset.class_names
-    counts = np.bincount(setup.dataset.train.labels, minlength=len(names))
+def imbalance(dataset: Dataset, *, balanced: bool) -> str | None:
+    """Returns a line on the rarest class of the training split, or None if classes differ by less than half.
+
+    balanced: class weights or sampling make up for it already.
+    """
+    names = dataset.class_names
+    counts = np.bincount(dataset.train.labels, minlength=len(names))
     rare, frequent = int(counts.argmin()), int(counts.argmax())
     if counts[frequent] <= 1.5 * counts[rare]:
         return None
     line = f"classes are uneven: {counts[rare]:,} of {names[rare]} to {counts[frequent]:,} of {names[frequent]}"
-    if config.loss.class_weights == "none" and config.data.sampling == "shuffled":
-        line += "; --loss.class-weights balanced or --data.sampling balanced makes up for it"
-    return line
+    return line if balanced else f"{line}; --loss.class-weights balanced or --data.sampling balanced makes up for it"
 
 
 def say_passed_over(logs: Logs, workdir: Path, restored: Restored | None) -> None:
@@ -60,28 +66,35 @@ def say_passed_over(logs: Logs, workdir: Path, restored: Restored | None) -> Non
         logs.say(f"the checkpoint of step {step} is damaged and was {done}: {problem}")
 
 
-def evaluation_line(setup: Setup, step: int, values: dict[str, float], stop: EarlyStopping) -> str:
+def evaluation_line(epoch: int, step: int, values: dict[str, float], *, is_best: bool) -> str:
     """Returns the line of an evaluation."""
-    mark = "  best so far" if stop.best_step == step else ""
+    mark = "  best so far" if is_best else ""
     return (
-        f"epoch {setup.plan.epochs_done(step):3d}  step {step:6d}  "
+        f"epoch {epoch:3d}  step {step:6d}  "
         f"validation loss {values['loss']:.4f}  accuracy {values['accuracy']:.2%}{mark}"
     )
 
 
-def kept(setup: Setup, checkpoints: Checkpoints, workdir: Path, rollbacks: int) -> str:
-    """Returns what is left after a divergence, and what to do."""
+def after_divergence(latest_step: int | None, workdir: Path, rollbacks: int, *, may_roll_back: bool) -> str:
+    """Returns what is left after a divergence, and what to do.
+
+    Args:
+      latest_step: of the newest checkpoint, if there is one.
+      workdir: of the run.
+      rollbacks: how often the run has gone back already.
+      may_roll_back: the user can still choose loop.on_nan rollback.
+    """
     tried = f"That is after {rollbacks} rollbacks, as many as loop.nan_limit allows. " if rollbacks else ""
-    if checkpoints.latest_step is None:
+    if latest_step is None:
         return f"{tried}No checkpoint had been written. Lower optim.learning_rate, or set optim.clip_norm."
-    again = "" if setup.config.loop.on_nan != "stop" else ", or go on from it with --resume --loop.on-nan rollback"
+    again = ", or go on from it with --resume --loop.on-nan rollback" if may_roll_back else ""
     return (
-        f"{tried}The checkpoint of step {checkpoints.latest_step} in {workdir / CHECKPOINTS} is kept. "
+        f"{tried}The checkpoint of step {latest_step} in {workdir / CHECKPOINTS} is kept. "
         f"Start again with a lower optim.learning_rate or with optim.clip_norm{again}."
     )
 
 
-def rolled_back(setup: Setup, diverged: DivergenceError, restored: Restored | None, rollbacks: int) -> str:
-    """Returns the line that tells of a rollback."""
-    place = f"step {restored.step}" if restored else "the beginning"
-    return f"{diverged} Back to {place}, with another data order: rollback {rollbacks} of {setup.config.loop.nan_limit}"
+def rolled_back(diverged: DivergenceError, step: int | None, rollbacks: int, limit: int) -> str:
+    """Returns the line on a rollback to `step`, or to the beginning."""
+    place = "the beginning" if step is None else f"step {step}"
+    return f"{diverged} Back to {place}, with another data order: rollback {rollbacks} of {limit}"

@@ -7,7 +7,7 @@ from types import TracebackType
 import jax
 
 from flaxcls.run.meter import Meter
-from flaxcls.run.outbox import Outbox
+from flaxcls.storage import Outbox
 
 # dispatches before it begins, the first of which compiles, and those that it holds
 BEFORE, TRACED = 5, 5

@@ -1,8 +1,8 @@
-"""The fixed parts of a run: what is trained, on what, how it is laid out, and the compiled programs."""
+"""The fixed parts of a run: what is trained, on what, in which layout, and the compiled programs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,130 +12,62 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, Sharding
 
-from flaxcls.augment import make_steps, make_transform, with_views
+from flaxcls.augment import make_operations, make_transform, with_views
 from flaxcls.config import AugmentConfig, Config
 from flaxcls.data import Dataset, channel_statistics
+from flaxcls.data.batches import BatchMaker
 from flaxcls.data.images import Images
-from flaxcls.data.workers import BatchMaker
+from flaxcls.losses import make_evaluation_loss, make_loss, make_regularizer
 from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
-from flaxcls.optim import make_optimizer, make_schedule
+from flaxcls.optim import make_optimizer, make_optimizer_metrics, make_schedule
 from flaxcls.run.checks import check_data, check_devices, check_model, check_schedule
-from flaxcls.run.dispatch import Picked, make_dispatch, placed_split
-from flaxcls.run.objective import evaluation_loss, logged_values, regularizer, training_loss
-from flaxcls.run.parts import cache_parts
+from flaxcls.run.dispatch import make_dispatch
+from flaxcls.run.loader import Loader
+from flaxcls.run.microbatch import choose_microbatches
 from flaxcls.run.plan import Plan
-from flaxcls.run.utilization import Work, peak_flops, training_flops
-from flaxcls.sharding import (
-    batch_sharding,
-    batches_sharding,
-    local_rows,
-    make_mesh,
-    on_devices,
-    replicated,
-    state_sharding,
-)
+from flaxcls.sharding import batch_sharding, local_rows, make_mesh, on_devices, replicated, state_sharding
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import all_finite, eval_step, train_step
-from flaxcls.types import Batch, Transform
+from flaxcls.types import Transform
 
-# of an image that is cut out of one of another size, where augment.resized_crop does not say
+# The least area of a random crop from an image of another size, where augment.resized_crop is None.
 LEAST_AREA = 0.35
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run's fixed parts.
+    """The fixed parts of a run.
 
-    mesh: of the devices.
-    abstract_state: shapes, types and layout of the state, which is what a checkpoint is restored into.
-    create: key -> the state before the first step.
-    train: (state, batches, key, frozen=()) -> (state, (metrics f32[k], extra f32[k])), a dispatch of k steps that takes
-      the state's buffers over; extra is what is logged of a step alone: learning rate and decay. `frozen` are the globs
-      of parameters that stay as they are.
-    evaluate: (state, batch) -> sums.
-    finite: state -> bool[], whether every number in what is evaluated and trained is finite.
-    transform: (key or None, batch) -> batch, what happens to images before the model.
-    parts: into how many a batch is taken: `optim.accumulate`, or as many as suit the caches.
     mean, std: f64[c] of the training images.
+    transform: (key or None, batch) -> batch, applied to images before the model.
+    mesh: the devices.
+    loader: the training batches.
+    eval_batch_size: examples of an evaluation step, at most.
+    abstract_state: shapes, types and layout of the state; a checkpoint is restored into it.
+    create: key -> the state before the first step.
+    train: (state, batches, key, frozen=()) -> (state, (metrics f32[k], optimizer metrics f32[k])), a dispatch of k
+      steps, which reuses the buffers of the state. `frozen` holds the globs of parameters that do not change.
+    evaluate: (state, batch) -> sums.
+    finite: state -> bool[], True if every number that is trained or evaluated is finite.
+    microbatches: the number of parts of a batch: `optim.accumulate`, or as many as suit the caches.
     """
 
-    config: Config
     dataset: Dataset
     plan: Plan
     model: nn.Module
     mean: np.ndarray
     std: np.ndarray
+    transform: Transform
     mesh: Mesh
+    loader: Loader
+    eval_batch_size: int
     abstract_state: TrainState
-    batch_sharding: Sharding
-    batches_sharding: Sharding
     create: Callable[[jax.Array], TrainState]
     train: jax.stages.Wrapped
     evaluate: Callable[[TrainState, Any], MetricSums]
     finite: Callable[[TrainState], jax.Array]
-    transform: Transform
-    parts: int
-
-    @cached_property
-    def work(self) -> Work:
-        """What a step asks of the devices. What a CPU can do is measured at first, so before it is busy."""
-        flops = training_flops(self.model, self.dataset.image_shape)
-        return Work(self.config.loop.batch_size, flops, peak_flops())
-
-    @cached_property
-    def resident(self) -> Batch:
-        """The training split on the devices, put there when it is first asked for."""
-        return placed_split(self.dataset.train, replicated(self.mesh))
-
-    def batch_maker(self, rollbacks: int) -> BatchMaker:
-        """Returns what makes the batches of the endless stream, which is another one after each rollback.
-
-        A process makes the rows of its own devices alone.
-        """
-        return BatchMaker(
-            split=self.dataset.train,
-            seed=self.config.seed + rollbacks * 2**32,
-            batch_size=self.config.loop.batch_size,
-            rows=local_rows(self.batch_sharding, self.config.loop.batch_size),
-            balanced=self.config.data.sampling == "balanced",
-            least_area=self.config.augment.resized_crop or LEAST_AREA,
-            alternating_flip=self.config.augment.alternating_flip,
-        )
-
-    def placed(self, made: Sequence[dict[str, np.ndarray]]) -> Any:
-        """Returns batches, as the maker made them, on the devices: arrays [k b ...].
-
-        Where the only device is the CPU they stay NumPy's, which a call takes in half the time.
-        """
-        arrays = {name: np.stack([batch[name] for batch in made]) for name in made[0]}
-        if self.batches_sharding.num_devices == 1 and jax.default_backend() == "cpu":
-            return arrays
-        return {name: self._placed(array) for name, array in arrays.items()}
-
-    def _placed(self, arrays: np.ndarray) -> jax.Array:
-        """Returns [k b ...] on the devices, of which this process has its rows."""
-        size = self.config.loop.batch_size
-        first = local_rows(self.batch_sharding, size).start
-
-        def part(index: Any) -> np.ndarray:
-            start, stop, _ = index[1].indices(size)
-            return arrays[index[0], start - first : stop - first]
-
-        shape = (len(arrays), size, *arrays.shape[2:])
-        return jax.make_array_from_callback(shape, self.batches_sharding, part)
-
-    def batches(self, start: int, end: int, *, rollbacks: int = 0) -> Any:
-        """Returns batches `start` up to `end`, from 0, for `train`: arrays [k b ...] on the devices, or `Picked`."""
-        make = self.batch_maker(rollbacks)
-        if not self.config.data.on_device:
-            return self.placed([*map(make, range(start, end))])
-        return Picked(split=self.resident, chosen=self.placed([*map(make.chosen, range(start, end))]))
-
-    def eval_batch_size(self, examples: int) -> int:
-        """Returns a batch size for so many examples that the devices share evenly and that is no larger than needed."""
-        devices = self.batch_sharding.num_devices
-        return -(-min(self.config.loop.eval_batch_size, examples) // devices) * devices
+    microbatches: int
 
 
 def make_setup(
@@ -151,119 +83,143 @@ def make_setup(
     check_data(config, dataset, mesh.size)
     plan = Plan.make(config, len(dataset.train.labels))
     check_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
-    own_model = model is None
-    model = model or build_model(config.model, len(dataset.class_names))
     schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     mean, std = channel_statistics(_sample(dataset.train.images))
-    transform = _transform(config.augment, dataset, mean, std)
-    ours = tx is None
+    transform = _make_transform(config.augment, dataset, mean, std)
+
+    model_is_ours, tx_is_ours = model is None, tx is None
+    model = model or build_model(config.model, len(dataset.class_names))
     tx = tx or make_optimizer(config.optim, schedule, steps_per_epoch=plan.steps_per_epoch)
     create = partial(
         create_state, model=model, tx=tx, image_shape=dataset.image_shape, ema=config.optim.ema_decay is not None
     )
     shapes = jax.eval_shape(create, jax.random.key(0))
     check_model(config, model, shapes, dataset)
-    parts = config.optim.accumulate
-    if parts == 1 and own_model:
-        parts = cache_parts(config, model, shapes, dataset.image_shape)
-    whole, layout = replicated(mesh), state_sharding(shapes, mesh)
-    step: Callable[..., Any] = partial(
+    microbatches = config.optim.accumulate
+    if microbatches == 1 and model_is_ours:
+        microbatches = choose_microbatches(
+            model,
+            shapes,
+            dataset.image_shape,
+            batch_size=plan.batch_size,
+            steps_per_dispatch=config.loop.steps_per_dispatch,
+        )
+
+    step = partial(
         train_step,
         model=model,
         tx=tx,
-        loss_fn=training_loss(config.loss, dataset),
-        regularizer=regularizer(config.loss),
+        loss_fn=make_loss(config.loss, np.bincount(dataset.train.labels, minlength=len(dataset.class_names))),
+        regularizer=make_regularizer(config.loss),
         transform=transform,
-        accumulate=parts,
+        accumulate=microbatches,
         ema_decay=config.optim.ema_decay,
     )
-    evaluation: Callable[..., Any] = partial(
-        eval_step, model=with_views(model, config.augment), loss_fn=evaluation_loss(config.loss), transform=transform
+    evaluation = partial(
+        eval_step,
+        model=with_views(model, config.augment),
+        loss_fn=make_evaluation_loss(config.loss),
+        transform=transform,
     )
-    if config.mesh.fsdp > 1:
-        step, evaluation = _gathering(step, whole, layout), _gathered(evaluation, whole)
-    logged = logged_values(config, schedule) if ours else lambda state, frozen: {}
+    whole, layout = replicated(mesh), state_sharding(shapes, mesh)
+    gathered: dict[str, Any] = {} if config.mesh.fsdp == 1 else {
+        "gather": partial(_gather_params, whole=whole),
+        "scatter": partial(jax.lax.with_sharding_constraint, shardings=layout),
+    }  # fmt: skip
     options = _compiler_options(config.loop.deterministic)
     return Setup(
-        config=config,
         dataset=dataset,
         plan=plan,
         model=model,
         mean=mean,
         std=std,
+        transform=transform,
         mesh=mesh,
+        loader=_make_loader(config, dataset, mesh),
+        eval_batch_size=config.loop.eval_batch_size,
         abstract_state=jax.tree.map(
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, layout
         ),
-        batch_sharding=batch_sharding(mesh),
-        batches_sharding=batches_sharding(mesh),
-        create=_create(config, dataset, create, transform, whole, layout),
+        create=_make_create(config.model.init_images, dataset, create, transform, whole, layout),
         train=jax.jit(
-            make_dispatch(config, step, logged, batch_sharding(mesh)),
+            make_dispatch(
+                step,
+                make_optimizer_metrics(config.optim, schedule) if tx_is_ours else lambda state, frozen: {},
+                skips_not_finite=config.loop.on_nan == "skip",
+                picked_layout=batch_sharding(mesh) if config.data.on_device else None,
+                **gathered,
+            ),
             static_argnames="frozen",
             donate_argnums=0,
             out_shardings=(layout, whole),
             compiler_options=options,
         ),
-        evaluate=jax.jit(evaluation, compiler_options=options),
+        evaluate=jax.jit(
+            evaluation if config.mesh.fsdp == 1 else _gather_for(evaluation, whole), compiler_options=options
+        ),
         finite=jax.jit(lambda state: all_finite((state.params, state.eval_variables))),
-        transform=transform,
-        parts=parts,
+        microbatches=microbatches,
     )
 
 
-def _gathering(step: Callable[..., Any], whole: Sharding, layout: Any) -> Callable[..., Any]:
-    """Returns `step` for a state of this layout: it gathers the parameters, and leaves each device its part again."""
+def _make_loader(config: Config, dataset: Dataset, mesh: Mesh) -> Loader:
+    maker = BatchMaker(
+        split=dataset.train,
+        seed=config.seed,
+        batch_size=config.loop.batch_size,
+        rows=local_rows(batch_sharding(mesh), config.loop.batch_size),
+        balanced=config.data.sampling == "balanced",
+        least_area=config.augment.resized_crop or LEAST_AREA,
+        alternating_flip=config.augment.alternating_flip,
+    )
+    return Loader(maker, mesh, on_device=config.data.on_device, workers=config.data.workers)
 
-    def gathered(state: TrainState, *args: Any, **options: Any) -> Any:
-        params = jax.lax.with_sharding_constraint(state.params, whole)
-        new, metrics = step(replace(state, params=params), *args, **options)
-        return jax.lax.with_sharding_constraint(new, layout), metrics
 
-    return gathered
+def _gather_params(state: TrainState, whole: Sharding) -> TrainState:
+    return replace(state, params=jax.lax.with_sharding_constraint(state.params, whole))
 
 
-def _gathered(evaluation: Callable[..., Any], whole: Sharding) -> Callable[..., Any]:
-    """Returns `evaluation` for a state of any layout, which it gathers."""
+def _gather_for(evaluation: Callable[..., Any], whole: Sharding) -> Callable[..., Any]:
+    """Returns `evaluation` for a state of any layout, which is gathered first."""
     return lambda state, batch: evaluation(jax.lax.with_sharding_constraint(state, whole), batch)
 
 
-def _create(
-    config: Config,
+def _make_create(
+    init_images: int,
     dataset: Dataset,
     create: Callable[..., TrainState],
     transform: Transform,
     whole: Sharding,
     layout: Any,
 ) -> Callable[[jax.Array], TrainState]:
-    """Returns key -> state; the images that the model is initialised on are no constant of the program."""
-    count, images = config.model.init_images, dataset.train.images
-    if count == 0:
+    """Returns key -> state; the images that the model is initialised on are not constants of the program."""
+    images = dataset.train.images
+    if init_images == 0:
         return jax.jit(create, out_shardings=layout)
 
     def on_images(key: jax.Array, images: jax.Array) -> TrainState:
         batch = transform(None, {"image": images, "label": jnp.zeros(len(images), jnp.int32)})
         return create(key, images=batch["image"])
 
-    # evenly, as a folder's images come class by class
-    chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
+    # evenly spread, because the images of a folder are sorted by class
+    chosen = np.linspace(0, len(images) - 1, init_images).round().astype(int)
     created = jax.jit(on_images, out_shardings=layout)
     return lambda key: created(key, on_devices(images[chosen], whole))
 
 
 def _sample(images: np.ndarray | Images) -> np.ndarray | Images:
-    """Returns the images that stand for all where they are of several sizes: 4,096, evenly from the first on."""
+    """Returns the images to take statistics of: all, or 4,096 evenly spread ones where images are of several sizes."""
     if not isinstance(images, Images) or images.whole or len(images) <= 4096:
         return images
     return images.take(np.linspace(0, len(images) - 1, 4096).round().astype(int))
 
 
 def _compiler_options(deterministic: bool) -> dict[str, bool] | None:
-    """Returns what makes XLA give the same bits in each process; on CPU it does so by itself."""
+    """Returns the options with which XLA gives the same bits in each process; on CPU it needs none."""
     return {"xla_gpu_deterministic_ops": True} if deterministic and jax.default_backend() == "gpu" else None
 
 
-def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
+def _make_transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
     blank = mean * (255 if dataset.train.images.dtype == np.uint8 else 1) if config.normalize else 0.0
     height, width, _ = dataset.image_shape
     if isinstance(dataset.train.images, Images) and not dataset.train.images.whole:
@@ -274,5 +230,7 @@ def _transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: n
         random_flips=config.flip,
         crop_padding=config.crop_padding,
         crop_fill=config.crop_fill,
-        steps=make_steps(config, image_size=(height, width), num_classes=len(dataset.class_names), blank=blank),
+        operations=make_operations(
+            config, image_size=(height, width), num_classes=len(dataset.class_names), blank=blank
+        ),
     )

@@ -6,18 +6,16 @@ Nothing in it is overwritten unless that is said. What is changed when a run is 
 import contextlib
 import errno
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
 
 from flaxcls.config import Config
 from flaxcls.config_json import differences, from_json, to_json
 from flaxcls.errors import InputError, StorageError
-from flaxcls.places import absolute, children, in_bucket, os_errors
 from flaxcls.run.lock import LOCK, OWNER, locked
+from flaxcls.storage import PARTIAL, absolute, children, in_bucket, os_errors, remove, write_whole
 
 CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD, PROFILE = (
     "config.json",
@@ -28,7 +26,6 @@ CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD, PROFILE = (
     "tensorboard",
     "profile",
 )
-PARTIAL = ".partial"
 
 
 def has_run(workdir: Path) -> bool:
@@ -164,39 +161,6 @@ def with_absolute_paths(config: Config) -> Config:
     if place is None or "://" in place:
         return config
     return replace(config, data=replace(config.data, dir=str(Path(place).expanduser().absolute())))
-
-
-def remove(path: Path) -> None:
-    """Deletes a file or a folder with all in it, if it is there; of a link, the link alone."""
-    if in_bucket(path):
-        cast(Any, path).rmtree(missing_ok=True)  # of a file, too
-    elif path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def move(path: Path, target: Path) -> None:
-    """Moves a folder to `target`, which is not there yet and whose own folder need not be."""
-    if in_bucket(path):
-        import fsspec  # here, for those who have no bucket
-
-        with os_errors():  # not by `rename`, which asks for the folder, and a bucket has but those with objects in them
-            fsspec.url_to_fs(str(path))[0].mv(str(path), str(target), recursive=True)
-    else:
-        target.parent.mkdir(exist_ok=True)
-        path.rename(target)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes `text` to `path` so that the file is the old or the new one at any moment."""
-    if in_bucket(path):
-        with os_errors():
-            path.write_text(text)
-        return
-    partial = path.with_name(f"{path.name}{PARTIAL}")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _contents(workdir: Path) -> list[Path]:

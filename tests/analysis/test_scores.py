@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from flaxcls.analysis.scores import log_loss, roc_curves, scores, wilson_interval
+from flaxcls.analysis.scores import holm, log_loss, mcnemar, roc_curves, scores, wilson_interval
 
 NAMES = ("ant", "bee", "cow")
 
@@ -160,3 +160,19 @@ def test_roc_curves_worked_by_hand():
     mean = dict(zip(found["macro"]["false_positive_rate"], found["macro"]["true_positive_rate"], strict=True))
     assert (mean[0.25], mean[0.75], mean[1]) == (0.5, 1, 1)
     assert roc_curves(probabilities, np.zeros(4, int), ["cat", "dog", "cow"])["macro"] is None
+
+
+def test_mcnemar_by_hand():
+    first = np.array([1, 1, 1, 1, 1, 1, 0, 0, 1, 0], bool)
+    second = np.array([1, 0, 0, 0, 0, 0, 1, 0, 1, 0], bool)
+    found = mcnemar(first, second)
+    assert (found.only_first, found.only_second) == (5, 1)
+    assert found.p_value == pytest.approx(2 * (1 + 6) / 2**6)  # 5 or 6 heads of 6 coins, or 5 or 6 tails
+    assert mcnemar(second, first)[:2] == (1, 5)
+    assert mcnemar(first, first) == (0, 0, 1.0)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []

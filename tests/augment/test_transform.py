@@ -28,7 +28,7 @@ def test_crop_and_flip_draw_what_they_always_drew():
     np.testing.assert_array_equal(result["image"], augment.to_float(jnp.array(expected)))
     # and steps change nothing of that
     seen = []
-    augment.make_transform(**options, steps=[lambda key, batch: seen.append(batch["image"]) or batch])(KEY, BATCH)
+    augment.make_transform(**options, operations=[lambda key, batch: seen.append(batch["image"]) or batch])(KEY, BATCH)
     np.testing.assert_array_equal(seen[0], expected)
 
 
@@ -40,7 +40,7 @@ def test_steps_happen_in_order_before_scaling_and_in_training_alone():
         return images // 2
 
     mix = partial(augment.random_mixup, num_classes=3, group=4)
-    transform = augment.make_transform(mean=[0.5] * 3, std=[0.5] * 3, steps=[augment.on_images(darker), mix, mix])
+    transform = augment.make_transform(mean=[0.5] * 3, std=[0.5] * 3, operations=[augment.on_images(darker), mix, mix])
     result = transform(KEY, BATCH)
     assert result["label"].shape == (8, 3)
     assert result["image"].dtype == jnp.float32

@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 
 from flaxcls.models import CNN
-from flaxcls.models.convolution import MOST_PARTS, PART_BYTES, convolve
+from flaxcls.models.convolution import CHUNK_BYTES, MOST_CHUNKS, convolve
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -32,7 +32,7 @@ def normal(seed, *shape):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr("flaxcls.models.convolution.PART_BYTES", 512)
+    monkeypatch.setattr("flaxcls.models.convolution.CHUNK_BYTES", 512)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 1))])
@@ -81,9 +81,9 @@ def convolutions(batch, side, features):
 @pytest.mark.parametrize(
     ("batch", "features", "parts"),
     [
-        (8, PART_BYTES // 4 // 64 // 8, 1),
-        (8, PART_BYTES // 4 // 64 // 8 + 1, 2),
-        (6, PART_BYTES // 4 // 64, 6),
+        (8, CHUNK_BYTES // 4 // 64 // 8, 1),
+        (8, CHUNK_BYTES // 4 // 64 // 8 + 1, 2),
+        (6, CHUNK_BYTES // 4 // 64, 6),
         (7, 1, 1),
     ],
 )
@@ -95,8 +95,8 @@ def test_parts_of_the_batch_that_fit_on_cpus_and_the_whole_elsewhere(batch, feat
 
 
 def test_there_is_a_most_of_parts():
-    found = convolutions(2 * MOST_PARTS, 8, PART_BYTES // 4 // 64)
-    assert found["cpu"] - found["cuda"] == MOST_PARTS - 1
+    found = convolutions(2 * MOST_CHUNKS, 8, CHUNK_BYTES // 4 // 64)
+    assert found["cpu"] - found["cuda"] == MOST_CHUNKS - 1
 
 
 def test_the_network_of_the_tutorial_uses_it():

@@ -17,8 +17,8 @@ import pytest
 
 from experiments.soak.outcome import differing, outcome
 from flaxcls.errors import InputError
-from flaxcls.places import as_path
 from flaxcls.run import fit
+from flaxcls.storage import as_path
 from tests.data.test_tfds import Toy
 
 OPTIONS = (
@@ -224,7 +224,7 @@ def test_the_last_to_come_has_the_run_and_the_other_ends_and_a_signal_saves(buck
 TAKEOVER = """
 import sys
 import jax.numpy as jnp
-from flaxcls.places import as_path
+from flaxcls.storage import as_path
 from flaxcls.run.checkpoint import Checkpoints
 from flaxcls.state import TrainState
 from tests.run.test_bucket import Bucket

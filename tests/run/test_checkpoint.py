@@ -10,8 +10,7 @@ import pytest
 from flaxcls import create_state
 from flaxcls.models import CNN
 from flaxcls.run.checkpoint import Checkpoints
-from flaxcls.run.checkpoint_files import read_record
-from flaxcls.run.fingerprint import fingerprint
+from flaxcls.run.checkpoint_files import fingerprint, read_record
 
 
 def make_state(seed=0):

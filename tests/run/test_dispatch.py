@@ -71,7 +71,7 @@ def test_a_run_may_go_on_with_the_split_on_the_devices_and_without(run, small_co
 def test_the_split_is_put_there_once_and_stays(stripes, small_config):
     setup = make_setup(changed(small_config, data={"on_device": True}), stripes, None, None)
     key = jax.random.key(0)
-    first, second = setup.batches(0, 2), setup.batches(2, 3, rollbacks=1)
+    first, second = setup.loader.load(0, 2), setup.loader.load(2, 3, rollbacks=1)
     setup.train(setup.create(key), first, key)
     for name, expected in (("image", stripes.train.images), ("label", stripes.train.labels)):
         array = first["split"][name]
@@ -81,8 +81,8 @@ def test_the_split_is_put_there_once_and_stays(stripes, small_config):
         assert array.dtype == expected.dtype
         np.testing.assert_array_equal(array, expected)
     for batches, ordinary in (
-        (first, setup.placed([*map(setup.batch_maker(0), (0, 1))])),
-        (second, setup.placed([setup.batch_maker(1)(2)])),
+        (first, setup.loader.place([*map(setup.loader.maker, (0, 1))])),
+        (second, setup.loader.place([setup.loader.maker.after_rollbacks(1)(2)])),
     ):
         np.testing.assert_array_equal(stripes.train.labels[batches["chosen"]["index"]], ordinary["label"])
         assert batches["chosen"]["index"].sharding == ordinary["label"].sharding
@@ -199,7 +199,7 @@ def test_for_a_gpu_the_steps_are_a_loop_that_only_picks_from_the_split(monkeypat
     )
     model, tx = Airbench(10, widths=(8, 16, 16), dtype=jnp.dtype("bfloat16")), make_tx(1000, batch_size)
     setup = make_setup(changed(config, data={"on_device": True}), dataset, model, tx)
-    traced = setup.train.trace(setup.abstract_state, setup.batches(0, steps), jax.random.key(0), frozen=())
+    traced = setup.train.trace(setup.abstract_state, setup.loader.load(0, steps), jax.random.key(0), frozen=())
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
 
     split = f"tensor<{examples}x32x32x3xui8>"

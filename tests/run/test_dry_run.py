@@ -33,7 +33,7 @@ def test_it_shows_network_plan_schedule_batch_and_cost_and_writes_nothing(shown,
     assert "11 steps of 32, 3.4 an epoch, 0 of warm-up" in text
     assert "learning rate in 1e-2 by step (cosine)" in text
     setup = make_setup(small_config, stripes, None, None)
-    raw = jax.tree.map(lambda array: array[0], setup.batches(0, 1))
+    raw = jax.tree.map(lambda array: array[0], setup.loader.load(0, 1))
     images = np.asarray(raw["image"])
     key, _ = jax.random.split(jax.random.fold_in(jax.random.key(small_config.seed), 0))
     seen = np.asarray(setup.transform(key, raw)["image"])

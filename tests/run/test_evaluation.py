@@ -7,9 +7,10 @@ import pytest
 
 from flaxcls import create_state, eval_step
 from flaxcls.data import Split
+from flaxcls.data.batches import pad_batch
 from flaxcls.metrics import MetricSums
 from flaxcls.models import CNN
-from flaxcls.run.evaluation import evaluate, padded
+from flaxcls.run.evaluation import evaluate
 from tests.conftest import make_stripes
 
 MODEL = CNN(3, widths=(4,), dense=())
@@ -49,7 +50,7 @@ def test_all_batches_have_one_shape_so_that_one_program_serves():
 
 
 def test_padding_is_masked():
-    batch = padded(*make_stripes(3), 5)
+    batch = pad_batch(*make_stripes(3), 5)
     assert batch["mask"].tolist() == [True, True, True, False, False]
     assert batch["image"].shape == (5, 8, 8, 1)
     assert not np.any(batch["image"][3:])

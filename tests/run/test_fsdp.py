@@ -9,7 +9,7 @@ import pytest
 from flaxcls.config import MeshConfig
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
-from flaxcls.run.collectives import collectives
+from flaxcls.run.hlo import collectives
 from flaxcls.run.setup import make_setup
 
 
@@ -26,7 +26,9 @@ def shared(whole):
 
 def compiled(config, dataset):
     setup = make_setup(config, dataset, None, None)
-    return setup, setup.train.lower(setup.abstract_state, setup.batches(0, 1), jax.random.key(0), frozen=()).compile()
+    return setup, setup.train.lower(
+        setup.abstract_state, setup.loader.load(0, 1), jax.random.key(0), frozen=()
+    ).compile()
 
 
 def test_the_numbers_are_those_of_a_run_that_is_whole_on_each_device(whole, shared, stripes, tmp_path, quiet):

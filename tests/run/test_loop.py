@@ -19,12 +19,11 @@ from flaxcls.config import AugmentConfig, Config, StopConfig
 from flaxcls.data import from_arrays
 from flaxcls.errors import DivergenceError, InputError, Interrupted
 from flaxcls.models import CNN
-from flaxcls.regularizers import weights
+from flaxcls.parameters import weights
 from flaxcls.run import fit
 from flaxcls.run.checkpoint import Checkpoints
-from flaxcls.run.checkpoint_files import read_record, read_steps
-from flaxcls.run.fingerprint import fingerprint
-from flaxcls.run.setup import Setup
+from flaxcls.run.checkpoint_files import fingerprint, read_record, read_steps
+from flaxcls.run.loader import Loader
 from flaxcls.run.utilization import SPEEDS
 from flaxcls.run.workdir import read_config
 from tests.conftest import make_stripes
@@ -167,14 +166,14 @@ def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(run, small_config, 
     class CrashError(Exception):
         pass
 
-    batches = Setup.batches
+    batches = Loader.load
 
     def crashing(self, start, end, **options):
         if start == 8:
             raise CrashError
         return batches(self, start, end, **options)
 
-    monkeypatch.setattr(Setup, "batches", crashing)
+    monkeypatch.setattr(Loader, "load", crashing)
     with pytest.raises(CrashError):
         run(config, workdir="parts")
     monkeypatch.undo()

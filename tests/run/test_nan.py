@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import flaxcls.data.workers
+import flaxcls.data.batches
 import flaxcls.run.loop
 from flaxcls.errors import DivergenceError, InputError, Interrupted
 from flaxcls.run import fit
-from flaxcls.run.setup import Setup
+from flaxcls.run.loader import Loader
 from tests.run.test_loop import metrics
 
 
@@ -39,7 +39,7 @@ def poison(monkeypatch):
     """Makes the images of step s, from 1, NaN where `when(s, rollbacks)` says so."""
 
     def poison(when):
-        batches = Setup.batches
+        batches = Loader.load
 
         def poisoned(self, start, end, *, rollbacks=0):
             found = batches(self, start, end, rollbacks=rollbacks)
@@ -47,7 +47,7 @@ def poison(monkeypatch):
             bad = jnp.asarray([jnp.nan if when(step + 1, rollbacks) else 1.0 for step in range(start, end)])
             return {**found, "image": images * bad[:, None, None, None, None]}
 
-        monkeypatch.setattr(Setup, "batches", poisoned)
+        monkeypatch.setattr(Loader, "load", poisoned)
 
     return poison
 
@@ -97,13 +97,13 @@ def test_skip_ends_where_nothing_helps(run, poison, tmp_path):
 
 def test_rollback_goes_back_and_sees_the_data_in_another_order(run, poison, tmp_path, monkeypatch):
     poison(lambda step, rollbacks: step == 9 and rollbacks < 2)
-    seeds, batch_indices = set(), flaxcls.data.workers.batch_indices
+    seeds, batch_indices = set(), flaxcls.data.batches.batch_indices
 
     def noted(seed, *args, **options):
         seeds.add(seed)
         return batch_indices(seed, *args, **options)
 
-    monkeypatch.setattr(flaxcls.data.workers, "batch_indices", noted)
+    monkeypatch.setattr(flaxcls.data.batches, "batch_indices", noted)
     result = run(on_nan="rollback")
     assert "the loss is nan at step 9. Back to step 7, with another data order: rollback 1 of 3" in run.text
     assert "rollback 2 of 3" in run.text
@@ -132,7 +132,7 @@ def test_a_run_that_signals_stopped_rolls_back_to_where_it_would_have_without_th
 ):
     poison(lambda step, rollbacks: step == 10 and rollbacks == 0)
     whole = run("whole", on_nan="rollback")
-    batches = Setup.batches
+    batches = Loader.load
 
     def batches_and_signal(self, start, end, **options):
         if signals and start == signals[0] - 1:
@@ -140,7 +140,7 @@ def test_a_run_that_signals_stopped_rolls_back_to_where_it_would_have_without_th
             os.kill(os.getpid(), signal.SIGTERM)
         return batches(self, start, end, **options)
 
-    monkeypatch.setattr(Setup, "batches", batches_and_signal)
+    monkeypatch.setattr(Loader, "load", batches_and_signal)
     signals, resume = list(signals), False
     while signals:
         with pytest.raises(SystemExit):

@@ -20,7 +20,7 @@ from rich.console import Console
 from flaxcls.errors import Interrupted
 from flaxcls.run import fit
 from flaxcls.run.checkpoint import Checkpoints
-from flaxcls.run.fingerprint import fingerprint
+from flaxcls.run.checkpoint_files import fingerprint
 from flaxcls.run.setup import make_setup
 from flaxcls.data import load_dataset
 from experiments.soak.run import CONFIG
@@ -37,7 +37,7 @@ if task == "start":
 setup = make_setup(config, load_dataset(config.data), None, None)
 with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
     state = checkpoints.restore_state(20, setup.abstract_state)
-batches = setup.batches(20, 30)
+batches = setup.loader.load(20, 30)
 report = {
     "devices": jax.device_count(),
     "on": len(state.step.sharding.device_set),

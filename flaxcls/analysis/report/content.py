@@ -21,9 +21,9 @@ from flaxcls.data.images import Images
 from flaxcls.data.resize import with_channels
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import InputError
-from flaxcls.places import as_path
 from flaxcls.run.checkpoint_files import read_record, read_steps
 from flaxcls.run.workdir import CHECKPOINTS, METRICS, RESULT
+from flaxcls.storage import as_path
 
 MOST_MISTAKES = 24
 MOST_PAIRS = 15

@@ -14,7 +14,7 @@ from flaxcls.analysis.duplicates import ALIKE
 from flaxcls.analysis.evaluation import Evaluation
 from flaxcls.analysis.report import charts
 from flaxcls.analysis.report.content import RunContent
-from flaxcls.analysis.significance import McNemar, holm, mcnemar
+from flaxcls.analysis.scores import McNemar, holm, mcnemar
 from flaxcls.run.result import versions
 
 # lines of metrics.jsonl that are drawn: the value, its title, and whether its axis is logarithmic

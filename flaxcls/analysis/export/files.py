@@ -1,0 +1,126 @@
+"""The files of an export: the program, and model.json, which says how to use it."""
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flaxcls import __version__
+from flaxcls.analysis.classifier import Classifier
+from flaxcls.analysis.export.comparison import compare
+from flaxcls.analysis.export.onnx import to_onnx
+from flaxcls.analysis.export.serving import WeightType
+from flaxcls.analysis.export.stablehlo import PLATFORMS, to_stablehlo
+from flaxcls.analysis.inference import validation_split
+from flaxcls.errors import InputError
+
+STABLEHLO, ONNX, DESCRIPTION = "model.stablehlo", "model.onnx", "model.json"
+USAGE = """\
+from pathlib import Path
+import jax, numpy as np
+from jax import export
+
+model = export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
+images = np.zeros((7, {shape}), np.uint8)
+logits, probabilities = jax.jit(model.call)(images)
+"""
+
+
+def check_folder(out: Path, *, overwrite: bool) -> None:
+    """Raises InputError where `out` is no folder, or holds a file that an export writes, or removes, and may not."""
+    try:
+        held = sorted({STABLEHLO, ONNX, DESCRIPTION} & {path.name for path in out.iterdir()})
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise InputError(f"--out {out} is no folder: name a new one.") from error
+    except OSError as error:
+        raise _not_written(out, error) from error
+    if held and not overwrite:
+        raise InputError(
+            f"{out} holds {' and '.join(held)}: name another folder by --out, or replace the export by --overwrite."
+        )
+
+
+def export_run(
+    workdir: Path,
+    classifier: Classifier,
+    out: Path,
+    *,
+    dtype: WeightType = "float32",
+    not_calibrated: str | None = None,
+) -> dict[str, Any]:
+    """Writes model.stablehlo and model.json, which says how to use it, to the folder `out`; returns the latter.
+
+    With another dtype than float32 that says what it cost in accuracy and brought in time, measured on the validation
+    split of the run in `workdir`; where that cannot be loaded, the measurement is null and a reason is there.
+
+    not_calibrated: why the classifier has no temperature.
+
+    What `check_folder` looks for is replaced. Raises InputError where the folder cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()  # to know it before the work
+    except OSError as error:
+        raise _not_written(out, error) from error
+    program = to_stablehlo(classifier, dtype)
+    description: dict[str, Any] = {
+        "input": {"images": f"u8[b {' '.join(map(str, classifier.image_shape))}]", "values": "0..255, RGB or grey"},
+        "output": dict.fromkeys(("logits", "probabilities"), f"f32[b {len(classifier.class_names)}]"),
+        "preparation": "largest centred part with the proportions of the input, scaled to its size, averaging areas; "
+        "scaling to 0..1, normalising and the temperature are inside",
+        "class_names": list(classifier.class_names),
+        "temperature": classifier.temperature,
+        "not_calibrated": not_calibrated,
+        "dtype": dtype,
+        "step": classifier.step,
+        "platforms": list(PLATFORMS),
+        "versions": {"flaxcls": __version__, "jax": jax.__version__},
+        "files": {STABLEHLO: {"bytes": len(program), "sha256": hashlib.sha256(program).hexdigest()}},
+        "usage": USAGE.format(shape=", ".join(map(str, classifier.image_shape))),
+    }
+    if dtype != "float32":
+        description["compared_with_float32"], description["not_compared"] = None, None
+        try:
+            split = validation_split(classifier)
+            plain = to_stablehlo(classifier)
+            description["compared_with_float32"] = dataclasses.asdict(compare(plain, program, split))
+        except InputError as error:
+            description["not_compared"] = str(error)
+    try:
+        (out / ONNX).unlink(missing_ok=True)  # of an export that is replaced
+    except OSError as error:
+        raise _not_written(out, error) from error
+    _write(out, STABLEHLO, program, description)
+    return description
+
+
+def add_onnx(classifier: Classifier, out: Path, description: dict[str, Any], python: Path) -> dict[str, Any]:
+    """Writes model.onnx beside the export that `description` is of, and what is known of it to model.json.
+
+    Returns:
+      bytes, sha256, versions and largest_difference, as by `to_onnx`, which also says what `python` is.
+    """
+    program, record = to_onnx(classifier, python, description["dtype"])
+    record |= {"bytes": len(program), "sha256": hashlib.sha256(program).hexdigest()}
+    description["files"][ONNX] = record
+    _write(out, ONNX, program, description)
+    return record
+
+
+def _write(out: Path, name: str, program: bytes, description: dict[str, Any]) -> None:
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    try:
+        (out / name).write_bytes(program)
+        (out / DESCRIPTION).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _not_written(out, error) from error
+
+
+def _not_written(out: Path, error: OSError) -> InputError:
+    return InputError(f"{out} cannot be written: {error.strerror or error}. Name another folder by --out.")

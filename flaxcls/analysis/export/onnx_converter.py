@@ -1,0 +1,66 @@
+"""Converts a run to ONNX, in an environment that has jax2onnx.
+
+jax2onnx needs another orbax than flaxcls. So `flaxcls.analysis.export.onnx.to_onnx` runs this file with the Python of
+that environment, and gives it the few modules of flaxcls that need only jax and flax.
+"""
+
+import json
+import sys
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxcls.analysis.export.serving import serve, store
+from flaxcls.augment import with_views
+from flaxcls.config_json import from_json
+from flaxcls.models import build_model
+
+
+def main(folder: Path) -> None:
+    """Reads classifier.json and arrays.npz in `folder`; writes model.onnx and versions.json."""
+    import jax2onnx
+    import onnxruntime
+
+    spec = json.loads((folder / "classifier.json").read_text())
+    config = from_json(json.dumps(spec["config"]))
+    variables: dict[str, Any] = {}
+    for path, array in np.load(folder / "arrays.npz").items():
+        *parents, name = path.split("/")
+        tree = variables
+        for parent in parents:
+            tree = tree.setdefault(parent, {})
+        tree[name] = array
+    function = partial(
+        serve,
+        model=with_views(build_model(config.model, spec["classes"]), config.augment),
+        stored=store(variables, spec["dtype"]),
+        mean=None if spec["mean"] is None else np.array(spec["mean"]),
+        std=None if spec["std"] is None else np.array(spec["std"]),
+        temperature=spec["temperature"],
+    )
+    jax2onnx.to_onnx(
+        lambda images: function(images),
+        [jax.ShapeDtypeStruct(("b", *spec["image_shape"]), np.uint8)],
+        return_mode="file",
+        output_path=folder / "model.onnx",
+        export_mode="web",  # a single file, whatever its size
+        input_names=["images"],
+        output_names=["logits", "probabilities"],
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of each intermediate shape that it has to find out by itself
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options)
+    images = np.load(folder / "images.npy")
+    for size in (1, len(images)):  # one image and several, so that no size is written into it
+        found = session.run(["logits", "probabilities"], {"images": images[:size]})
+        np.savez(folder / f"found{size}.npz", logits=found[0], probabilities=found[1])
+    versions = {package: version(package) for package in ("jax", "jax2onnx", "onnxruntime")}
+    (folder / "versions.json").write_text(json.dumps(versions))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,70 @@
+"""Batches of examples: batch i of the training stream, and batches that are padded to one compiled shape."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from flaxcls.data.dataset import Split
+from flaxcls.data.images import Images
+from flaxcls.data.stream import Order, balanced, batch_indices, batch_mirrored, permutation
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Makes batch i of the training stream, from 0, of the images that a process needs.
+
+    rows: of the batch, those that are made. balanced: whether classes are sampled evenly.
+    least_area: of the random part of each image that is cut out, where images are of several sizes.
+    alternating_flip: whether the batch says which images are mirrored.
+    """
+
+    split: Split
+    seed: int
+    batch_size: int
+    rows: slice
+    balanced: bool
+    least_area: float
+    alternating_flip: bool = False
+
+    def after_rollbacks(self, rollbacks: int) -> "BatchMaker":
+        """Returns the maker of a run that went back to a checkpoint so often; its order is another one each time."""
+        return replace(self, seed=self.seed + rollbacks * 2**32) if rollbacks else self
+
+    @cached_property
+    def _order(self) -> Order:
+        return balanced(self.split.labels) if self.balanced else permutation
+
+    def chosen(self, step: int) -> dict[str, np.ndarray]:
+        """Returns which examples batch `step` is made of, index i32[m], and maybe which are mirrored, bool[m]."""
+        stream: dict[str, Any] = {"count": len(self.split.labels), "batch_size": self.batch_size, "order": self._order}
+        chosen = {"index": batch_indices(self.seed, step, **stream)[self.rows].astype(np.int32)}
+        if self.alternating_flip:
+            chosen["mirrored"] = batch_mirrored(self.seed, step, **stream)[self.rows]
+        return chosen
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the images u8[m h w c] of batch `step`, their labels i32[m] and maybe which are mirrored, bool[m]."""
+        chosen = self.chosen(step)
+        index = chosen.pop("index")
+        return {"image": self._images(index, step), "label": self.split.labels[index], **chosen}
+
+    def _images(self, indices: np.ndarray, step: int) -> np.ndarray:
+        images = self.split.images
+        if not isinstance(images, Images) or images.whole:
+            return images[indices]
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self.rows]
+        return images.random_crops(indices, positions, seed=self.seed, least_area=self.least_area)
+
+
+def pad_rows(array: np.ndarray, size: int) -> np.ndarray:
+    """Returns an array [n ...] with rows of zeros added, so that it has `size` rows; n must be at most `size`."""
+    missing = size - len(array)
+    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else array
+
+
+def pad_batch(images: np.ndarray, labels: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """Returns a batch of `size` examples: the given ones, then zeros whose mask is False."""
+    mask = np.arange(size) < len(labels)
+    return {"image": pad_rows(images, size), "label": pad_rows(labels, size), "mask": mask}

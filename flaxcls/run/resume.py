@@ -1,0 +1,139 @@
+"""What a resumed run goes on from: the JSON record of a checkpoint, and the early-stopping controller."""
+
+import dataclasses
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxcls.config import Config
+from flaxcls.data import Dataset
+from flaxcls.early_stopping import EarlyStopping
+from flaxcls.errors import InputError, StorageError
+from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.run.checkpoint_files import FORMAT, damage
+from flaxcls.run.meter import Meter
+from flaxcls.run.multihost.sync import all_agree
+from flaxcls.run.plan import Plan
+from flaxcls.state import TrainState
+from flaxcls.validation import type_problems
+
+
+def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state: TrainState) -> dict[str, Any]:
+    """Returns what must be equal when a run is resumed: its data, and the shapes and types of its arrays."""
+    paths = jax.tree_util.tree_leaves_with_path(abstract_state)
+    return {
+        "data": dataset.name,
+        "examples": list(dataset.sizes),
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape),
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+        "arrays": {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in paths},
+    }
+
+
+def make_record(
+    config: Config, identity: dict[str, Any], stop: EarlyStopping, meter: Meter, *, evaluated: bool, rollbacks: int
+) -> dict[str, Any]:
+    """Returns what a checkpoint holds besides the state.
+
+    Args:
+      config: of the run.
+      identity: the result of `identify`.
+      stop: the early-stopping controller.
+      meter: its sums and times.
+      evaluated: False if an evaluation after this step is due and not done.
+      rollbacks: how often the run has gone back to a checkpoint, which decides the data order.
+    """
+    return {
+        "format": FORMAT,
+        "config": dataclasses.asdict(config),
+        "early_stopping": dataclasses.asdict(stop),
+        "evaluated": evaluated,
+        "rollbacks": rollbacks,
+        "meter": meter.as_record(),
+        **identity,
+    }
+
+
+def check_record(record: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Checks that a run with this `identity` can go on from a checkpoint with this record.
+
+    Raises:
+      StorageError: if the record lacks something that every record holds.
+      InputError: if the record is of other data, another model or another optimizer, or of a later version of flaxcls.
+    """
+    if type(record.get("format")) is not int:
+        raise StorageError("the record names no format.")
+    if record["format"] > FORMAT:
+        raise InputError(
+            f"the checkpoint has the format {record['format']}, and this version of flaxcls reads up to {FORMAT}: "
+            "install the version that wrote it, or a later one."
+        )
+    _check_parts(record)
+    for name, ours in identity.items():
+        theirs = record.get(name)
+        if theirs == ours:
+            continue
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            differing = next(key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key))
+            name, theirs, ours = f"{name} {differing}:", theirs.get(differing, "none"), ours.get(differing, "none")
+        raise InputError(
+            f"the run was started with {name} {_short(theirs)}, but is resumed with {_short(ours)}: give "
+            "it the data, model and optimizer that it was started with, or start a new run in another workdir."
+        )
+
+
+def _check_parts(record: dict[str, Any]) -> None:
+    """Raises StorageError if a part is missing or is not what a run writes."""
+    kinds = {"config": dict, "early_stopping": dict, "evaluated": bool, "meter": dict, "sha256": str}
+    for name, kind in kinds.items():
+        if not isinstance(record.get(name), kind):
+            raise StorageError(f"the record has no {name} that could be read.")
+    rollbacks, numbers = record.get("rollbacks", 0), dict(record["meter"])
+    numbers |= {f"sums of {name}": value for name, value in numbers.pop("sums").items()}
+    if type(rollbacks) is not int or rollbacks < 0 or not all(type(n) in (int, float) for n in numbers.values()):
+        raise StorageError("the record holds other things than numbers where numbers should be.")
+    problems = type_problems(EarlyStopping(**record["early_stopping"]))
+    if problems or type(record["config"]["loop"]["eval_every"]) is not int:
+        raise StorageError(f"the record is not a run's: {(*problems, 'loop.eval_every is no integer')[0]}")
+
+
+def resume_stopping(new: EarlyStopping, record: dict[str, Any], plan: Plan, step: int) -> EarlyStopping:
+    """Returns the controller of the record of `step`, with the settings of the controller `new` of this session."""
+    old = EarlyStopping(**record["early_stopping"])
+    if old.mode != new.mode:  # the best by one metric says nothing about the other
+        return replace(new, seen=old.seen)
+    seen = old.seen
+    if plan.eval_epochs != record["config"]["loop"]["eval_every"]:  # count evaluations by today's period
+        seen = plan.epochs_done(step) // plan.eval_epochs - (0 if record["evaluated"] else 1)
+    return replace(old, patience=new.patience, min_delta=new.min_delta, skip=new.skip, seen=max(seen, 0))
+
+
+def forget_damaged_best(
+    stop: EarlyStopping, checkpoints: Checkpoints, abstract_state: TrainState
+) -> tuple[EarlyStopping, str | None]:
+    """Returns the controller, without its best if the checkpoint of that step cannot be read, and then a line on it.
+
+    Such a checkpoint is set aside.
+    """
+    step = stop.best_step
+    assert step is not None
+    forgotten = replace(stop, best=None, best_step=None)
+    if not all_agree(step in checkpoints.steps):
+        return forgotten, f"the best checkpoint, step {step}, is not there any more; later ones compete"
+    try:
+        checkpoints.restore_state(step, abstract_state)
+    except Exception as error:
+        problem = damage(error)
+        place = checkpoints.set_aside(step)
+        line = f"the best checkpoint, step {step}, is damaged ({problem}); it is now {place}, and later ones compete"
+        return forgotten, line
+    return stop, None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 200 else text[:200] + " ..."

@@ -1,0 +1,92 @@
+"""Images of several sizes in a run: the same bits whoever makes the batches, and whatever comes in between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flaxcls.config import AugmentConfig, DataConfig
+from flaxcls.data import load_dataset
+from flaxcls.run import fit
+from flaxcls.run.loader import feed
+from flaxcls.run.setup import make_setup
+from tests.conftest import make_stripes
+from tests.data.test_folder import save_all, stripes_of_sizes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("data") / "stripes"
+    save_all(place, *stripes_of_sizes(150))
+    return place
+
+
+def config_of(small_config, folder, **options):
+    data = DataConfig(source="folder", dir=str(folder), image_size=16, **options)
+    return replace(small_config, data=data, augment=AugmentConfig())
+
+
+@pytest.mark.parametrize(("options", "steps"), [({"memory": 0.0, "workers": 2}, 2), ({"memory": 0.0}, 1), ({}, 3)])
+def test_batches_are_those_of_the_setup(small_config, folder, options, steps):
+    config = config_of(small_config, folder, **options)
+    config = replace(config, loop=replace(config.loop, steps_per_dispatch=steps))
+    config = replace(config, augment=AugmentConfig(alternating_flip=True))
+    setup = make_setup(config, load_dataset(config.data), None, None)
+    start = 2 * steps
+    with feed(setup.loader, setup.plan, start) as batches:
+        while start < setup.plan.total_steps:
+            end = setup.plan.dispatch_end(start)
+            found, expected = batches(start, end), setup.loader.load(start, end)
+            assert found.keys() == expected.keys() == {"image", "label", "mirrored"}
+            for name in expected:
+                np.testing.assert_array_equal(found[name], expected[name])
+                assert found[name].sharding == expected[name].sharding
+            start = end
+
+
+@pytest.mark.parametrize("augment", [AugmentConfig(), AugmentConfig(resized_crop=0.5, crop_padding=0)])
+def test_images_of_one_size_give_the_same_bits_from_memory_and_from_files(small_config, quiet, tmp_path, augment):
+    images, labels = make_stripes(150)
+    save_all(tmp_path / "data", images[..., 0], labels)
+    found = set()
+    for memory in (1.0, 0.0):
+        data = DataConfig(source="folder", dir=str(tmp_path / "data"), color="grey", memory=memory, workers=0)
+        config = replace(small_config, data=data, augment=augment)
+        result = fit(config, workdir=tmp_path / str(memory), console=quiet)
+        found.add((result.fingerprint, result.test["loss"]))
+    assert len(found) == 1
+
+
+def test_a_run_that_is_interrupted_while_workers_read_goes_on_to_the_same_bits(small_config, folder, quiet, tmp_path):
+    """SIGINT goes to the whole group of processes, as from a terminal."""
+    config = config_of(small_config, folder)
+    whole = fit(config, workdir=tmp_path / "whole", console=quiet)
+    options = ["--data.source", "folder", "--data.dir", folder, "--data.image-size", "16", "--data.memory", "0"]
+    options += ["--data.workers", "2", "--loop.epochs", "3", "--loop.batch-size", "32", "--loop.log-every", "2"]
+    options += ["--model.widths", "4", "--model.dense", "8", "--optim.learning-rate", "1e-2", "--stop.skip", "0"]
+    options += ["--optim.warmup-epochs", "0", "--optim.ema-decay", "0.9"]
+    command = [sys.executable, "-m", "flaxcls.train", "--workdir", tmp_path / "run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    start = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([*command, *options], **start, start_new_session=True)
+    said = ""
+    for line in process.stdout:
+        said += line
+        if "step      2/" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    said += process.communicate(timeout=120)[0]
+    assert process.returncode == 130, said
+    assert "--resume goes on from the latest checkpoint" in said
+    assert "Traceback" not in said
+    resumed = subprocess.run([*command, "--resume"], **start, check=False)
+    assert resumed.returncode == 0, resumed.stdout
+    assert "leaked" not in resumed.stdout
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["fingerprint"] == whole.fingerprint

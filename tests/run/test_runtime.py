@@ -1,0 +1,147 @@
+"""The cache of compiled programs, in processes as a user starts them, and what malloc is told."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from flaxcls.run import runtime
+from flaxcls.run.runtime import CPU_FLAGS, use_compilation_cache, use_cpu_flags
+
+
+def train(place: Path, **more: str) -> list[str]:
+    """Runs one step in a process of its own, with its cache below `place`; returns the names of what is kept there."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(place), **more}
+    command = [sys.executable, "-m", "flaxcls.train", "--stop-after", "1", "--loop.epochs", "1", "--overwrite"]
+    small = ["--model.widths", "4", "--model.dense", "4", "--optim.warmup-epochs", "0", "--stop.skip", "0"]
+    done = subprocess.run(
+        [*command, *small, "--workdir", str(place / "run")], env=environment, text=True, capture_output=True, check=True
+    )
+    assert done.stderr == ""
+    return sorted(path.name for path in (place / "flaxcls").glob("*/*-cache"))
+
+
+def test_the_second_process_compiles_nothing_that_the_first_has_kept(tmp_path):
+    first = train(tmp_path)
+    assert any("dispatch" in name for name in first)
+    assert train(tmp_path) == first
+    (place,) = (tmp_path / "flaxcls").iterdir()
+    assert place.stat().st_mode & 0o077 == 0
+
+
+def test_it_is_turned_off_as_jax_has_it(tmp_path):
+    assert train(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == []
+    assert not (tmp_path / "flaxcls").exists()
+
+
+@pytest.fixture
+def unset():
+    """JAX as it is where nothing was set; what the test sets is undone."""
+    names = ("dir", "max_size")
+    before = {f"jax_compilation_cache_{name}": getattr(jax.config, f"jax_compilation_cache_{name}") for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_a_directory_that_was_chosen_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    chosen = jax.config.jax_compilation_cache_dir
+    assert chosen is not None
+    assert use_compilation_cache() is None
+    assert jax.config.jax_compilation_cache_dir == chosen
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_place_that_cannot_be_made(tmp_path, monkeypatch, unset):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert use_compilation_cache() is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def flags(**environment):
+    """Returns XLA_FLAGS as the command leaves them in a process of its own."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    code = "import os; from flaxcls.run.runtime import use_cpu_flags; use_cpu_flags(); import jax; jax.devices(); "
+    code += "print(os.environ.get('XLA_FLAGS', 'none'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **environment}, text=True, capture_output=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_flag_of_this_jaxlib_is_one_that_it_knows():
+    version = ".".join(jax.lib.__version__.split(".")[:2])
+    assert flags(JAX_PLATFORMS="cpu") == CPU_FLAGS.get(version, "none")
+
+
+@pytest.mark.parametrize("chosen", ["", "--xla_force_host_platform_device_count=2"])
+def test_flags_that_were_set_stay(chosen):
+    assert flags(JAX_PLATFORMS="cpu", XLA_FLAGS=chosen) == chosen
+
+
+def test_no_flag_where_there_may_be_an_accelerator(monkeypatch):
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("flaxcls.run.runtime.importlib.metadata.entry_points", lambda **group: [group])
+    assert use_cpu_flags() is None
+    assert "XLA_FLAGS" not in os.environ
+
+
+def test_a_run_by_the_command_goes_on_bit_for_bit_with_the_flag(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+    def train(run, *options):
+        command = [sys.executable, "-m", "flaxcls.train", "--workdir", str(tmp_path / run), *options]
+        subprocess.run(command, env={**environment, "JAX_PLATFORMS": "cpu"}, check=True, capture_output=True)
+
+    short = ["--loop.epochs", "2", "--stop.skip", "0"]
+    train("whole", *short)
+    train("parts", *short, "--stop-after", "9")
+    train("parts", "--resume")
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("whole", "parts")]
+    assert results[0]["fingerprint"] == results[1]["fingerprint"]
+
+
+VARIABLES = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+ARENAS, KEPT = [(-8, 7)], [(-3, 2**30), (-1, 2**31 - 1)]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [(None, ARENAS + KEPT), (VARIABLES[0], KEPT), (VARIABLES[1], ARENAS), (VARIABLES[2], ARENAS)],
+)
+def test_malloc_keeps_a_heap_for_each_thread_of_xla_and_what_is_freed_unless_told_otherwise(
+    told, expected, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr(runtime, "_call", lambda name, *call: calls.append(call) or 1)
+    monkeypatch.setattr(runtime, "cores", lambda: 3)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if told:
+        monkeypatch.setenv(told, "2")
+    runtime.tune_malloc()
+    assert calls == expected
+
+
+def test_a_libc_that_refuses_to_keep_is_told_no_more(monkeypatch):
+    calls = []
+    monkeypatch.setattr(runtime, "_call", lambda name, *call: calls.append(call) or 0)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    runtime.tune_malloc()
+    assert [call[0] for call in calls] == [-8, -3]
+
+
+def test_glibc_takes_what_it_is_told():
+    runtime.give_back_memory()
+    if "CS_GNU_LIBC_VERSION" in os.confstr_names:
+        assert runtime._call("mallopt", -8, 64) == 1
