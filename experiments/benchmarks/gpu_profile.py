@@ -13,9 +13,8 @@ import jax
 from experiments.benchmarks.gpu_speedrun import Speedrun
 from experiments.benchmarks.measure import Row
 from experiments.benchmarks.trace import read_trace, summarize, trace_file
-from flaxcls.run.evaluation import evaluate, fit_batch_size
+from flaxcls.run.evaluation import evaluate
 from flaxcls.run.setup import Setup
-from flaxcls.sharding import batch_sharding
 
 TOP = 12  # kernels that are listed
 
@@ -90,7 +89,6 @@ def walk(setup: Setup, last: contextlib.AbstractContextManager[Any]) -> dict[str
             state, _ = setup.train(state, batches, key, frozen=plan.frozen(before))
             mark(f"steps {before + 1} to {step}", state)
     split = setup.dataset.test
-    size = fit_batch_size(setup.eval_batch_size, len(split.labels), setup.mesh.size)
-    evaluate(setup.evaluate, state, split, batch_size=size, sharding=batch_sharding(setup.mesh))
+    evaluate(setup.evaluate, state, split, batch_size=setup.eval_batch_size, mesh=setup.mesh)
     mark("evaluation", state)
     return took

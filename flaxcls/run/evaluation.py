@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 
 from flaxcls.data.batches import pad_batch
 from flaxcls.data.dataset import Split
 from flaxcls.metrics import MetricSums
-from flaxcls.sharding import local_rows, rows_on_devices
+from flaxcls.sharding import batch_sharding, local_rows, rows_on_devices
 from flaxcls.state import TrainState
 from flaxcls.types import Batch
 
@@ -19,7 +19,7 @@ def evaluate(
     split: Split,
     *,
     batch_size: int,
-    sharding: Sharding | None = None,
+    mesh: Mesh | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
     """Returns the mean loss and the accuracy of a split, or None if the evaluation was stopped before its end.
@@ -28,19 +28,21 @@ def evaluate(
       eval_step: (state, batch) -> sums, jitted; all batches have one shape.
       state: the state to evaluate.
       split: its examples; the last batch is padded and masked.
-      batch_size: examples of a step.
-      sharding: layout of the batches over the devices; each process reads only the rows of its own devices.
+      batch_size: examples of a step, at most; with a mesh it is rounded up to a multiple of the devices.
+      mesh: the devices that share each batch; each process reads only the rows of its own devices. None: one device.
       stopping: called before each batch; the evaluation stops when it returns True.
     """
+    examples = len(split.labels)
+    size = fit_batch_size(batch_size, examples, 1 if mesh is None else mesh.size)
     sums = MetricSums.empty()
-    rows = slice(0, batch_size) if sharding is None else local_rows(sharding, batch_size)
-    for start in range(0, len(split.labels), batch_size):
+    rows = slice(0, size) if mesh is None else local_rows(batch_sharding(mesh), size)
+    for start in range(0, examples, size):
         if stopping():
             return None
         part = slice(start + rows.start, start + rows.stop)
         batch: Any = pad_batch(split.images[part], split.labels[part], rows.stop - rows.start)
-        if sharding is not None:
-            batch = rows_on_devices(batch, sharding, batch_size, rows.start)
+        if mesh is not None:
+            batch = rows_on_devices(batch, batch_sharding(mesh), size, rows.start)
         sums = sums.merge(eval_step(state, batch))
     return sums.compute()
 

@@ -17,22 +17,19 @@ from flaxcls.config import Config
 from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.early_stopping import EarlyStopping, make_early_stopping, update
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
-from flaxcls.models.summary import count
 from flaxcls.run import messages
 from flaxcls.run.checkpoint import Checkpoints, Restored
-from flaxcls.run.checkpoint_files import fingerprint
-from flaxcls.run.evaluation import evaluate, fit_batch_size
+from flaxcls.run.evaluation import evaluate
 from flaxcls.run.loader import feed
 from flaxcls.run.logs import Logs
 from flaxcls.run.meter import Meter
 from flaxcls.run.multihost.preemption import StopRequest
 from flaxcls.run.multihost.sync import is_first, path_from_first
 from flaxcls.run.profiling import Trace
-from flaxcls.run.result import FitResult, device, versions
-from flaxcls.run.resume import check_record, forget_damaged_best, identify, make_record, resume_stopping
+from flaxcls.run.result import FitResult
+from flaxcls.run.resume import check_record, identify, make_record, start_stopping
 from flaxcls.run.runtime import give_back_memory
 from flaxcls.run.setup import Setup, make_setup
-from flaxcls.run.utilization import measure_work
 from flaxcls.run.workdir import (
     CHECKPOINTS,
     PROFILE,
@@ -42,7 +39,6 @@ from flaxcls.run.workdir import (
     open_workdir,
     with_absolute_paths,
 )
-from flaxcls.sharding import batch_sharding
 from flaxcls.state import TrainState
 from flaxcls.storage import as_path, write_whole
 from flaxcls.validation import validate
@@ -189,12 +185,16 @@ def _train(run: _Run, logs: Logs, restored: Restored | None, rollbacks: int) -> 
     key = random.key(run.config.seed)
     start, state, record = (restored.step, restored.state, restored.record) if restored else (0, setup.create(key), {})
     key = random.fold_in(key, rollbacks) if rollbacks else key
-    stop = _start_stopping(run, logs, restored)
+    new = make_early_stopping(run.config.stop, skip=plan.skipped_evaluations)
+    stop, problem = start_stopping(new, restored, plan, checkpoints, setup.abstract_state)
+    if problem:
+        logs.say(problem)
     meter = _make_meter(run, logs, record)
     make = partial(make_record, run.config, run.identity, meter=meter, rollbacks=rollbacks)
+    validate_after = partial(_validate, run, logs, meter)
 
     if restored and not record["evaluated"]:
-        stop, finished = _validate(run, logs, meter, state, stop, start)
+        stop, finished = validate_after(state, stop, start)
         if not finished:
             raise run.request.exception()
         logs.flush()
@@ -233,12 +233,10 @@ def _train(run: _Run, logs: Logs, restored: Restored | None, rollbacks: int) -> 
                 raise DivergenceError(f"the parameters are not finite after step {step}.")
             finished = True
             if plan.evaluates(step):
-                stop, finished = _validate(run, logs, meter, state, stop, step)
+                stop, finished = validate_after(state, stop, step)
             logs.flush()
-            planned = plan.saves(step) and finished
-            checkpoints.save(
-                step, state, make(stop=stop, evaluated=finished), best_step=stop.best_step, planned=planned
-            )
+            saved, planned = make(stop=stop, evaluated=finished), plan.saves(step) and finished
+            checkpoints.save(step, state, saved, best_step=stop.best_step, planned=planned)
             if compiling:  # another program is compiled only for another number of steps or phase of freezing
                 give_back_memory()
                 compiling = False
@@ -251,29 +249,15 @@ def _train(run: _Run, logs: Logs, restored: Restored | None, rollbacks: int) -> 
     return _Trained(state, step, stop, meter, rollbacks)
 
 
-def _start_stopping(run: _Run, logs: Logs, restored: Restored | None) -> EarlyStopping:
-    """Returns the early-stopping controller of a new run, or of the checkpoint that the run goes on from."""
-    stop = make_early_stopping(run.config.stop, skip=run.setup.plan.skipped_evaluations)
-    if restored is None:
-        return stop
-    stop = resume_stopping(stop, restored.record, run.setup.plan, restored.step)
-    if stop.best_step not in (None, restored.step):
-        stop, problem = forget_damaged_best(stop, run.checkpoints, run.setup.abstract_state)
-        if problem:
-            logs.say(problem)
-    return stop
-
-
 def _make_meter(run: _Run, logs: Logs, record: dict[str, Any]) -> Meter:
     """Returns the meter that writes the lines of training, with their speed, to the logs."""
-    loop, plan = run.config.loop, run.setup.plan
-    work = measure_work(run.setup.model, run.setup.dataset.image_shape, loop.batch_size)  # before the CPU is busy
+    loop, plan, work = run.config.loop, run.setup.plan, run.setup.work
 
     def write(step: int, values: dict[str, float], images_per_second: float) -> None:
         logs.write("train", step, plan.epochs_done(step), {**values, **work.speed(images_per_second)})
 
     return Meter(
-        batch_size=loop.batch_size,
+        batch_size=plan.batch_size,
         logs=plan.logs,
         record=record.get("meter", {}),
         write=write,
@@ -318,7 +302,8 @@ def _test(run: _Run, trained: _Trained) -> FitResult:
             if (values := _evaluate(run, best, split)) is None:
                 raise run.request.exception()
             results[name] = values
-    return FitResult(
+    return FitResult.of_state(
+        best,
         test=results["test"],
         validation=results.get("validation", {}),
         best_step=best_step,
@@ -327,11 +312,6 @@ def _test(run: _Run, trained: _Trained) -> FitResult:
         images_per_second=trained.meter.images / max(trained.meter.seconds, 1e-9),
         skipped_updates=trained.meter.skipped,
         rollbacks=trained.rollbacks,
-        parameters=count(best.params),
-        versions=versions(),
-        device=device(),
-        fingerprint=fingerprint(best.eval_variables),
-        state=best,
         workdir=run.workdir,
     )
 
@@ -339,11 +319,5 @@ def _test(run: _Run, trained: _Trained) -> FitResult:
 def _evaluate(run: _Run, state: TrainState, split: Split) -> dict[str, float] | None:
     """Returns loss and accuracy of a split, or None if a signal ended the evaluation."""
     setup = run.setup
-    return evaluate(
-        setup.evaluate,
-        state,
-        split,
-        batch_size=fit_batch_size(setup.eval_batch_size, len(split.labels), setup.mesh.size),
-        sharding=batch_sharding(setup.mesh),
-        stopping=run.request.poll,
-    )
+    options: dict[str, Any] = {"batch_size": setup.eval_batch_size, "mesh": setup.mesh}
+    return evaluate(setup.evaluate, state, split, stopping=run.request.poll, **options)

@@ -6,11 +6,14 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.markup import escape
 from rich.table import Table
 
+from flaxcls.models.summary import count
+from flaxcls.run.checkpoint_files import fingerprint
 from flaxcls.state import TrainState
 
 LIBRARIES = ("flaxcls", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -42,6 +45,18 @@ class FitResult:
     fingerprint: str
     state: TrainState
     workdir: Path
+
+    @classmethod
+    def of_state(cls, state: TrainState, **values: Any) -> "FitResult":
+        """Returns the result for the tested state; what follows from it and from this machine is filled in."""
+        return cls(
+            state=state,
+            parameters=count(state.params),
+            fingerprint=fingerprint(state.eval_variables),
+            versions=versions(),
+            device=device(),
+            **values,
+        )
 
     def to_json(self) -> str:
         """Returns the text of result.json."""

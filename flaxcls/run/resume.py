@@ -11,7 +11,7 @@ from flaxcls.config import Config
 from flaxcls.data import Dataset
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import InputError, StorageError
-from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.checkpoint_files import FORMAT, damage
 from flaxcls.run.meter import Meter
 from flaxcls.run.multihost.sync import all_agree
@@ -101,8 +101,25 @@ def _check_parts(record: dict[str, Any]) -> None:
         raise StorageError(f"the record is not a run's: {(*problems, 'loop.eval_every is no integer')[0]}")
 
 
-def resume_stopping(new: EarlyStopping, record: dict[str, Any], plan: Plan, step: int) -> EarlyStopping:
-    """Returns the controller of the record of `step`, with the settings of the controller `new` of this session."""
+def start_stopping(
+    new: EarlyStopping, restored: Restored | None, plan: Plan, checkpoints: Checkpoints, abstract_state: TrainState
+) -> tuple[EarlyStopping, str | None]:
+    """Returns the early-stopping controller that this session starts with, and a line if the best step is forgotten.
+
+    For a new run it is `new`. A resumed one takes its counters and its best step from the checkpoint, and the settings
+    from `new`. If the checkpoint of the best step cannot be read, it is set aside, and later steps compete.
+    """
+    if restored is None:
+        return new, None
+    stop = _continue_stopping(new, restored.record, plan, restored.step)
+    if stop.best_step in (None, restored.step):
+        return stop, None
+    problem = _check_best(stop.best_step, checkpoints, abstract_state)
+    return (stop, None) if problem is None else (replace(stop, best=None, best_step=None), problem)
+
+
+def _continue_stopping(new: EarlyStopping, record: dict[str, Any], plan: Plan, step: int) -> EarlyStopping:
+    """Returns the controller of the record of `step`, with the settings of `new`."""
     old = EarlyStopping(**record["early_stopping"])
     if old.mode != new.mode:  # the best by one metric says nothing about the other
         return replace(new, seen=old.seen)
@@ -112,26 +129,17 @@ def resume_stopping(new: EarlyStopping, record: dict[str, Any], plan: Plan, step
     return replace(old, patience=new.patience, min_delta=new.min_delta, skip=new.skip, seen=max(seen, 0))
 
 
-def forget_damaged_best(
-    stop: EarlyStopping, checkpoints: Checkpoints, abstract_state: TrainState
-) -> tuple[EarlyStopping, str | None]:
-    """Returns the controller, without its best if the checkpoint of that step cannot be read, and then a line on it.
-
-    Such a checkpoint is set aside.
-    """
-    step = stop.best_step
-    assert step is not None
-    forgotten = replace(stop, best=None, best_step=None)
+def _check_best(step: int, checkpoints: Checkpoints, abstract_state: TrainState) -> str | None:
+    """Returns a line if the checkpoint of the best step cannot be read, and sets it aside; else None."""
     if not all_agree(step in checkpoints.steps):
-        return forgotten, f"the best checkpoint, step {step}, is not there any more; later ones compete"
+        return f"the best checkpoint, step {step}, is not there any more; later ones compete"
     try:
         checkpoints.restore_state(step, abstract_state)
     except Exception as error:
         problem = damage(error)
         place = checkpoints.set_aside(step)
-        line = f"the best checkpoint, step {step}, is damaged ({problem}); it is now {place}, and later ones compete"
-        return forgotten, line
-    return stop, None
+        return f"the best checkpoint, step {step}, is damaged ({problem}); it is now {place}, and later ones compete"
+    return None
 
 
 def _short(value: Any) -> str:

@@ -56,11 +56,6 @@ class Work:
         return speed
 
 
-def measure_work(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> Work:
-    """Returns the work of a training step. On a CPU this measures the peak, so it must not be busy."""
-    return Work(batch_size, training_flops(model, image_shape), peak_flops())
-
-
 def training_flops(model: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Returns the floating-point operations that an update takes for each image: those of products and convolutions.
 
