@@ -75,11 +75,12 @@ _SETUPS: list[tuple[tuple, Setup]] = []
 _load_digits = functools.cache(load_dataset)
 
 
-@pytest.fixture(autouse=True)
-def compiled_once(monkeypatch):
-    """Lets runs of one configuration on one data set share their compiled programs, which small ones are mostly about.
+@pytest.fixture
+def shared_programs(monkeypatch):
+    """Lets the runs of one configuration on one data set share their compiled programs, which take most of their time.
 
-    Those of another process, such as a command that a test starts, have their own, as always.
+    Modules ask for it by `pytestmark = pytest.mark.usefixtures("shared_programs")`. A run in another process, such as a
+    command that a test starts, compiles its own programs.
     """
 
     def load(config):

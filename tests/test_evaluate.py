@@ -16,6 +16,8 @@ from flaxcls.data.images import read_image
 from flaxcls.evaluate import main
 from flaxcls.run import fit
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

@@ -20,6 +20,8 @@ from flaxcls.explain import main
 from flaxcls.run import fit
 from tests.conftest import make_stripes
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 NAMES = ("rows", "columns", "none")
 
 

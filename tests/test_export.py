@@ -9,6 +9,8 @@ from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopCon
 from flaxcls.export import main
 from flaxcls.run import fit
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

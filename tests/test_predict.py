@@ -18,6 +18,8 @@ from flaxcls.data import load_dataset
 from flaxcls.predict import main
 from flaxcls.run import fit
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -19,6 +19,8 @@ from flaxcls.config import Config, DataConfig, LoopConfig, ModelConfig, StopConf
 from flaxcls.report import main
 from flaxcls.run import fit
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 

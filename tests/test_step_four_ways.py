@@ -108,11 +108,13 @@ def test_four_ways_agree(without_dropout, way):
     assert ours["far"] < 1e-3
 
 
+@pytest.mark.slow
 def test_with_dropout_a_mesh_still_equals_one_device(with_dropout):
     for way in ("mesh", "fsdp"):
         assert with_dropout[way]["losses"] == pytest.approx(with_dropout["one device"]["losses"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_with_dropout_shards_draw_other_masks_than_jit_and_the_loss_agrees_statistically(with_dropout, without_dropout):
     one = with_dropout["one device"]["losses"]
     assert one != pytest.approx(without_dropout["one device"]["losses"], rel=1e-3)

@@ -16,6 +16,7 @@ from flaxcls.losses import l2
 from flaxcls.models import CNN
 from flaxcls.optim import sam
 from flaxcls.sharding import make_mesh
+from tests.slow import slow
 from tests.test_step import KEY, make_batch, setup, small
 
 ADAMW = optax.adamw(1e-2, weight_decay=0.1)
@@ -31,7 +32,7 @@ def leaves(tree):
     ("tx", "options"),
     [
         pytest.param(ADAMW, {"ema_decay": 0.5}, id="adamw"),
-        pytest.param(ADAMW, {"accumulate": 2, "regularizer": lambda params: 1e-2 * l2(params)}, id="accumulate"),
+        slow(ADAMW, {"accumulate": 2, "regularizer": lambda params: 1e-2 * l2(params)}, id="accumulate"),
         pytest.param(SAM, {"accumulate": 2, "regularizer": lambda params: 1e-2 * l2(params)}, id="sam"),
     ],
 )
@@ -102,8 +103,8 @@ def test_what_only_frozen_parameters_need_is_not_computed():
     assert whole - flops(("Conv_*",)) == pytest.approx(first + 2 * second, rel=0.1)
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("tx", [pytest.param(ADAMW, id="adamw"), pytest.param(SAM, id="sam")])
+@pytest.mark.parametrize("check_vma", [True, slow(False)])
+@pytest.mark.parametrize("tx", [slow(ADAMW, id="adamw"), pytest.param(SAM, id="sam")])
 def test_two_devices_agree_with_one(tx, check_vma):
     model, options = small(norm="batch"), {"frozen": ("Conv_0/*",), "regularizer": lambda p: 1e-2 * l2(p)}
     state, step = setup(model, tx, **options)

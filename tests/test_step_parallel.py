@@ -1,5 +1,6 @@
 """The same step over two devices: jit over a mesh, pmap and shard_map agree with one device."""
 
+import functools
 from functools import partial
 
 import chex
@@ -15,6 +16,7 @@ from flaxcls.models import CNN
 from flaxcls.optim import sam
 from flaxcls.sharding import batch_sharding, make_mesh, replicated
 from tests.conftest import make_stripes
+from tests.slow import slow
 
 KEY = jax.random.key(0)
 TX = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1, momentum=0.9))
@@ -44,18 +46,20 @@ def train(step, state, place=lambda batch: batch):
     return state, metrics
 
 
-@pytest.fixture(scope="module")
-def one_device():
-    return {
-        (tx, accumulate): train(
-            jax.jit(partial(train_step, model=model(), tx=tx, accumulate=accumulate, **OPTIONS)), initial()
-        )
-        for tx in (TX, SAM)
-        for accumulate in (1, 2)
-    }
+@functools.cache
+def on_one_device(tx, accumulate):
+    return train(jax.jit(partial(train_step, model=model(), tx=tx, accumulate=accumulate, **OPTIONS)), initial())
 
 
-each_tx = pytest.mark.parametrize("tx", [pytest.param(TX, id="sgd"), pytest.param(SAM, id="sam")])
+each_case = pytest.mark.parametrize(
+    ("tx", "accumulate"),
+    [
+        pytest.param(SAM, 2, id="sam-2"),
+        slow(SAM, 1, id="sam-1"),
+        slow(TX, 1, id="sgd-1"),
+        slow(TX, 2, id="sgd-2"),
+    ],
+)
 
 
 def assert_agree(result, expected):
@@ -68,9 +72,8 @@ def test_there_are_two_devices():
     assert jax.device_count() == 2
 
 
-@each_tx
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_jit_over_a_mesh(one_device, tx, accumulate):
+@each_case
+def test_jit_over_a_mesh(tx, accumulate):
     mesh = make_mesh()
     step = jax.jit(
         partial(train_step, model=model(), tx=tx, accumulate=accumulate, **OPTIONS),
@@ -79,13 +82,12 @@ def test_jit_over_a_mesh(one_device, tx, accumulate):
     )
     state = jax.device_put(initial(), replicated(mesh))
     result = train(step, state, lambda batch: jax.device_put(batch, batch_sharding(mesh)))
-    assert_agree(result, one_device[tx, accumulate])
+    assert_agree(result, on_one_device(tx, accumulate))
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@each_tx
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_shard_map(one_device, tx, accumulate, check_vma):
+@pytest.mark.parametrize("check_vma", [True, slow(False)])
+@each_case
+def test_shard_map(tx, accumulate, check_vma):
     whole, split = PartitionSpec(), PartitionSpec("data")
     step = jax.jit(
         jax.shard_map(
@@ -98,7 +100,7 @@ def test_shard_map(one_device, tx, accumulate, check_vma):
             check_vma=check_vma,
         )
     )
-    assert_agree(train(step, initial()), one_device[tx, accumulate])
+    assert_agree(train(step, initial()), on_one_device(tx, accumulate))
 
 
 def each_shards_own(grads, state, params, *, grad_fn, **extra):
@@ -106,8 +108,8 @@ def each_shards_own(grads, state, params, *, grad_fn, **extra):
     return TX.update(grad_fn(params_of_shard, 0), state, params)
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-def test_an_optimizer_asks_for_the_gradient_at_what_is_each_shards_own(one_device, check_vma):
+@pytest.mark.parametrize("check_vma", [True, slow(False)])
+def test_an_optimizer_asks_for_the_gradient_at_what_is_each_shards_own(check_vma):
     whole, split = PartitionSpec(), PartitionSpec("data")
     tx = optax.GradientTransformationExtraArgs(TX.init, each_shards_own)
     step = jax.jit(
@@ -119,23 +121,22 @@ def test_an_optimizer_asks_for_the_gradient_at_what_is_each_shards_own(one_devic
             check_vma=check_vma,
         )
     )
-    assert_agree(train(step, initial()), one_device[TX, 1])
+    assert_agree(train(step, initial()), on_one_device(TX, 1))
 
 
 def in_halves(batch):
     return jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
 
 
-@each_tx
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_pmap(one_device, tx, accumulate):
+@each_case
+def test_pmap(tx, accumulate):
     step = jax.pmap(
         partial(train_step, model=model(axis_name="data"), tx=tx, accumulate=accumulate, axis_name="data", **OPTIONS),
         axis_name="data",
         in_axes=(None, 0, None),
         out_axes=None,
     )
-    assert_agree(train(step, initial(), in_halves), one_device[tx, accumulate])
+    assert_agree(train(step, initial(), in_halves), on_one_device(tx, accumulate))
 
 
 def test_batch_norm_that_knows_no_axis_still_ends_equal_everywhere():

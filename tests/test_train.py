@@ -13,6 +13,8 @@ from flax import linen as nn
 from flaxcls.config import Config, DataConfig, LoopConfig
 from flaxcls.train import main, parse
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 TINY = ["--model.widths", "4", "--model.dense", "8", "--loop.epochs", "1"]
 
 
@@ -205,6 +207,7 @@ def test_every_option_is_in_the_help_with_a_sentence(capsys, monkeypatch):
     assert "Learning rate; with a schedule, its peak. (default: 0.004)" in text
 
 
+@pytest.mark.slow
 def test_as_a_process_on_one_device_it_resumes_to_the_same_bits(tmp_path):
     """The real command, without the two virtual devices of these tests, compiling anew each time."""
     environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "100", "JAX_ENABLE_COMPILATION_CACHE": "false"}

@@ -14,6 +14,8 @@ from flaxcls.models import CNN
 from flaxcls.run import fit
 from tests.conftest import make_stripes
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

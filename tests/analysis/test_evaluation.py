@@ -21,6 +21,8 @@ from flaxcls.errors import InputError
 from flaxcls.run import fit
 from tests.conftest import make_stripes
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 NAMES = ("rows", "columns", "none", "dots", "rings", "waves")  # of which the last three have hardly an example
 
 

@@ -12,6 +12,7 @@ from flaxcls.analysis.activations import grad_cam
 from flaxcls.analysis.explanation import completeness_gap, integrated_gradients, occlusion, smooth_grad
 from flaxcls.errors import InputError
 from flaxcls.models import MODELS
+from tests.slow import slow
 
 RNG = np.random.default_rng(0)
 CORNER = np.zeros((1, 8, 8, 1), np.float32)
@@ -62,7 +63,7 @@ def readout(logits_fn, images, classes):
     return np.asarray(jax.jit(logits_fn)(images))[np.arange(len(classes)), classes]
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet20", "own"])
+@pytest.mark.parametrize("name", ["cnn", slow("resnet20"), "own"])
 def test_integrated_gradients_sum_to_the_difference_of_the_logits(name, trained):
     if name == "cnn":
         model, variables, images, classes = trained

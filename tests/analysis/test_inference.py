@@ -12,6 +12,8 @@ from flaxcls.errors import InputError
 from flaxcls.run import fit
 from tests.conftest import make_stripes
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):

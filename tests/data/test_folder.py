@@ -19,6 +19,8 @@ from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
 from tests.conftest import make_stripes
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 NAMES = ("rows", "columns", "none")
 
 

@@ -22,6 +22,8 @@ from flaxcls.data.tfds import PREPARE
 from flaxcls.errors import InputError
 from flaxcls.train import main
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def picture(number, size=8):
     """A picture whose red is its number, so that channel order and identity can be told."""

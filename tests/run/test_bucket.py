@@ -20,6 +20,7 @@ from flaxcls.errors import InputError
 from flaxcls.run import fit
 from flaxcls.storage import as_path
 from tests.data.test_tfds import Toy
+from tests.slow import slow
 
 OPTIONS = (
     *("--data.train-examples", "320", "--loop.epochs", "12", "--loop.batch-size", "32", "--loop.log-every", "1"),
@@ -122,6 +123,7 @@ def bucket(tmp_path_factory):
             server.wait()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_and_ends_as_one_on_a_disk_that_was_not(bucket, tmp_path):
     bucket.run(*OPTIONS, "--workdir", tmp_path / "whole")
     killed = bucket.start(*OPTIONS, "--workdir", "gs://bucket/runs/a", "--resume", "auto")
@@ -189,7 +191,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_befo
     assert [name for name in bucket.names("runs/damaged/profile/") if name.endswith(".xplane.pb")]
 
 
-@pytest.mark.parametrize("part", ["record/", "state/ocdbt.process_0/"])  # read by gcsfs and by TensorStore
+@pytest.mark.parametrize("part", ["record/", slow("state/ocdbt.process_0/")])  # read by gcsfs and by TensorStore
 def test_what_may_not_be_read_is_no_damage(bucket, stopped, part):
     name = f"runs/forbidden-{part[:5]}/"
     bucket.change(copy={stopped: name})
@@ -252,12 +254,14 @@ print(after)
 """
 
 
+@pytest.mark.slow
 def test_whenever_the_one_that_lost_the_run_saves_and_deletes_the_newest_is_restored(bucket):
     """After every 13th request to the bucket; with `after += 1` it is after each."""
     done = bucket.run_program(TAKEOVER)
     assert int(done.splitlines()[-1]) > 80
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_run_in_a_bucket(bucket):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

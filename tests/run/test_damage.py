@@ -12,6 +12,9 @@ from rich.console import Console
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
 from flaxcls.run.checkpoint import Checkpoints
+from tests.slow import slow
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 def largest_array_file(step):
@@ -67,6 +70,7 @@ DAMAGES = [
     truncate, flip_a_bit, lose_metadata, lose_the_record, lose_a_part_of_the_record, flip_a_bit_of_the_record,
     spoil_the_record, empty,
 ]  # fmt: skip
+QUICK = (truncate, flip_a_bit, lose_the_record)
 
 
 @pytest.fixture
@@ -101,7 +105,7 @@ def steps(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [damage if damage in QUICK else slow(damage) for damage in DAMAGES])
 def test_the_newest_intact_one_is_used_and_the_damaged_one_set_aside(run, stopped, tmp_path, damage):
     damage(tmp_path / "run" / "checkpoints" / "8")
     result, text = run(resume=True)
@@ -121,7 +125,7 @@ def test_there_is_one_before_it_even_where_the_latest_is_the_best(run, stopped, 
     assert result.fingerprint == stopped
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, empty])
+@pytest.mark.parametrize("damage", [flip_a_bit, slow(empty)])
 def test_a_damaged_best_is_said_and_set_aside_and_the_run_goes_on(run, stopped, tmp_path, damage):
     damage(tmp_path / "run" / "checkpoints" / "7")
     result, text = run(resume=True)

@@ -23,6 +23,9 @@ from flaxcls.run.setup import make_setup
 from flaxcls.run.utilization import SPEEDS
 from tests.conftest import make_stripes
 from tests.data.test_folder import save_all
+from tests.slow import slow
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 def changed(config, **parts):
@@ -46,7 +49,9 @@ def run(stripes, small_config, tmp_path, quiet):
     "parts",
     [
         {"loop": {"steps_per_dispatch": 2, "on_nan": "skip"}},
-        {"model": {"dtype": "bfloat16"}, "augment": {"flip": True, "mixup": 0.2}, "data": {"sampling": "balanced"}},
+        slow(
+            {"model": {"dtype": "bfloat16"}, "augment": {"flip": True, "mixup": 0.2}, "data": {"sampling": "balanced"}}
+        ),
     ],
 )
 def test_a_split_on_the_devices_gives_the_same_bits(run, small_config, parts):

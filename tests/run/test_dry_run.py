@@ -10,7 +10,11 @@ from rich.console import Console
 
 from flaxcls.errors import InputError
 from flaxcls.run import dry_run, fit
+from flaxcls.run.dry_run import _draw_schedule
+from flaxcls.run.plan import Plan
 from flaxcls.run.setup import make_setup
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.fixture
@@ -53,18 +57,20 @@ def test_the_run_after_it_is_the_run_without_it(shown, small_config, stripes, qu
     assert results[0].fingerprint == results[1].fingerprint
 
 
-def test_it_says_what_parts_mixing_and_a_plateau_do(shown, small_config):
+def test_it_says_what_microbatches_mixing_and_a_plateau_do(shown, small_config):
     optim = replace(small_config.optim, accumulate=2, plateau_patience=2, plateau_factor=0.5, schedule="constant")
     text = shown(replace(small_config, optim=optim, augment=replace(small_config.augment, mixup=0.2)))
-    assert "11 steps of 32 in 2 parts, 3.4 an epoch" in text
+    assert "11 steps of 32 in 2 microbatches, 3.4 an epoch" in text
     assert "soft labels: 3 of 3 classes" in text
     assert "times 0.5 whenever 2 epochs bring no lower training loss" in text
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine_restarts", "exponential", "piecewise", "one_cycle"])
-def test_every_schedule_is_drawn(shown, small_config, schedule):
+def test_every_schedule_is_drawn(small_config, schedule):
     config = replace(small_config, optim=replace(small_config.optim, schedule=schedule))
-    assert f"({schedule})" in shown(config)
+    drawn = _draw_schedule(config.optim, Plan.make(config, 109), width=60)
+    assert f"({schedule})" in drawn
+    assert len(drawn.splitlines()) > 10
 
 
 def test_it_refuses_what_fit_refuses(shown, small_config, stripes, quiet, tmp_path):

@@ -11,6 +11,9 @@ from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
 from flaxcls.run.hlo import collectives
 from flaxcls.run.setup import make_setup
+from tests.slow import slow
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def test_the_numbers_are_those_of_a_run_that_is_whole_on_each_device(whole, shar
     assert other.test == pytest.approx(one.test, rel=1e-3)
 
 
-@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("first", [slow(1), 2])
 def test_checkpoints_are_of_either_layout(first, whole, shared, stripes, tmp_path, quiet):
     configs = {1: whole, 2: shared}
     expected = fit(configs[first], dataset=stripes, workdir=tmp_path / "never stopped", console=quiet)

@@ -12,6 +12,8 @@ from flaxcls.run import fit
 from flaxcls.run.checkpoint import Checkpoints
 from flaxcls.run.loader import Loader
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture
 def small_disk(tmp_path):

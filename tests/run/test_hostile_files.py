@@ -18,6 +18,8 @@ from flaxcls.run import fit
 from flaxcls.run.checkpoint_files import SEAL
 from flaxcls.run.workdir import read_config
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 # The command as it is, but what unpickles or runs code from below the run directory is told of.
 WATCHED = """
 import sys

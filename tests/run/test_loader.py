@@ -18,6 +18,9 @@ from flaxcls.run.loader import feed
 from flaxcls.run.setup import make_setup
 from tests.conftest import make_stripes
 from tests.data.test_folder import save_all, stripes_of_sizes
+from tests.slow import slow
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def config_of(small_config, folder, **options):
     return replace(small_config, data=data, augment=AugmentConfig())
 
 
-@pytest.mark.parametrize(("options", "steps"), [({"memory": 0.0, "workers": 2}, 2), ({"memory": 0.0}, 1), ({}, 3)])
+@pytest.mark.parametrize(("options", "steps"), [({"memory": 0.0, "workers": 2}, 2), slow({"memory": 0.0}, 1), ({}, 3)])
 def test_batches_are_those_of_the_setup(small_config, folder, options, steps):
     config = config_of(small_config, folder, **options)
     config = replace(config, loop=replace(config.loop, steps_per_dispatch=steps))
@@ -50,7 +53,7 @@ def test_batches_are_those_of_the_setup(small_config, folder, options, steps):
             start = end
 
 
-@pytest.mark.parametrize("augment", [AugmentConfig(), AugmentConfig(resized_crop=0.5, crop_padding=0)])
+@pytest.mark.parametrize("augment", [slow(AugmentConfig()), AugmentConfig(resized_crop=0.5, crop_padding=0)])
 def test_images_of_one_size_give_the_same_bits_from_memory_and_from_files(small_config, quiet, tmp_path, augment):
     images, labels = make_stripes(150)
     save_all(tmp_path / "data", images[..., 0], labels)

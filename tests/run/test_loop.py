@@ -27,6 +27,9 @@ from flaxcls.run.loader import Loader
 from flaxcls.run.utilization import SPEEDS
 from flaxcls.run.workdir import read_config
 from tests.conftest import make_stripes
+from tests.slow import slow
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 STEPS = 11  # of small_config on the stripes: 3 epochs of 109 examples in batches of 32
 
@@ -101,7 +104,7 @@ def test_the_stripes_are_learned(run, small_config):
     assert result.test["accuracy"] == 1.0
 
 
-@pytest.mark.parametrize("factors", [False, True])
+@pytest.mark.parametrize("factors", [slow(False), True])
 def test_learning_rate_and_decay_are_those_of_the_step_that_is_named(run, small_config, factors):
     optim = replace(small_config.optim, schedule="constant", weight_decay=0.5, warmup_epochs=1.0, ema_decay=None)
     if factors:
@@ -129,7 +132,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(run, small_co
     assert metrics(one.workdir) == metrics(same.workdir)
 
 
-@pytest.mark.parametrize("stops", [*((step,) for step in range(1, STEPS)), (3, 9)])
+QUICK_STOPS = (1, 6)
+
+
+@pytest.mark.parametrize(
+    "stops", [(3, 9), *((step,) if step in QUICK_STOPS else slow((step,)) for step in range(1, STEPS))]
+)
 def test_stopped_after_any_step_and_resumed_it_ends_with_the_same_bits(run, small_config, stops):
     config = replace(small_config, stop=StopConfig(patience=2, metric="accuracy"))
     whole = run(config, workdir="whole")
@@ -148,7 +156,7 @@ def test_stopped_after_any_step_and_resumed_it_ends_with_the_same_bits(run, smal
     "optim",
     [
         {"sam_rho": 0.1, "clip_norm": 0.5, "plateau_patience": 1, "accumulate": 2},
-        {"rate_factors": {"Dense_1/*": 2.0, "Dense_*": 0.5}, "decay_factors": {"*/bias": 0.5}},
+        slow({"rate_factors": {"Dense_1/*": 2.0, "Dense_*": 0.5}, "decay_factors": {"*/bias": 0.5}}),
     ],
 )
 def test_it_resumes_to_the_same_bits_with(run, small_config, optim):
@@ -249,18 +257,30 @@ def test_float_arrays_are_trained_on_like_bytes(run):
 @pytest.mark.parametrize(
     "change",
     [
-        {"optim": {"accumulate": 2, "clip_norm": 0.5, "plateau_patience": 1}},
-        {"optim": {"name": "muon", "schedule": "one_cycle"}},
-        {"optim": {"name": "muon", "rate_factors": {"*kernel": 0.5}, "decay_factors": {"*": 2}, "sam_rho": 0.1}},
-        {"loss": {"l1": 1e-4, "l2": 1e-4, "label_smoothing": 0.1}},
-        {"loss": {"name": "focal", "focal_gamma": 1.0, "class_weights": "balanced"}},
-        {"model": {"dtype": "bfloat16"}},
-        {"optim": {"name": "adam", "weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 1.0}},
-        {"augment": {"flip": True, "crop_fill": "reflect", "normalize": False}},
-        {"augment": {"crop_padding": 0, "resized_crop": 0.5, "rotate": 10, "brightness": 0.2, "eval_flip": True}},
-        {"augment": {"alternating_flip": True}},
-        {"augment": {"policy": "rand_augment", "cutout": 3, "mixup": 0.2, "cutmix": 1.0, "eval_shift": 1}},
-        {"stop": {"skip": 0.5}},
+        {
+            "optim": {"accumulate": 2, "clip_norm": 0.5, "plateau_patience": 1},
+            "loss": {"l1": 1e-4, "l2": 1e-4, "label_smoothing": 0.1},
+        },
+        {
+            "optim": {"name": "muon", "schedule": "one_cycle"},
+            "loss": {"name": "focal", "focal_gamma": 1.0, "class_weights": "balanced"},
+            "model": {"dtype": "bfloat16"},
+        },
+        {
+            "optim": {"name": "muon", "rate_factors": {"*kernel": 0.5}, "decay_factors": {"*": 2}, "sam_rho": 0.1},
+            "augment": {"flip": True, "crop_fill": "reflect", "normalize": False},
+        },
+        {
+            "optim": {"name": "adam", "weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 1.0},
+            "augment": {"crop_padding": 0, "resized_crop": 0.5, "rotate": 10, "brightness": 0.2, "eval_flip": True},
+            "stop": {"skip": 0.5},
+        },
+        {
+            "augment": {
+                **{"alternating_flip": True, "policy": "rand_augment", "cutout": 3, "mixup": 0.2, "cutmix": 1.0},
+                "eval_shift": 1,
+            },
+        },
     ],
 )
 def test_every_option_runs(run, small_config, change):
@@ -270,7 +290,7 @@ def test_every_option_runs(run, small_config, change):
     assert np.isfinite(result.test["loss"])
 
 
-@pytest.mark.parametrize(("bad_step", "kept"), [(3, []), (4, []), (6, ["4"]), (7, ["4"]), (11, ["4", "7"])])
+@pytest.mark.parametrize(("bad_step", "kept"), [(3, []), slow(4, []), slow(6, ["4"]), (7, ["4"]), slow(11, ["4", "7"])])
 def test_nan_stops_within_a_logging_interval_and_keeps_the_last_good_checkpoint(
     run, small_config, tmp_path, bad_step, kept
 ):

@@ -73,54 +73,57 @@ def test_several_devices_other_devices_and_earlier_releases_take_it_whole(single
 
 PROGRAM = """
 import io, json, sys
-import flaxcls.run.microbatch
-flaxcls.run.microbatch.MICROBATCH_BYTES = int(sys.argv[1])
-import jax, numpy as np
+import jax
+from pathlib import Path
 from rich.console import Console
+import flaxcls.run.microbatch
 from flaxcls.config import Config, LoopConfig, ModelConfig
+from flaxcls.data import from_arrays
 from flaxcls.models import build_model
 from flaxcls.run import fit
 from flaxcls.run.setup import make_setup
 from tests.conftest import make_stripes
-from flaxcls.data import from_arrays
 
 dataset = from_arrays(*make_stripes(300), class_names=("rows", "columns", "none"), name="stripes")
 loop = LoopConfig(epochs=2, batch_size=64, steps_per_dispatch=2)
 config = Config(model=ModelConfig(widths=(4,), dense=(8,), norm="none", dropout=0.0), loop=loop)
-own = build_model(config.model, 3) if len(sys.argv) > 3 else None
-setup = make_setup(config, dataset, own, None)
-lowered = setup.train.lower(setup.abstract_state, setup.loader.load(0, 2), jax.random.key(0))
-shown = io.StringIO()
-result = fit(config, dataset=dataset, model=own, workdir=sys.argv[2], console=Console(file=shown, width=200))
+
+def report(name, most_bytes, model):
+    flaxcls.run.microbatch.MICROBATCH_BYTES = most_bytes
+    setup = make_setup(config, dataset, model, None)
+    lowered = setup.train.lower(setup.abstract_state, setup.loader.load(0, 2), jax.random.key(0))
+    shown, workdir = io.StringIO(), Path(sys.argv[1]) / name
+    result = fit(config, dataset=dataset, model=model, workdir=workdir, console=Console(file=shown, width=200))
+    return {
+        "barriers": lowered.as_text().count("stablehlo.optimization_barrier"),
+        "validation": result.validation,
+        "says so": "steps of 64 in 8 microbatches on" in shown.getvalue(),
+    }
+
+small = 8 * int(sys.argv[2])
 print(json.dumps({
-    "barriers": lowered.as_text().count("stablehlo.optimization_barrier"),
-    "validation": result.validation,
     "devices": jax.device_count(),
-    "says so": "steps of 64 in 8 microbatches on" in shown.getvalue(),
+    "whole": report("whole", 2**30, None),
+    "microbatches": report("microbatches", small, None),
+    "a user's": report("users", small, build_model(config.model, 3)),
 }))
 """
 
 
-def run(*words):
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="takes batches whole")
+def test_fit_trains_in_microbatches_as_on_the_whole_and_leaves_a_users_model_whole(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, words)],
+        [sys.executable, "-c", PROGRAM, str(tmp_path), str(LARGEST)],
         env={**os.environ, "XLA_FLAGS": xla_flags(1), "PYTHONPATH": str(Path.cwd())},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="takes batches whole")
-def test_fit_trains_in_parts_as_on_the_whole_and_leaves_a_users_model_whole(tmp_path):
-    whole = run(2**30, tmp_path / "whole")
-    in_parts = run(8 * LARGEST, tmp_path / "parts")
-    of_a_user = run(8 * LARGEST, tmp_path / "own", "own")
-    assert whole["devices"] == 1
-    # between two steps, and two of the 8 parts of either
-    assert [found["barriers"] for found in (whole, in_parts, of_a_user)] == [1, 1 + 2 * 7, 1]
-    assert [found["says so"] for found in (whole, in_parts, of_a_user)] == [False, True, False]
-    assert in_parts["validation"] == pytest.approx(whole["validation"], rel=1e-3)
-    assert of_a_user["validation"] == whole["validation"]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("devices") == 1
+    # between two steps, and two of the 8 microbatches of either
+    assert [run["barriers"] for run in found.values()] == [1, 1 + 2 * 7, 1]
+    assert [run["says so"] for run in found.values()] == [False, True, False]
+    assert found["microbatches"]["validation"] == pytest.approx(found["whole"]["validation"], rel=1e-3)
+    assert found["a user's"]["validation"] == found["whole"]["validation"]

@@ -17,6 +17,9 @@ from flaxcls.errors import DivergenceError, InputError, Interrupted
 from flaxcls.run import fit
 from flaxcls.run.loader import Loader
 from tests.run.test_loop import metrics
+from tests.slow import slow
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ def test_rollback_ends_after_as_many_times_as_allowed(run, poison):
         run(on_nan="rollback", nan_limit=2)
 
 
-@pytest.mark.parametrize("signals", [[8], [8, 9], [2], [5, 6, 8]])
+@pytest.mark.parametrize("signals", [[8, 9], *map(slow, ([8], [2], [5, 6, 8]))])
 def test_a_run_that_signals_stopped_rolls_back_to_where_it_would_have_without_them(
     run, poison, monkeypatch, tmp_path, signals
 ):

@@ -19,6 +19,8 @@ from flaxcls.run import fit
 from flaxcls.run.dry_run import dry_run
 from tests.conftest import make_stripes
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 CONFIG = Config(
     data=DataConfig(validation_fraction=0, test_fraction=0.3),
     model=ModelConfig(widths=(4,), dense=(8,)),

@@ -24,6 +24,8 @@ from flaxcls.errors import InputError
 from flaxcls.run import fit
 from flaxcls.run.workdir import read_config
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture
 def workdir(tmp_path):

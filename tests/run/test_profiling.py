@@ -10,6 +10,8 @@ from flaxcls.errors import Interrupted
 from flaxcls.run import fit
 from flaxcls.run.profiling import BEFORE, TRACED
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def profiled(config):
     return dataclasses.replace(config, loop=dataclasses.replace(config.loop, profile=True))

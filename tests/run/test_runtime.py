@@ -95,6 +95,7 @@ def test_no_flag_where_there_may_be_an_accelerator(monkeypatch):
     assert "XLA_FLAGS" not in os.environ
 
 
+@pytest.mark.slow
 def test_a_run_by_the_command_goes_on_bit_for_bit_with_the_flag(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 

@@ -10,6 +10,8 @@ from flaxcls.models import CNN
 from flaxcls.run import fit, utilization
 from flaxcls.run.utilization import Work, peak_flops, training_flops
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def test_the_work_of_an_image_is_that_of_its_products():
     model = CNN(num_classes=10, padding="valid")

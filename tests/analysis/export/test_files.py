@@ -16,6 +16,8 @@ from flaxcls.models import CNN
 from flaxcls.run import fit
 from tests.conftest import make_stripes
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 # what a user without flaxcls does
 ALONE = """
 import sys

@@ -13,6 +13,8 @@ from flaxcls.config import AugmentConfig
 from flaxcls.errors import InputError
 from flaxcls.run import fit
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 # of an environment with jax2onnx and onnxruntime, as `flaxcls.analysis.export.onnx.ADVICE` makes it
 PYTHON = os.environ.get("FLAXCLS_ONNX_PYTHON")
 ALONE = """

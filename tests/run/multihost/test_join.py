@@ -18,6 +18,7 @@ from flaxcls.errors import InputError
 from flaxcls.run.checkpoint_files import read_arrays, read_record, read_steps
 from flaxcls.run.multihost.join import Distributed, joined, launcher
 from tests.flags import xla_flags
+from tests.slow import slow
 
 EXPERIMENT = """
 from flaxcls.config import *
@@ -136,7 +137,7 @@ def as_several(experiment, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("count", "fsdp"), [(2, 1), (4, 1), (2, 4)])
+@pytest.mark.parametrize(("count", "fsdp"), [(2, 4), slow(2, 1), slow(4, 1)])
 def test_several_processes_train_as_one(one_process, as_several, count, fsdp):
     assert_same_training(as_several(count, fsdp), one_process)
 
@@ -166,7 +167,7 @@ def wait_for_lines(workdir, count, processes):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("signalled", [0, 1])
+@pytest.mark.parametrize("signalled", [0, slow(1)])
 def test_sigterm_to_one_stops_all_at_one_step(one_process, experiment, tmp_path, signalled):
     run = tmp_path / "run"
     processes = start(2, experiment, "--workdir", run)
@@ -180,7 +181,7 @@ def test_sigterm_to_one_stops_all_at_one_step(one_process, experiment, tmp_path,
     assert_same_training(run, one_process)
 
 
-@pytest.mark.parametrize(("killed", "then"), [(0, 1), (1, 4)])
+@pytest.mark.parametrize(("killed", "then"), [(0, 1), slow(1, 4)])
 def test_when_one_is_killed_the_others_end_and_another_number_goes_on(one_process, experiment, tmp_path, killed, then):
     run = tmp_path / "run"
     processes = start(2, experiment, "--workdir", run)

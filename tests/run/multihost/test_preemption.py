@@ -19,6 +19,9 @@ from flaxcls.run.checkpoint_files import read_record, read_steps
 from flaxcls.run.loader import Loader
 from flaxcls.run.multihost.preemption import StopRequest
 from tests.run.test_loop import metrics
+from tests.slow import slow
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +57,10 @@ def agrees(result, whole):
 @pytest.mark.parametrize(
     ("step", "number", "error"),
     [
-        (1, signal.SIGINT, KeyboardInterrupt),
+        slow(1, signal.SIGINT, KeyboardInterrupt),
         (3, signal.SIGTERM, SystemExit),
         (4, signal.SIGINT, KeyboardInterrupt),
-        (11, signal.SIGTERM, SystemExit),
+        slow(11, signal.SIGTERM, SystemExit),
     ],
 )
 def test_a_signal_during_a_step(run, whole, monkeypatch, step, number, error):
@@ -78,7 +81,7 @@ def test_a_signal_during_a_step(run, whole, monkeypatch, step, number, error):
     agrees(run(resume=True), whole)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("count", [2, 5, *map(slow, (1, 3, 4))])
 def test_signals_during_evaluation_again_and_again(run, whole, monkeypatch, count):
     """Evaluations come after steps 4, 7 and 11, then of the best parameters on test and validation."""
     evaluate = flaxcls.run.loop.evaluate
@@ -139,7 +142,7 @@ def test_outside_of_the_main_thread_nothing_is_noted():
 OPTIONS = ["--loop.epochs", "400", "--model.widths", "4", "--model.dense", "8", "--loop.log-every", "5"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), slow(signal.SIGINT, 130)])
 def test_the_command_says_how_to_go_on_and_ends_with_the_signals_code(tmp_path, number, code):
     command = [sys.executable, "-m", "flaxcls.train", *OPTIONS, "--workdir", "run"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -171,7 +174,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path):
     assert done.returncode == -signal.SIGINT
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [slow(signal.SIGTERM), signal.SIGINT])
 def test_a_second_signal_ends_it_also_where_python_handles_none(number):
     """As in a compilation: a long call of C code."""
     program = (
@@ -209,11 +212,11 @@ def test_it_leaves_nothing_behind():
 @pytest.mark.parametrize(
     ("part", "name", "value"),
     [
-        ("loop", "log_every", 3),
+        slow("loop", "log_every", 3),
         ("loop", "eval_every", 2),
-        ("loop", "eval_batch_size", 4),
-        ("loop", "save_every", 5),
-        ("stop", "min_delta", 0.5),
+        slow("loop", "eval_batch_size", 4),
+        slow("loop", "save_every", 5),
+        slow("stop", "min_delta", 0.5),
         ("stop", "patience", 9),
     ],
 )

@@ -32,7 +32,7 @@ port, index, workdir, resume, on_device = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", 2, int(index))
 from dataclasses import replace
 from flaxcls.run import fit
-from tests.run.test_processes import CONFIG
+from tests.run.multihost.test_sync import CONFIG
 config = replace(CONFIG, data=replace(CONFIG.data, on_device=on_device == "True"))
 fit(config, workdir=workdir, resume=resume == "True")
 """
@@ -78,6 +78,7 @@ def disturb(workdir, *, resume, number, which):
     return finish(processes)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_at_one_step_and_they_go_on_to_the_same_bits(tmp_path, quiet):
     codes, outputs = finish(start(tmp_path / "whole", resume=False))
     assert codes == [0, 0], outputs
