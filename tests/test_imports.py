@@ -64,6 +64,42 @@ def test_imports_go_downward(path):
             assert LEVEL[parts[1]] < LEVEL[top] or parts[1] == top, f"{path} imports {name}, which lies above it"
 
 
+# Above the flat library, the modules that may import `flaxcls.config`. All others take values.
+CONFIG_READERS = {
+    *("train.py", "evaluate.py", "cli.py"),
+    *("analysis/classifier.py", "analysis/evaluation.py"),
+    *("data/__init__.py", "data/digits.py", "data/folder.py", "data/tfds.py"),
+    *("run/loop.py", "run/dry_run.py", "run/setup.py", "run/checks.py", "run/plan.py"),
+    *("run/workdir.py", "run/resume.py", "run/messages.py"),
+}
+# In the flat library, a module that makes values from one class of the configuration, and no other class of it.
+MAKERS = {
+    "models/__init__.py": {"ModelConfig"},
+    "augment/operations.py": {"AugmentConfig"},
+    "augment/views.py": {"AugmentConfig"},
+    "early_stopping.py": {"StopConfig"},
+    "losses.py": {"LossConfig"},
+    "optim.py": {"OptimConfig"},
+}
+
+
+def config_imports():
+    """Yields (path in the package, name imported from flaxcls.config)."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "flaxcls.config":
+                yield from ((path.relative_to(PACKAGE).as_posix(), alias.name) for alias in node.names)
+            assert not (isinstance(node, ast.Import) and "flaxcls.config" in [alias.name for alias in node.names])
+
+
+def test_few_modules_know_the_configuration():
+    found = {}
+    for path, name in config_imports():
+        found.setdefault(path, set()).add(name)
+    assert found.keys() == CONFIG_READERS | MAKERS.keys() | {"config_json.py", "validation.py"}
+    assert {path: found[path] for path in MAKERS} == MAKERS
+
+
 def test_flaxcls_does_not_import_experiments():
     for path in PACKAGE.rglob("*.py"):
         assert not [name for name in imported(path) if name.split(".")[0] == "experiments"]
