@@ -31,7 +31,7 @@ ScheduleName = Literal["constant", "linear", "cosine", "cosine_restarts", "expon
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from and how they are split."""
+    """The source of the images, and their splits."""
 
     source: SourceName = "digits"
     """digits: the 8x8 digits that scikit-learn contains; tfds: a data set that tensorflow-datasets has prepared;
@@ -140,7 +140,7 @@ class ModelConfig:
     padding: Literal["same", "valid"] | None = None
     """cnn: with same, a convolution keeps the size of the image; with valid, it uses no pixel outside the image."""
     pooling: Literal["max", "average"] | None = None
-    """cnn: whether pooling takes the largest value of a window or its mean."""
+    """cnn: the value that pooling takes from a window, the largest or the mean."""
     activation: ActivationName | None = None
     """Activation function."""
     norm: NormName | None = None

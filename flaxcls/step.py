@@ -128,7 +128,7 @@ def train_step(
         params=new_params,
         model_state=model_state,
         opt_state=opt_state,
-        ema=_moving_average(state, new_params, ema_decay),
+        ema=_update_average(state, new_params, ema_decay),
     )
     return new_state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
@@ -290,7 +290,7 @@ def _average_over_shards(value: jax.Array, axis_name: str) -> jax.Array:
     return reduce(value, axis_name)
 
 
-def _moving_average(state: TrainState, params: Any, decay: float | None) -> Any:
+def _update_average(state: TrainState, params: Any, decay: float | None) -> Any:
     if decay is None:
         return None
     step = state.step.astype(jnp.float32)

@@ -187,8 +187,8 @@ def _mixing_rules(name: str, alpha: float, loss: LossConfig, loop: LoopConfig) -
         (
             name,
             not alpha or loss.name != "focal",
-            "it gives soft labels, and loss.name 'focal' is made for one true class: its least loss is not where the "
-            "prediction is the label; choose another loss",
+            "it gives soft labels, and loss.name 'focal' is made for one true class: with soft labels, its minimum is "
+            "not where the prediction equals the label; choose another loss",
         ),
         (
             name,

@@ -63,7 +63,7 @@ def apply_ops(images: jax.Array, ops: jax.Array, strengths: jax.Array, *, fill: 
     levels = stage(look_up(levels, stage(_tables(levels, ops, strengths))))
     values = unscaled(levels)
     factors = per_image(jnp.where(_is(ops, *_BLENDS), strengths, 1), values)
-    levels = stage(restored(factors * values + (1 - factors) * _blend_images(values, ops), levels))
+    levels = stage(restored(factors * values + (1 - factors) * _blend_targets(values, ops), levels))
     return from_bytes(warp(levels, _matrices(ops, strengths), fill=round(255 * fill), method="nearest"), images)
 
 
@@ -88,7 +88,7 @@ def _tables(levels: jax.Array, ops: jax.Array, strengths: jax.Array) -> jax.Arra
     return table
 
 
-def _blend_images(values: jax.Array, ops: jax.Array) -> jax.Array:
+def _blend_targets(values: jax.Array, ops: jax.Array) -> jax.Array:
     """Returns the image with which each image is blended: black for brightness and for operations without a blend."""
     gray = jnp.broadcast_to(grayscale(values), values.shape)
     mean = jnp.broadcast_to(mean_gray(values), values.shape)

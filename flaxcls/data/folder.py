@@ -68,7 +68,7 @@ def load(config: DataConfig) -> Dataset:
         parts["test"],
         class_names=class_names,
         name=place.resolve().stem,
-        notes=_skip_notes(problems, len(files)),
+        notes=_note_skipped(problems, len(files)),
     )
 
 
@@ -109,7 +109,7 @@ def load_examples(
     )
     labels = np.array([numbers[file.label] for file in files], np.int32)
     split = Split(images[part], labels, [file.name for file in files])
-    return place.resolve().stem, split, _skip_notes(problems, len(files))
+    return place.resolve().stem, split, _note_skipped(problems, len(files))
 
 
 def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
@@ -123,7 +123,7 @@ def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
     return place, read_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
 
 
-def _skip_notes(problems: Sequence[str], count: int) -> Sequence[str]:
+def _note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
     """Returns a note on the files that are not images, if there are any. count: number of files that are images."""
     return [f"{unreadable(problems, count + len(problems))}\nThey are left out."] if problems else ()
 
@@ -214,7 +214,7 @@ def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFil
     not find another one.
     """
 
-    def size_or_problem(file: ImageFile) -> tuple[int, int] | str:
+    def read_size(file: ImageFile) -> tuple[int, int] | str:
         try:
             size = upright_size(file.path, str(file.path))
             if config.unreadable == "skip":
@@ -224,7 +224,7 @@ def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFil
             return str(error)
 
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(size_or_problem, files))
+        results = list(pool.map(read_size, files))
     if config.unreadable == "stop":
         check_readable(results, ADVICE)
     kept = [(file, size) for file, size in zip(files, results, strict=True) if not isinstance(size, str)]
