@@ -40,8 +40,9 @@ class DataConfig:
     """With tfds, the data set to read, such as cifar10, or exactly: name/config:version."""
     dir: str | None = None
     """With tfds, the directory of prepared data, which may be gs://BUCKET/PATH; None: TFDS_DATA_DIR, or
-    ~/tensorflow_datasets. With folder, a directory with a folder of images for each class, or with folders train, val
-    and test that contain such folders; or a .csv or .parquet file with the columns path, label and optionally split."""
+    ~/tensorflow_datasets. With folder, a directory with a folder of images for each class, or with folders
+    train, val and test that contain such folders; or a .csv or .parquet file with the columns path, label and
+    optionally split."""
     image_size: int | None = None
     """With folder, and with tfds images of several sizes: height and width in pixels to which images are resized;
     None: their own size if all have the same, else 224."""
@@ -54,19 +55,19 @@ class DataConfig:
     workers: int | None = None
     """With tfds and folder, processes that make batches; None: one per core, or 0 if the images are in memory."""
     on_device: bool = False
-    """Keep the stored training split on each device and pick batches there. The results are the same. It is faster on
-    a GPU or TPU that has enough memory, with many loop.steps_per_dispatch."""
+    """Keep the stored training split on each device and pick batches there. The results are the same. It is faster
+    on a GPU or TPU that has enough memory, with many loop.steps_per_dispatch."""
     sampling: Literal["shuffled", "balanced"] = "shuffled"
-    """shuffled: an epoch has each training image once; balanced: an epoch has equally many images of each class, so
-    images of rare classes repeat."""
+    """shuffled: an epoch has each training image once; balanced: an epoch has equally many images of each class,
+    so images of rare classes repeat."""
     validation_fraction: float = 0.1
     """Share of the training examples that is held out for early stopping and model selection; 0: none, so the run
     trains on all examples and keeps its last parameters."""
     test_fraction: float = 0.2
     """Share of all examples that is held out for the final test if the source has no test split."""
     train_examples: int | None = None
-    """Number of training examples to use, in the proportions of the classes, to see how much more data helps; None:
-    all."""
+    """Number of training examples to use, in the proportions of the classes, to see how much more data helps;
+    None: all."""
     split_seed: int = 0
     """Seed of the stratified splits; separate from the run's seed, so that runs with any seed have the same splits."""
 
@@ -80,15 +81,14 @@ class AugmentConfig:
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
     alternating_flip: bool = False
-    """Mirror one half of the training images in even epochs, the other half in odd epochs; in short runs this is better
-    than flip."""
+    """Mirror one half of the training images in even epochs, the other in odd ones; better than flip in short runs."""
     crop_padding: int = 1
     """Pixels added around each training image before a random crop back to its size; 0: no crop."""
     crop_fill: Literal["zero", "reflect"] = "zero"
     """Values of the pixels that crop_padding and eval_shift add: zero, or the image mirrored at its border."""
     resized_crop: float | None = None
-    """Smallest share of the area that a random crop keeps before it is resized; 0.08 is usual. None: no crop, or 0.35
-    if the images have several sizes."""
+    """Smallest share of the area that a random crop keeps before it is resized; 0.08 is usual. None: no crop, but
+    0.35 if the images have several sizes."""
     rotate: float = 0.0
     """Largest random rotation to either side, in degrees; uncovered pixels are black."""
     translate: float = 0.0
@@ -102,8 +102,8 @@ class AugmentConfig:
     hue: float = 0.0
     """Largest random rotation of the hue to either side, as a share of the colour circle."""
     policy: PolicyName = "none"
-    """trivial_augment: one random operation of random strength per image; rand_augment: several random operations, all
-    of the same strength."""
+    """trivial_augment: one random operation of random strength per image; rand_augment: several random operations,
+    all of the same strength."""
     magnitude: float | None = None
     """With rand_augment, the strength of its operations, 0..30; None: 9."""
     layers: int | None = None
@@ -113,16 +113,15 @@ class AugmentConfig:
     mixup: float = 0.0
     """Alpha of mixup, which averages pairs of images and their labels; 0.2 is usual. 0: off. See cutmix."""
     cutmix: float = 0.0
-    """Alpha of CutMix, which pastes a box from another image; 1 is usual. 0: off. If mixup is on too, each batch gets
-    one of the two at random."""
+    """Alpha of CutMix, which pastes a box from another image; 1 is usual. 0: off. With mixup, a batch gets either."""
     eval_flip: bool = False
     """Evaluate with the mean of the logits over each image and its mirror image."""
     eval_shift: int = 0
     """Evaluate with the mean of the logits over each image and its shifts by so many pixels, in the directions of
     eval_pattern; 0: no shifts."""
     eval_pattern: Literal["cross", "diagonal"] = "cross"
-    """Directions of eval_shift. cross: up, down, left and right, all with the same weight as the image; diagonal: both
-    ways along a diagonal, where the image itself has weight one half."""
+    """Directions of eval_shift. cross: up, down, left and right, all with the same weight as the image; diagonal:
+    both ways along a diagonal, where the image itself has weight one half."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +147,8 @@ class ModelConfig:
     stochastic_depth: float | None = None
     """Residual networks and convnext_tiny: probability that the last block is skipped in training."""
     squeeze_excitation: bool | None = None
-    """Residual networks: add squeeze-and-excitation, which scales the channels of each block by factors that depend on
-    their means over the image."""
+    """Residual networks: add squeeze-and-excitation, which scales the channels of each block by factors that
+    depend on their means over the image."""
     dropout: float | None = None
     """Probability that a unit is dropped in training, in models with dropout."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -164,8 +163,7 @@ class LossConfig:
     """The objective: the loss and the penalties."""
 
     name: LossName = "cross_entropy"
-    """Loss of an example; squared_error compares softmax and label, binary_cross_entropy takes each class against all
-    others."""
+    """Loss of an example; squared_error is on the softmax, binary_cross_entropy takes each class against the others."""
     focal_gamma: float | None = None
     """With focal, the exponent that reduces the weight of easy examples; larger reduces it more. None: 2."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -208,8 +206,8 @@ class OptimConfig:
     """Factors of the learning rate for parameters by path, such as 'Dense_*' 0.1 Conv_0/kernel 2; the first match
     counts."""
     decay_factors: dict[str, float] = field(default_factory=dict)
-    """Factors of the weight decay for parameters by path, which may be biases and normalisation too; the first match
-    counts."""
+    """Factors of the weight decay for parameters by path, which may be biases and normalisation too; the first
+    match counts."""
     freeze: dict[str, int] = field(default_factory=dict)
     """Epochs after which parameters are frozen, by path, such as 'Conv_*' 3; with 0 they are never trained."""
     clip_norm: float | None = None
@@ -219,10 +217,8 @@ class OptimConfig:
     ema_decay: float | None = 0.99
     """Decay of the moving average of the parameters, which evaluation uses; None: no average."""
     accumulate: int = 1
-    """Microbatches into which a batch is split to save memory; the gradient is still that of the whole batch.
-
-    With 1, `fit` may still split large batches of its own models into microbatches on a CPU, where that is faster.
-    """
+    """Microbatches into which a batch is split to save memory; the gradient is still that of the whole batch. With
+    1, `fit` may still split large batches of its own models on a CPU, where that is faster."""
 
 
 @dataclass(frozen=True)
@@ -250,8 +246,8 @@ class LoopConfig:
     """With skip, the largest number of updates in a row that may be dropped; with rollback, the largest number of
     rollbacks in a run."""
     deterministic: bool = True
-    """On a GPU, use only operations whose results are the same bit for bit each time. Exact resuming needs this; such
-    operations are slower."""
+    """On a GPU, use only operations whose results are the same bit for bit each time. Exact resuming needs this;
+    such operations are slower."""
     profile: bool = False
     """Write a trace of a few steps into the run directory's profile/, for TensorBoard and Perfetto."""
 
@@ -261,8 +257,8 @@ class MeshConfig:
     """The layout of the state over the devices. The batch is always split over all devices."""
 
     fsdp: int = 1
-    """Number of neighbouring devices that share parameters, optimizer state and averages, each with a part of them; 1:
-    every device has all of them."""
+    """Number of neighbouring devices that share parameters, optimizer state and averages, each with a part of
+    them; 1: every device has all of them."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +277,11 @@ class StopConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run's numbers. The default trains a small CNN on scikit-learn's digits."""
+    """Everything that decides a run's numbers. The default trains a small CNN on scikit-learn's digits.
+
+    By default stop.skip is 2/3: 143 validation digits are too few to tell good parameters from lucky ones while the
+    learning rate is high.
+    """
 
     seed: int = 0
     """Seed of initialisation, data order, augmentation and dropout."""
@@ -292,5 +292,4 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    # 143 validation digits are too few to tell good parameters from lucky ones while the learning rate is high
     stop: StopConfig = field(default_factory=lambda: StopConfig(skip=2 / 3))
