@@ -1,4 +1,4 @@
-"""flaxcls trains image classifiers with JAX and Flax."""
+"""Training of image classifiers with JAX and Flax."""
 
 from importlib.metadata import version
 

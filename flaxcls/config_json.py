@@ -1,4 +1,4 @@
-"""A configuration as JSON and back, and where two of them differ."""
+"""Configurations to JSON and back, and the differences between two of them."""
 
 import dataclasses
 import json
@@ -10,12 +10,12 @@ from flaxcls.errors import InputError, unknown
 
 
 def to_json(config: Config) -> str:
-    """Returns `config` as indented JSON, which `from_json` reads back equal."""
+    """Returns `config` as indented JSON, from which `from_json` makes an equal configuration."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def from_json(text: str) -> Config:
-    """Reads what `to_json` wrote; a field that the version which wrote it did not have yet gets its default.
+    """Returns the configuration that `to_json` wrote, perhaps in an earlier version: missing fields get their default.
 
     Raises InputError for broken JSON and for an unknown field.
     """
@@ -46,10 +46,10 @@ def _build(cls: Any, values: Any, prefix: str) -> Any:
 
 
 def differences(one: Config, other: Config) -> list[str]:
-    """Returns a line `path: one's value -> other's value` for each field in which the two differ."""
+    """Returns a line "path: value in `one` -> value in `other`" for each field in which they differ."""
 
-    def same(one: Any, other: Any) -> bool:  # the first key that matches counts, so their order does too
-        return one == other and (not isinstance(one, dict) or list(one) == list(other))
+    def are_equal(a: Any, b: Any) -> bool:  # the first glob that matches a path counts, so the order of keys matters
+        return a == b and (not isinstance(a, dict) or list(a) == list(b))
 
     def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
         if not dataclasses.is_dataclass(value):
@@ -57,5 +57,7 @@ def differences(one: Config, other: Config) -> list[str]:
         parts = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
         return {k: v for name, part in parts for k, v in flatten(part, f"{prefix}.{name}".lstrip(".")).items()}
 
-    ours, theirs = flatten(one), flatten(other)
-    return [f"{path}: {ours[path]!r} -> {theirs[path]!r}" for path in ours if not same(ours[path], theirs[path])]
+    before, after = flatten(one), flatten(other)
+    return [
+        f"{path}: {before[path]!r} -> {after[path]!r}" for path in before if not are_equal(before[path], after[path])
+    ]

@@ -9,12 +9,12 @@ from flaxcls.config import StopConfig
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Decides from one number an evaluation which parameters are the best, and when training stops.
+    """A decision, from one number per evaluation, which parameters are the best and when training stops.
 
-    patience: evaluations in a row without improvement after which `stopped` is true; None: never.
-    mode: "min" where lower is better, "max" where higher is.
+    patience: evaluations in a row without improvement after which `stopped` is True; None: never.
+    mode: "min" if lower is better, "max" if higher is better.
     min_delta: an improvement is a change for the better by more than this.
-    skip: evaluations at the start that do not count, neither for patience nor as the best.
+    skip: evaluations at the start that count neither for patience nor as the best.
     best, best_step: the best value so far and its step; None before there is one.
     bad: evaluations in a row without improvement.
     seen: evaluations so far.
@@ -31,12 +31,12 @@ class EarlyStopping:
 
     @property
     def stopped(self) -> bool:
-        """True when patience is used up."""
+        """True if patience is used up."""
         return self.patience is not None and self.bad >= self.patience
 
 
 def make_early_stopping(config: StopConfig, *, skip: int) -> EarlyStopping:
-    """Returns the controller of a new run. skip: evaluations at its start that do not count."""
+    """Returns the value for a new run. skip: evaluations at its start that do not count."""
     mode: Literal["min", "max"] = "min" if config.metric == "loss" else "max"
     return EarlyStopping(patience=config.patience, mode=mode, min_delta=config.min_delta, skip=skip)
 

@@ -1,29 +1,29 @@
-"""The errors that a user can cause, what a command ends with, and the suggestion for a mistyped name."""
+"""The errors that a user can cause, their exit codes, and the message for a mistyped name."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """What the user gave breaks a rule: the message names the value, the rule and the way out."""
+    """A value from the user breaks a rule. The message names the value, the rule and the way out."""
 
 
 class DivergenceError(RuntimeError):
-    """The loss or its gradient became NaN or infinite: training has stopped."""
+    """The loss or its gradient became NaN or infinite, and training has stopped."""
 
 
 class StorageError(RuntimeError):
-    """What the run writes could not be written, or does not read as it was written."""
+    """A file of the run could not be written, or its content is no longer what was written."""
 
 
 class Interrupted(Exception):  # noqa: N818 (like KeyboardInterrupt, it is not a fault)
-    """Training has stopped before its end, by request, and can be resumed."""
+    """Training was asked to stop before its end; it can be resumed."""
 
 
 def exit_code(error: BaseException) -> int:
-    """Returns what a command ends with: 2 for bad input, 3 for NaN or infinity, 4 for storage, 1 for anything else.
+    """Returns a command's exit code: 2 for bad input, 3 for NaN or infinity, 4 for storage, 130 for SIGINT, else 1.
 
-    130 is for SIGINT; SystemExit, as of SIGTERM, has its own.
+    SystemExit, which SIGTERM raises, has its own code.
     """
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         return error.code
@@ -32,7 +32,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
-    """Returns the message for a `name` that is none of the `known` ones, with a suggestion where one is near."""
+    """Returns the message that `name` is not one of the `known` names, with a suggestion if one of them is similar."""
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -1,6 +1,6 @@
-"""Losses of each example: (logits f32[b k], labels i32[b] | f32[b k]) -> f32[b], and penalties: params -> f32[].
+"""Losses per example: (logits f32[b k], labels i32[b] | f32[b k]) -> f32[b], and penalties: params -> f32[].
 
-Labels are class numbers or, after mixup and CutMix, probabilities of each class. `LOSSES` lists the losses by name.
+Labels are class numbers or, after mixup and CutMix, probabilities of each class. `LOSSES` maps names to losses.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from flaxcls.types import LossFn, Params, Regularizer
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy between the labels and the softmax of the logits.
+    """Returns the cross-entropy between the labels and the softmax of the logits.
 
     Args:
       logits: f32[b k].
       labels: i32[b] class numbers, or f32[b k] probabilities of each class.
-      label_smoothing: share of the label that is spread evenly over the k classes (Szegedy et al. 2016,
+      label_smoothing: share of the label to spread evenly over the k classes (Szegedy et al. 2016,
         "Rethinking the Inception Architecture for Computer Vision").
 
     Returns:
       f32[b], the loss of each example, in nats.
 
     Raises:
-      ValueError: if the shapes do not fit together.
+      ValueError: if the shapes do not match.
 
     >>> cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([1])).round(4)
     Array([0.6931], dtype=float32)
@@ -40,32 +40,32 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
 
 
 def squared_error(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
-    """Mean over the classes of the squared difference between softmax and label: the Brier score over k.
+    """Returns the mean over the classes of the squared difference between softmax and label: the Brier score over k.
 
-    Shapes, smoothing and errors are those of `cross_entropy`; the values are in [0, 2/k].
+    Shapes, smoothing and errors are the same as in `cross_entropy`. The values are in [0, 2/k].
     """
     difference = jax.nn.softmax(logits) - probabilities(logits, labels, label_smoothing)
     return jnp.mean(jnp.square(difference), axis=-1)
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
-    """Mean over the classes of the binary cross-entropy of each class against all others, in nats.
+    """Returns the mean over the classes of the binary cross-entropy of each class against all others, in nats.
 
-    Each logit is a class's own (Wightman et al. 2021, "ResNet strikes back"). Shapes, smoothing and errors are those of
-    `cross_entropy`.
+    Each logit belongs to one class alone (Wightman et al. 2021, "ResNet strikes back"). Shapes, smoothing and errors
+    are the same as in `cross_entropy`.
     """
-    each = optax.sigmoid_binary_cross_entropy(logits, probabilities(logits, labels, label_smoothing))
-    return jnp.mean(each, axis=-1)
+    class_losses = optax.sigmoid_binary_cross_entropy(logits, probabilities(logits, labels, label_smoothing))
+    return jnp.mean(class_losses, axis=-1)
 
 
 def focal(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0, gamma: float = 2.0) -> jax.Array:
-    """Cross-entropy with each class's term scaled by (1 - p)^gamma, so that what is easy counts less.
+    """Returns the cross-entropy with the term of each class scaled by (1 - p)^gamma, so that easy examples count less.
 
-    p is the softmax (Lin et al. 2017, "Focal Loss for Dense Object Detection"). With gamma 0 it is `cross_entropy`;
-    shapes, smoothing and errors are the same.
+    p is the softmax (Lin et al. 2017, "Focal Loss for Dense Object Detection"). With gamma 0 it equals `cross_entropy`.
+    Shapes, smoothing and errors are the same.
     """
     log_p = jax.nn.log_softmax(logits)
-    # the bound keeps the gradient finite where p rounds to 1 and gamma is below 1
+    # the bound keeps the gradient finite if p rounds to 1 and gamma is below 1
     hardness = jnp.maximum(-jnp.expm1(log_p), 1e-6) ** gamma
     return -jnp.sum(probabilities(logits, labels, label_smoothing) * hardness * log_p, axis=-1)
 
@@ -79,7 +79,7 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 
 
 def class_weighted(loss_fn: LossFn, class_weights: jax.Array) -> LossFn:
-    """Returns `loss_fn` scaled by the weight f32[k] of each example's class; for soft labels, by their mean weight."""
+    """Returns `loss_fn` times the weight, from f32[k], of each example's class; a soft label has the mean weight."""
 
     def weighted(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return loss_fn(logits, labels) * (probabilities(logits, labels) @ class_weights)
@@ -88,9 +88,9 @@ def class_weighted(loss_fn: LossFn, class_weights: jax.Array) -> LossFn:
 
 
 def probabilities(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Returns the labels i32[b] | f32[b k] as probabilities f32[b k] for logits f32[b k], smoothed.
+    """Returns the labels i32[b] | f32[b k], smoothed, as probabilities f32[b k] for logits f32[b k].
 
-    Raises ValueError if the shapes do not fit together.
+    Raises ValueError if the shapes do not match.
     """
     if logits.ndim != 2 or labels.shape not in (logits.shape, logits.shape[:1]):
         raise ValueError(f"logits {logits.shape} and labels {labels.shape} do not fit: [b k] and [b] or [b k] do.")
@@ -100,26 +100,26 @@ def probabilities(logits: jax.Array, labels: jax.Array, label_smoothing: float =
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns bool[b], whether the largest logit is the label's class; a soft label's class is its largest."""
+    """Returns bool[b], True if the largest logit belongs to the class of the label: of a soft label, the likeliest."""
     classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
     return jnp.argmax(logits, axis=-1) == classes
 
 
 def l1(params: Params) -> jax.Array:
-    """Returns f32[], the sum of the absolute values of the weights; biases and normalisation are left out."""
+    """Returns f32[], the sum of the absolute values of the weights, without biases and normalisation."""
     return sum((jnp.sum(jnp.abs(weight)) for weight in weights(params)), jnp.float32(0))
 
 
 def l2(params: Params) -> jax.Array:
-    """Returns f32[], the sum of the squares of the weights, without a factor of 1/2, as in Keras.
+    """Returns f32[], the sum of the squares of the weights, without biases and normalisation.
 
-    Biases and normalisation are left out.
+    There is no factor of 1/2, as in Keras.
     """
     return sum((jnp.sum(jnp.square(weight)) for weight in weights(params)), jnp.float32(0))
 
 
 def make_loss(config: LossConfig, class_counts: np.ndarray) -> LossFn:
-    """Returns the loss of training: with label smoothing, and with class weights where `config` asks for them.
+    """Returns the training loss: with label smoothing, and with class weights if `config` asks for them.
 
     class_counts: i[k], training examples of each class.
     """
@@ -131,14 +131,14 @@ def make_loss(config: LossConfig, class_counts: np.ndarray) -> LossFn:
 
 
 def make_evaluation_loss(config: LossConfig) -> Callable[..., jax.Array]:
-    """Returns the loss of evaluation: without smoothing and class weights, so that runs can be compared."""
+    """Returns the evaluation loss: without smoothing and class weights, so that runs are comparable."""
     if config.focal_gamma is not None:
         return partial(focal, gamma=config.focal_gamma)
     return LOSSES[config.name]
 
 
 def make_regularizer(config: LossConfig) -> Regularizer | None:
-    """Returns params -> f32[], the L1 and L2 penalties, or None if both are off."""
+    """Returns params -> f32[], the sum of the L1 and L2 penalties, or None if both are off."""
     if config.l1 == config.l2 == 0:
         return None
     return lambda params: config.l1 * l1(params) + config.l2 * l2(params)

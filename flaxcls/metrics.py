@@ -10,8 +10,8 @@ class MetricSums:
     """Sums over the examples seen so far, each counted once.
 
     loss: f32[], sum of the losses.
-    correct: i32[], how many were classified right.
-    count: i32[], how many there were.
+    correct: i32[], number of examples that were classified correctly.
+    count: i32[], number of examples.
     """
 
     loss: jax.Array
@@ -20,7 +20,7 @@ class MetricSums:
 
     @classmethod
     def empty(cls) -> "MetricSums":
-        """Returns the sums over no example."""
+        """Returns the sums over no examples."""
         return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0))
 
     def merge(self, other: "MetricSums") -> "MetricSums":
@@ -28,7 +28,7 @@ class MetricSums:
         return jax.tree.map(jnp.add, self, other)
 
     def compute(self) -> dict[str, float]:
-        """Returns the mean loss (nats) and the accuracy (0..1). Raises ValueError where no example was counted."""
+        """Returns the mean loss (nats) and the accuracy (0..1). Raises ValueError if no example was counted."""
         sums: MetricSums = jax.device_get(self)
         count = int(sums.count)
         if count == 0:

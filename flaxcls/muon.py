@@ -1,4 +1,4 @@
-"""Muon as the CIFAR-10 speed runs have it: nearly orthogonal updates of kernels that are kept at one norm."""
+"""Muon as in the CIFAR-10 speed runs: nearly orthogonal updates of kernels whose norm stays constant."""
 
 from collections import defaultdict
 from typing import Any
@@ -7,32 +7,33 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# of the quintic a s + b s^3 + c s^5, which brings every singular value s in 0..1 near 1 (Jordan et al. 2024)
+# a, b and c of the quintic a s + b s^3 + c s^5, which moves every singular value s in 0..1 near 1 (Jordan et al. 2024)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-_TINY = 1e-30  # in the place of a norm of 0, so that nothing is divided by it
+_TINY = 1e-30  # replaces a norm of 0 in a division
 
 
 def renormalized_muon(
     learning_rate: optax.ScalarOrSchedule, *, momentum: float = 0.6, iterations: int = 3
 ) -> optax.GradientTransformation:
-    """Returns the optimizer of kernels [... c_in c_out], each a matrix of c_out rows, that keeps their norm.
+    """Returns an optimizer that keeps the norm of kernels [... c_in c_out], each taken as a matrix of c_out rows.
 
-    Of a gradient g it makes buffer = momentum buffer + g and u = g + momentum buffer; the kernel is scaled to the
-    Frobenius norm sqrt(c_out), and learning_rate times u, made nearly orthogonal by `orthogonalize`, is taken off
-    (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks").
+    From a gradient g it computes buffer = momentum buffer + g and u = g + momentum buffer. It scales the kernel to the
+    Frobenius norm sqrt(c_out), makes u nearly orthogonal by `orthogonalize`, and subtracts learning_rate times the
+    result (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks").
 
-    `optax.contrib.muon` differs: its buffer is an average, corrected for its start, which changes nothing but the size
-    of u; it iterates 5 times, in the type of the gradient; its update is scaled by sqrt(max(1, c_out / fan_in)); and
-    kernels keep no norm, but may decay. What is not a matrix it gives to Adam; here `optax.partition` has to.
+    `optax.contrib.muon` differs. Its buffer is an average with bias correction, which changes only the size of u. It
+    iterates 5 times, in the type of the gradient, and scales its update by sqrt(max(1, c_out / fan_in)). Its kernels
+    keep no norm, but may decay. It passes parameters that are not matrices to Adam; here use `optax.partition` for it.
 
     Args:
-      learning_rate: a number, or step -> number. A kernel's rows have norm 1 in the mean, and those of its update the
-        learning rate, about, where it is no taller than wide: so it is the part of the kernel that is replaced.
-      momentum: of the buffer, Nesterov's.
-      iterations: of Newton-Schulz.
+      learning_rate: a number, or step -> number. The rows of a kernel have a mean norm of 1. If the matrix is not
+        taller than wide, the rows of its update have about the learning rate as their norm: so the learning rate is the
+        share of the kernel that a step replaces.
+      momentum: Nesterov momentum of the buffer.
+      iterations: number of Newton-Schulz iterations.
 
     Raises:
-      ValueError: from `init`, for a parameter that is no kernel.
+      ValueError: from `init`, for a parameter that is not a kernel.
     """
     return optax.chain(
         optax.trace(momentum, nesterov=True),
@@ -43,11 +44,11 @@ def renormalized_muon(
 
 
 def orthogonalize(matrices: jax.Array, iterations: int) -> jax.Array:
-    """Returns matrices f32[n r c] with their singular values moved towards 1, and singular vectors kept.
+    """Returns matrices f32[n r c] with the same singular vectors, and singular values nearer to 1.
 
-    Each matrix is divided by its Frobenius norm, transposed if it is tall, and X = a X + (b A + c A A) X, with
-    A = X X^T, is taken `iterations` times, all in bfloat16. After 3, what was a singular value above 0.02 of that norm
-    is in 0.68..1.21, and a smaller one has grown about 40 times. A matrix of zeros stays one.
+    Each matrix is divided by its Frobenius norm and transposed if it is tall. Then X = a X + (b A + c A A) X, with
+    A = X X^T, is applied `iterations` times, all in bfloat16. After 3 iterations, singular values above 0.02 of that
+    norm are in 0.68..1.21, and smaller ones have grown about 40 times. A matrix of zeros stays zero.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
@@ -74,10 +75,10 @@ def _orthogonal(iterations: int) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         leaves, structure = jax.tree.flatten(updates)
-        alike = defaultdict(list)  # kernels of one shape are one batched product: fewer, larger programs on a GPU
+        by_shape = defaultdict(list)  # one batched product for kernels of the same shape: fewer, larger GPU kernels
         for number, leaf in enumerate(leaves):
-            alike[leaf.shape].append(number)
-        for shape, numbers in alike.items():
+            by_shape[leaf.shape].append(number)
+        for shape, numbers in by_shape.items():
             matrices = jnp.stack([leaves[number].reshape(-1, shape[-1]).T for number in numbers])
             for number, matrix in zip(numbers, orthogonalize(matrices, iterations), strict=True):
                 leaves[number] = matrix.T.reshape(shape)
@@ -88,10 +89,10 @@ def _orthogonal(iterations: int) -> optax.GradientTransformation:
 
 def _renormalized() -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def onto(step: jax.Array, kernel: jax.Array) -> jax.Array:
+        def add_scaling(step: jax.Array, kernel: jax.Array) -> jax.Array:
             norm = jnp.sqrt(jnp.sum(jnp.square(kernel)))
             return step + kernel * (kernel.shape[-1] ** 0.5 / jnp.maximum(norm, _TINY) - 1)
 
-        return jax.tree.map(onto, updates, params), state
+        return jax.tree.map(add_scaling, updates, params), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

@@ -1,4 +1,4 @@
-"""Optimizers and schedules from optax, as `OptimConfig` describes them. `OPTIMIZERS` and `SCHEDULES` list them."""
+"""The optimizers and schedules of `OptimConfig`, made with optax. `OPTIMIZERS` and `SCHEDULES` map names to them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,12 +44,17 @@ SCHEDULES: dict[str, Callable[[OptimConfig, int], optax.Schedule]] = {
 
 
 def make_schedule(config: OptimConfig, *, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Returns step -> learning rate: linear from 0 over `warmup_steps`, then the schedule over the steps that are left.
+    """Returns step -> learning rate: linear from 0 over `warmup_steps`, then the schedule over the remaining steps.
 
-    With r the peak and t in 0..1 the share of those steps: constant r; linear r (1 - t); cosine r (1 + cos(pi t)) / 2
-    (Loshchilov and Hutter 2017, "SGDR"), with restarts once a cycle; exponential r decay_rate^t; piecewise r times
-    decay_rate for each boundary passed; one_cycle up from r / 25 for 30 % of the steps and down to r / 250,000, both as
-    half a cosine (Smith and Topin 2018, "Super-Convergence"). Linear warm-up is of Goyal et al. 2017.
+    r is the peak, and t in 0..1 the share of the remaining steps that is done.
+      constant: r.
+      linear: r (1 - t).
+      cosine: r (1 + cos(pi t)) / 2 (Loshchilov and Hutter 2017, "SGDR"); cosine_restarts repeats it in each cycle.
+      exponential: r decay_rate^t.
+      piecewise: r times decay_rate for each boundary passed.
+      one_cycle: up from r / 25 in 30 % of the steps, then down to r / 250,000, both as half a cosine (Smith and Topin
+        2018, "Super-Convergence").
+    The linear warm-up is from Goyal et al. 2017.
     """
     after = SCHEDULES[config.schedule](config, max(total_steps - warmup_steps, 1))
     if warmup_steps == 0:
@@ -58,7 +63,7 @@ def make_schedule(config: OptimConfig, *, total_steps: int, warmup_steps: int) -
 
 
 def _kernels_as_matrices(params: Params) -> Any:
-    """Tells muon that a kernel [... c_in c_out] is a matrix of c_out columns; what is no weight is left to Adam."""
+    """Returns muon's dimension numbers: a kernel [... c_in c_out] is a matrix of c_out columns; Adam gets the rest."""
 
     def numbers(is_weight: bool, leaf: jax.Array) -> MuonDimensionNumbers | None:
         return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1) if is_weight else None
@@ -67,15 +72,15 @@ def _kernels_as_matrices(params: Params) -> Any:
 
 
 def updates_done(opt_state: optax.OptState) -> jax.Array:
-    """Returns i32[], the position of the schedule of `make_optimizer`; dropped updates do not move it."""
+    """Returns i32[], the position in the schedule of `make_optimizer`. Dropped updates do not advance it."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState))
     return next(node.count for node in leaves if isinstance(node, optax.ScaleByScheduleState))
 
 
-# what decays: a function of the parameters, or None for all of them
+# params -> a tree with True for each parameter that decays; None: all decay
 _Mask: TypeAlias = Callable[[Params], Any] | None
 
-# (config, schedule, what decays) -> optimizer, of each parameter by itself; decay, where it has one, is decoupled
+# (config, schedule, mask) -> optimizer that treats each parameter by itself; weight decay, if it has any, is decoupled
 OPTIMIZERS: dict[str, Callable[[OptimConfig, optax.Schedule, _Mask], optax.GradientTransformation]] = {
     "sgd": lambda config, schedule, mask: optax.chain(
         optax.trace(config.momentum, nesterov=True) if config.momentum else optax.identity(),
@@ -92,9 +97,9 @@ OPTIMIZERS: dict[str, Callable[[OptimConfig, optax.Schedule, _Mask], optax.Gradi
         beta=config.momentum,
         weight_decay=config.weight_decay,
         weight_decay_mask=mask,
-        adam_weight_decay=config.weight_decay if mask is None else 0.0,  # what is left to Adam is no weight
+        adam_weight_decay=config.weight_decay if mask is None else 0.0,  # Adam gets only biases and normalisation
         muon_weight_dimension_numbers=_kernels_as_matrices,
-        consistent_rms=0.2,  # an update as large as Adam's, so that one learning rate serves both
+        consistent_rms=0.2,  # makes an update as large as Adam's, so that one learning rate fits both
     ),
 }
 
@@ -114,11 +119,11 @@ def _optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientT
 def group_factors(config: OptimConfig, params: Params) -> list[tuple[float, float]]:
     """Returns (factor of the learning rate, factor of the decay) for each parameter, in tree order.
 
-    The first key that matches a path such as Dense_0/kernel decides. Without a match, the factor of the rate is 1, and
-    the factor of the decay is 1 for weights and 0 for biases and normalisation.
+    The first key that matches a path such as Dense_0/kernel decides. Without a match, the factor of the learning rate
+    is 1, and the factor of the decay is 1 for weights and 0 for biases and normalisation.
 
     Raises:
-      InputError: if a key decides nothing; the message lists the paths.
+      InputError: if a key has no effect; the message lists the paths.
     """
     rates = first_matches(config.rate_factors, params, "optim.rate_factors")
     decays = first_matches(config.decay_factors, params, "optim.decay_factors")
@@ -132,9 +137,10 @@ def group_factors(config: OptimConfig, params: Params) -> list[tuple[float, floa
 def by_group(
     config: OptimConfig, optimizer: Callable[[float, float], optax.GradientTransformation]
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns an optimizer that updates each parameter by `optimizer(factor of the rate, factor of the decay)`.
+    """Returns an optimizer that updates each parameter by `optimizer(rate factor, decay factor)`.
 
-    Its `init` raises InputError like `group_factors`. The optimizers must treat each parameter by itself.
+    The factors are from `group_factors`, and `init` raises its InputError. The optimizers must treat each parameter by
+    itself.
     """
 
     def grouped(tree: Any) -> optax.GradientTransformationExtraArgs:
@@ -150,16 +156,16 @@ def by_group(
 
 
 def sam(tx: optax.GradientTransformation, rho: float) -> optax.GradientTransformationExtraArgs:
-    """Returns `tx` on the gradient at the worst point near by: sharpness-aware minimisation.
+    """Returns `tx` with sharpness-aware minimisation: it uses the gradient at the worst point nearby.
 
-    That point is params + rho g / |g|, with g the gradient at params and the norm over all of them (Foret et al. 2021,
-    "Sharpness-Aware Minimization"). Its `update` needs `grad_fn`: (params, index) -> gradient, as `train_step` gives
-    it; the state is that of `tx`.
+    That point is params + rho g / |g|, with g the gradient at params and the norm over all parameters (Foret et al.
+    2021, "Sharpness-Aware Minimization"). `update` needs `grad_fn`, (params, index) -> gradient, which `train_step`
+    provides. The state is the state of `tx`.
     """
     inner = optax.with_extra_args_support(tx)
 
     def update(grads: Any, state: Any, params: Any = None, *, grad_fn: Any, **extra: Any) -> tuple[Any, Any]:
-        scale = rho / jnp.maximum(optax.tree.norm(grads), 1e-12)  # a batch learned by heart has no gradient
+        scale = rho / jnp.maximum(optax.tree.norm(grads), 1e-12)  # a memorised batch has no gradient
         worst = jax.tree.map(lambda p, g: p + scale * g, params, grads)
         return inner.update(grad_fn(worst, 0), state, params, grad_fn=grad_fn, **extra)
 
@@ -169,17 +175,17 @@ def sam(tx: optax.GradientTransformation, rho: float) -> optax.GradientTransform
 def make_optimizer(
     config: OptimConfig, schedule: optax.Schedule, *, steps_per_epoch: int = 1
 ) -> optax.GradientTransformation:
-    """Returns clipping, where asked for, then the optimizer, then the reduction on a plateau of the training loss.
+    """Returns gradient clipping, the optimizer and the learning-rate reduction on plateaus, as `config` asks for them.
 
-    With sam_rho, the gradient that is clipped is the one that the optimizer is given: at the worst point near by.
+    With sam_rho, the clipped gradient is that at the worst point nearby, which the optimizer receives.
 
-    sgd with Nesterov momentum (Sutskever et al. 2013); rmsprop (Hinton 2012); adam (Kingma and Ba 2015); adamw
-    (Loshchilov and Hutter 2019); lamb (You et al. 2020); lion (Chen et al. 2023); muon (Jordan et al. 2024), on
-    kernels as matrices with Adam for the rest. The plateau is judged by the mean loss of each `steps_per_epoch` steps.
-    Decay spares biases and normalisation where decay_factors says nothing else.
+    The optimizers are sgd with Nesterov momentum (Sutskever et al. 2013), rmsprop (Hinton 2012), adam (Kingma and Ba
+    2015), adamw (Loshchilov and Hutter 2019), lamb (You et al. 2020), lion (Chen et al. 2023), and muon (Jordan et al.
+    2024), on kernels as matrices, with Adam for the rest. A plateau is detected from the mean training loss of each
+    `steps_per_epoch` steps. Biases and normalisation do not decay, unless decay_factors says so.
 
     Raises:
-      InputError: from `init`, for a key of rate_factors or decay_factors that decides nothing.
+      InputError: from `init`, if a key of rate_factors or decay_factors has no effect.
     """
     parts = [_optimizer(config, schedule)]
     if config.clip_norm is not None:
@@ -196,11 +202,11 @@ def make_optimizer(
 
 
 def make_optimizer_metrics(config: OptimConfig, schedule: optax.Schedule) -> Callable[..., dict[str, jax.Array]]:
-    """Returns (state, frozen globs) -> metrics of the optimizer that `make_optimizer` makes, before a step.
+    """Returns (state, frozen globs) -> metrics, before a step, of the optimizer from `make_optimizer`.
 
-    The metrics are f32[]: learning_rate, the schedule's rate times the factor of the plateaus so far, and, with
-    decoupled decay, decay_norm, the norm of what the decay changes in this step. lamb has no decay_norm, because its
-    trust ratio scales the decay too.
+    The metrics are f32[]. learning_rate is the rate of the schedule times the factor of the plateaus so far. With
+    decoupled weight decay, decay_norm is the norm of the change that the decay makes in this step. lamb has no
+    decay_norm, because its trust ratio scales the decay too.
     """
 
     def optimizer_metrics(state: TrainState, frozen: Sequence[str]) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Parameters by their paths, such as `Dense_0/kernel`: globs that select them, and which of them are weights."""
+"""Selection of parameters: by globs over their paths, such as `Dense_0/kernel`, and of the weights among them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -17,12 +17,12 @@ def parameter_paths(params: Params) -> list[str]:
 
 
 def matching(globs: Sequence[str], params: Params, name: str) -> Any:
-    """Returns a tree like `params`, with True where at least one glob matches the path.
+    """Returns a tree like `params`, with True for each parameter whose path at least one glob matches.
 
     Args:
       globs: such as `Dense_*`.
       params: the tree of parameters.
-      name: the option that holds the globs, for the error message.
+      name: the option that contains the globs, for the error message.
 
     Raises:
       InputError: if a glob matches no parameter; the message lists the paths.
@@ -49,7 +49,7 @@ def first_matches(by_glob: Mapping[str, float], params: Params, name: str) -> li
 
 
 def weight_mask(params: Params) -> Any:
-    """Returns a tree like `params`, with True at weights, and False at biases and scales of normalisation layers.
+    """Returns a tree like `params`, with True for weights, and False for biases and scales of normalisation layers.
 
     A weight has two axes or more and is not named bias or scale.
     """

@@ -1,4 +1,4 @@
-"""What training changes: one pytree of arrays, which is what a checkpoint holds."""
+"""The state of training: one pytree of arrays, which a checkpoint stores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from flaxcls.types import Params
 
 @struct.dataclass
 class TrainState:
-    """The state of training.
+    """Everything that training changes.
 
     step: i32[], optimizer updates so far.
-    params: what is trained.
+    params: the trained parameters.
     model_state: every other collection of the module, such as batch_stats.
-    opt_state: the optimizer's.
-    ema: the moving average of params, or None; where there is one, evaluation uses it.
+    opt_state: the state of the optimizer.
+    ema: the moving average of params, or None. Evaluation uses it if there is one.
     """
 
     step: jax.Array
@@ -31,7 +31,7 @@ class TrainState:
 
     @property
     def eval_variables(self) -> dict[str, Any]:
-        """The module's variables as evaluation uses them."""
+        """The variables of the module for evaluation."""
         return {"params": self.params if self.ema is None else self.ema, **self.model_state}
 
 
@@ -47,22 +47,22 @@ def create_state(
     """Returns the state before the first step.
 
     Args:
-      key: decides the initial parameters.
+      key: random key of the initial parameters.
       model: a linen module called as `model(images, train=bool)`.
       tx: the optax optimizer.
       image_shape: (h, w, c) of one image.
-      images: f32[n h w c], transformed, for a model that makes its parameters from data when it is initialised; None:
-        it is initialised on an image of zeros.
-      ema: whether to keep a moving average of the parameters.
+      images: f32[n h w c], transformed, for a model that makes its parameters from data at initialisation; None: an
+        image of zeros.
+      ema: True to keep a moving average of the parameters.
 
-    The collections that a call with train=False creates are kept; a training step updates those and no others, and
-    must leave their shapes as they are.
+    The state has the collections that a call with train=False creates. A training step updates only these, and must
+    keep their shapes.
 
-    It can be jitted, with images as an argument, and then computes no more of the forward pass than the parameters
-    need; `jax.eval_shape` of it gives the state's shapes without computing anything.
+    Under `jax.jit`, with images as an argument, only the part of the forward pass that the parameters need is computed.
+    `jax.eval_shape` of this function returns the shapes of the state and computes nothing.
 
     Raises:
-      ValueError: where the images are of another shape.
+      ValueError: if the images have another shape.
     """
     if images is None:
         images = jnp.zeros((1, *image_shape), jnp.float32)

@@ -1,4 +1,4 @@
-"""Files on this machine, or in a bucket of Google Cloud Storage as gs://BUCKET/PATH, written whole or not at all."""
+"""Files on this machine or in a Google Cloud Storage bucket (gs://BUCKET/PATH), written whole or not at all."""
 
 import contextlib
 import importlib.util
@@ -19,13 +19,13 @@ PARTIAL = ".partial"
 
 
 def as_path(place: str | Path) -> Path:
-    """Returns a path to what a user named; that of a bucket answers the same methods, but for links.
+    """Returns the path of a place that a user named. Paths in a bucket have the same methods, except those for links.
 
-    Raises InputError for a URL that is none of a bucket, and for a bucket where gcsfs is not installed, or that cannot
-    be looked into.
+    Raises InputError for a URL that does not name a bucket, and for a bucket if gcsfs is not installed or the bucket
+    cannot be read.
     """
     text = str(place)
-    url = re.fullmatch(r"([a-z][a-z0-9+.-]+):(?:/+(.*))?", text)  # of // a Path has but one
+    url = re.fullmatch(r"([a-z][a-z0-9+.-]+):(?:/+(.*))?", text)  # a Path has only one / of the //
     if url is None:
         return Path(place)
     scheme, rest = url.groups()
@@ -37,38 +37,38 @@ def as_path(place: str | Path) -> Path:
     text = f"gs://{rest}"
     if importlib.util.find_spec("gcsfs") is None:
         raise InputError(
-            f"{text} is in a bucket, which takes the package gcsfs, and that is not installed: install it with "
-            "pip install '.[gcs]', or name a directory of this machine."
+            f"{text} is in a bucket, which needs the package gcsfs, but gcsfs is not installed: run "
+            "pip install '.[gcs]', or name a directory on this machine."
         )
-    import fsspec  # here, for those who have no bucket
+    import fsspec  # imported here: only buckets need it
     from etils import epath
 
-    os.environ.setdefault("EPATH_USE_TF", "false")  # nor is TensorFlow to be imported where it is installed
-    # what other processes write, and tensorstore in this one, is not in a listing that was kept
+    os.environ.setdefault("EPATH_USE_TF", "false")  # keeps TensorFlow from being imported if it is installed
+    # a cached listing would lack the files that other processes, or tensorstore in this process, have written
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     path = cast(Path, epath.Path(text))
     try:
         children(path)
-    except Exception as error:  # of any of the libraries below gcsfs
+    except Exception as error:  # the libraries below gcsfs raise many types
         raise InputError(
-            f"{text} cannot be looked into: {type(error).__name__}: {error}. Log in with gcloud auth "
+            f"{text} cannot be read: {type(error).__name__}: {error}. Log in with gcloud auth "
             "application-default login, or let the service account of this machine read and write the bucket."
         ) from error
     return path
 
 
 def in_bucket(path: str | Path) -> bool:
-    """Whether a path is of a bucket, where an object is written whole or not at all and nothing is appended."""
+    """True if a path is in a bucket, where objects are written whole or not at all, and nothing can be appended."""
     return str(path).startswith("gs://")
 
 
 def absolute(path: Path) -> Path:
-    """Returns the path as it is from any directory."""
+    """Returns the path independent of the current directory."""
     return path if in_bucket(path) else path.absolute()
 
 
 def children(path: Path) -> list[Path]:
-    """Returns what is in a directory, if it is there."""
+    """Returns the paths in a directory, or an empty list if there is no such directory."""
     try:
         return list(path.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -77,7 +77,7 @@ def children(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def os_errors() -> Iterator[None]:
-    """Raises OSError for what the libraries below gcsfs raise, whatever it is; they have errors of many kinds."""
+    """Raises OSError in place of any error from the libraries below gcsfs, which raise many types."""
     try:
         yield
     except (OSError, InputError, StorageError):
@@ -87,7 +87,7 @@ def os_errors() -> Iterator[None]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes `text` to `path`, so that at any moment the file is the old one or the new one."""
+    """Writes `text` to `path`, so that at any moment the file has its old content or all of the new one."""
     if in_bucket(path):
         with os_errors():
             path.write_text(text)
@@ -98,7 +98,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file, or a folder with everything in it, if it exists; a link is deleted, not its target."""
+    """Deletes a file, or a folder with its content, if it exists. Of a link, it deletes the link, not the target."""
     if in_bucket(path):
         cast(Any, path).rmtree(missing_ok=True)  # works for a file, too
     elif path.is_dir() and not path.is_symlink():
@@ -108,7 +108,7 @@ def remove(path: Path) -> None:
 
 
 def move(path: Path, target: Path) -> None:
-    """Moves a folder to `target`, which must not exist; the parent of `target` is made if it does not exist."""
+    """Moves a folder to `target`, which must not exist. Makes the parent of `target` if needed."""
     if in_bucket(path):
         import fsspec  # imported here: only buckets need it
 
@@ -120,10 +120,10 @@ def move(path: Path, target: Path) -> None:
 
 
 class Outbox:
-    """A folder for files that grow, even where nothing can be appended; to be closed.
+    """A folder for files that grow, even if `place` is in a bucket, where nothing can be appended. Must be closed.
 
-    On this machine `folder` is `place` itself. For a bucket it is a temporary folder, and `send` copies to `place`
-    every file that has changed.
+    On this machine `folder` is `place` itself. For a bucket it is a temporary folder, and `send` copies every file that
+    has changed to `place`.
     """
 
     def __init__(self, place: Path) -> None:
@@ -133,7 +133,7 @@ class Outbox:
         self.folder = place if self._temporary is None else Path(self._temporary.name)
 
     def send(self) -> None:
-        """Copies each file that has changed, whole. Raises OSError if one cannot be written."""
+        """Copies each file that has changed, as a whole. Raises OSError if one cannot be written."""
         if self._temporary is None:
             return
         for file in sorted(self.folder.rglob("*")):
@@ -159,42 +159,41 @@ class Outbox:
 
 
 def local_copy(folder: Path, root: Path) -> Path:
-    """Copies `folder`, below `root` in a bucket, to this machine, and returns the place of `root` here.
+    """Copies `folder`, which is below `root` in a bucket, to this machine, and returns the local path of `root`.
 
-    Reading records from the bucket one by one would take some 30 ms each. The copy is in ~/.cache/flaxcls/data (or
-    $XDG_CACHE_HOME). Files that are already here with the same size and time are not copied again. Where several
-    processes of one machine ask, one copies and the others wait.
+    To read single records from the bucket would take some 30 ms each. The copy is in ~/.cache/flaxcls/data (or
+    $XDG_CACHE_HOME). Files whose local copy has the same size and time are not copied again. If several processes of a
+    machine call this, one copies and the others wait.
 
     Raises:
       InputError: if the folder cannot be copied.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flaxcls" / "data"
-    here = cache / str(root).removeprefix("gs://")
-    to = here / str(folder).removeprefix(f"{root}/")
+    local_root = cache / str(root).removeprefix("gs://")
+    target = local_root / str(folder).removeprefix(f"{root}/")
     try:
-        to.mkdir(parents=True, exist_ok=True)
-        with FileLock(to.with_name(f"{to.name}.lock")), os_errors():
-            _copy(folder, to)
+        target.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f"{target.name}.lock")), os_errors():
+            _copy(folder, target)
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be copied to {to}: {error.strerror or error}. Make room there, or name another place by "
-            "the environment's XDG_CACHE_HOME."
+            f"{folder} cannot be copied to {target}: {error.strerror or error}. Make room there, or set the "
+            "environment variable XDG_CACHE_HOME to another place."
         ) from error
-    return here
+    return local_root
 
 
-def _copy(folder: Path, to: Path) -> None:
+def _copy(folder: Path, target: Path) -> None:
     for path in children(folder):
-        target = to / path.name
+        copy = target / path.name
         if path.is_dir():
-            target.mkdir(exist_ok=True)
-            _copy(path, target)
+            copy.mkdir(exist_ok=True)
+            _copy(path, copy)
             continue
-        there: Any = path.stat()  # etils has its own names for size and time
-        if target.exists() and (target.stat().st_size, int(target.stat().st_mtime)) == (there.length, there.mtime):
+        stat: Any = path.stat()  # etils has its own names for size and time
+        if copy.exists() and (copy.stat().st_size, int(copy.stat().st_mtime)) == (stat.length, stat.mtime):
             continue
-        partial = target.with_name(f"{path.name}.partial")
-        copy: Any = path
-        copy.copy(partial, overwrite=True)
-        os.utime(partial, (there.mtime, there.mtime))
-        partial.replace(target)
+        partial = copy.with_name(f"{path.name}{PARTIAL}")
+        cast(Any, path).copy(partial, overwrite=True)
+        os.utime(partial, (stat.mtime, stat.mtime))
+        partial.replace(copy)

@@ -1,4 +1,4 @@
-"""The types that every part of the package speaks."""
+"""The types that all parts of the package share."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NotRequired, TypeAlias, TypedDict
@@ -11,10 +11,10 @@ Params: TypeAlias = Mapping[str, Any]
 class Batch(TypedDict):
     """A batch of b examples.
 
-    image: u8|f32[b h w c], unsigned bytes of 0..255 or floats.
+    image: u8|f32[b h w c], unsigned bytes in 0..255 or floats.
     label: i32[b], or f32[b k] for soft labels whose rows sum to 1.
-    mask: bool[b], False where an example is padding; without it every example counts.
-    mirrored: bool[b], images that a training transform is to mirror left to right, drawn with the batch.
+    mask: bool[b], False if an example is padding; without a mask every example counts.
+    mirrored: bool[b], True if a training transform must mirror the image left to right; drawn with the batch.
     """
 
     image: jax.Array

@@ -1,9 +1,9 @@
 """Transforms of image batches: pure functions that run on the device, as part of the step.
 
-Those that draw take a key first. Each random one is a draw and a deterministic function of what was drawn, so that the
-latter can be checked by hand. Images are [b h w c], unsigned bytes of 0..255 or floats; the type that comes in goes
-out. What knows a largest value (colour, tones, policies) takes floats of 0..1. No function looks beyond an image, or a
-small fixed group of images, so a batch that is split over devices stays where it is.
+Random functions take a key first. Each of them draws numbers and calls a deterministic function of these, which can be
+checked by hand. Images are [b h w c], unsigned bytes in 0..255 or floats, and the output has the type of the input.
+Functions that depend on the largest value (colour, tones, policies) take floats in 0..1. Each function uses a single
+image, or a small fixed group of images, so a batch that is split over devices stays where it is.
 """
 
 from flaxcls.augment.affine import affine_matrices, random_affine, rotate, translate, warp

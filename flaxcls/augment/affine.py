@@ -17,14 +17,14 @@ def warp(
     fill: float = 0.0,
     method: Literal["bilinear", "nearest"] = "bilinear",
 ) -> jax.Array:
-    """Samples each image where its matrix says: output pixel p shows the input at matrix @ (p, 1).
+    """Samples each image with its matrix: output pixel p shows the input at matrix @ (p, 1).
 
     Args:
       images: [b h w c].
       matrices: f32[b 2 3], from (row, column, 1) in the output to (row, column) in the input, both counted in pixels
         from the centre of the image.
-      fill: the value outside of the image, in its units.
-      method: bilinear, or the nearest pixel, at a quarter of the reads.
+      fill: the value outside the image, in the units of the image.
+      method: bilinear, or the nearest pixel, which needs a quarter of the reads.
 
     Returns:
       [b h w c], of the same type.
@@ -35,7 +35,7 @@ def warp(
     columns = jnp.arange(width, dtype=jnp.float32)[None, :] - middle[1]
 
     def sample(image: jax.Array, matrix: jax.Array) -> jax.Array:
-        # written out, for a matrix product may be rounded to 10 bits
+        # no matrix product, because it may be rounded to 10 bits
         row, column = (matrix[i, 0] * rows + matrix[i, 1] * columns + matrix[i, 2] + middle[i] for i in (0, 1))
 
         def read(row: jax.Array, column: jax.Array) -> jax.Array:
@@ -56,13 +56,13 @@ def warp(
 
 
 def affine_matrices(degrees: jax.Array, shifts: jax.Array, shears: jax.Array) -> jax.Array:
-    """Returns the matrices for `warp` that show the image sheared, then rotated, then moved.
+    """Returns the matrices with which `warp` shears the image, then rotates it, then moves it.
 
     Args:
       degrees: f32[b], counter-clockwise.
       shifts: f32[b 2], pixels downward and to the right.
-      shears: f32[b 2], pixels downward for each pixel to the right of the centre, and to the right for each below it;
-        one of the two should be 0.
+      shears: f32[b 2], pixels downward per pixel to the right of the centre, and pixels to the right per pixel below
+        it; one of the two should be 0.
 
     Returns:
       f32[b 2 3].
@@ -70,7 +70,7 @@ def affine_matrices(degrees: jax.Array, shifts: jax.Array, shears: jax.Array) ->
     angle = jnp.deg2rad(degrees)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     down, right = shears[:, 0], shears[:, 1]
-    # inverses, last to first, as the output is what is known
+    # inverses in reverse order, because the matrices map the output to the input
     a, b = cos + down * sin, sin - down * cos
     c, d = -sin - right * cos, cos - right * sin
     row = -(a * shifts[:, 0] + b * shifts[:, 1])
@@ -81,7 +81,7 @@ def affine_matrices(degrees: jax.Array, shifts: jax.Array, shears: jax.Array) ->
 def rotate(
     images: jax.Array, degrees: jax.Array, *, fill: float = 0.0, method: Literal["bilinear", "nearest"] = "bilinear"
 ) -> jax.Array:
-    """Turns each of images [b h w c] by degrees f32[b], counter-clockwise about its centre; see `warp`."""
+    """Rotates each of images [b h w c] by degrees f32[b], counter-clockwise about its centre; see `warp`."""
     zeros = jnp.zeros((images.shape[0], 2), jnp.float32)
     return warp(images, affine_matrices(degrees, zeros, zeros), fill=fill, method=method)
 
@@ -109,7 +109,7 @@ def random_affine(
       key: for the draw.
       images: [b h w c].
       degrees: the largest rotation; the angle is uniform in -degrees..degrees.
-      shift: the largest translation as a share of the height and of the width, uniform in -shift..shift each.
+      shift: the largest translation, as a share of the height and the width; each share is uniform in -shift..shift.
       fill, method: as in `warp`.
 
     Returns:

@@ -1,8 +1,8 @@
 """Brightness, contrast, saturation, sharpness and hue, as torchvision defines them.
 
-Each takes images [b h w c], bytes of 0..255 or floats of 0..1, and a number for each image; what leaves the range is
-clipped. Bytes are rounded to the nearest at the end, where torchvision cuts off. Images of one channel have neither
-saturation nor hue and come back as they are.
+Each function takes images [b h w c], bytes in 0..255 or floats in 0..1, and a number for each image. Values outside the
+range are clipped. Bytes are rounded to the nearest at the end; torchvision truncates them. Images of one channel have
+neither saturation nor hue, so both leave them unchanged.
 """
 
 from functools import partial
@@ -15,10 +15,10 @@ from flaxcls.augment.scaling import largest, per_image, restored, unscaled
 
 
 def grayscale(values: jax.Array) -> jax.Array:
-    """Returns [b h w 1], the luma (ITU-R BT.601) of floats [b h w 3]; one channel stays as it is.
+    """Returns [b h w 1], the luma (ITU-R BT.601) of floats [b h w 3]; images of one channel are unchanged.
 
     Raises:
-      ValueError: if there are neither one nor three channels.
+      ValueError: if the number of channels is neither 1 nor 3.
     """
     if values.shape[-1] == 1:
         return values
@@ -29,7 +29,7 @@ def grayscale(values: jax.Array) -> jax.Array:
 
 
 def blurred(values: jax.Array) -> jax.Array:
-    """Returns floats [b h w c] averaged over 3x3 pixels, the middle one five times; the border stays as it is."""
+    """Returns floats [b h w c] averaged over 3x3 pixels, the middle one with weight five; the border is unchanged."""
     height, width = values.shape[1:3]
     if height < 3 or width < 3:
         return values
@@ -52,15 +52,15 @@ def _blend(values: jax.Array, other: jax.Array, factors: jax.Array, limit: float
 
 
 def _shift_hue(values: jax.Array, shifts: jax.Array) -> jax.Array:
-    """Turns the hue in the HSV model (Smith 1978, "Color Gamut Transform Pairs"), a whole turn being 1."""
+    """Rotates the hue in the HSV model (Smith 1978, "Color Gamut Transform Pairs"); a whole turn is 1."""
     if values.shape[-1] == 1:
         return values
     red, green, blue = values[..., 0], values[..., 1], values[..., 2]
     high, low = values.max(axis=-1), values.min(axis=-1)
     chroma = high - low
     divisor = jnp.where(chroma > 0, chroma, 1)
-    # Channels are compared with each other, not with the largest: XLA may compute that one again and round otherwise,
-    # which equality does not survive. Where two are about the same, both formulas give about the same.
+    # Channels are compared with each other, not for equality with the largest: XLA may compute the largest again and
+    # round it differently. If two channels are almost equal, both formulas give almost the same value.
     sixths = jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) / divisor,
@@ -70,38 +70,38 @@ def _shift_hue(values: jax.Array, shifts: jax.Array) -> jax.Array:
 
     def channel(offset: int) -> jax.Array:
         place = sixths + offset
-        place = place - 6 * jnp.floor(place / 6)  # the remainder, which XLA computes slowly on CPU
+        place = place - 6 * jnp.floor(place / 6)  # the remainder; XLA's own is slow on CPU
         return high - chroma * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
 
     return jnp.stack([channel(5), channel(3), channel(1)], axis=-1)
 
 
 def brightness(images: jax.Array, factors: jax.Array) -> jax.Array:
-    """Multiplies images [b h w c] by factors f32[b]: 0 is black, 1 the image."""
+    """Multiplies images [b h w c] by factors f32[b]: 0 is black, 1 is the image."""
     values = unscaled(images)
     return restored(_blend(values, jnp.zeros_like(values), factors, largest(images)), images)
 
 
 def contrast(images: jax.Array, factors: jax.Array) -> jax.Array:
-    """Blends images [b h w c] with their mean gray by factors f32[b]: 0 is that gray, 1 the image."""
+    """Blends images [b h w c] with their mean gray by factors f32[b]: 0 is that gray, 1 is the image."""
     values = unscaled(images)
     return restored(_blend(values, mean_gray(values), factors, largest(images)), images)
 
 
 def saturation(images: jax.Array, factors: jax.Array) -> jax.Array:
-    """Blends images [b h w c] with their gray by factors f32[b]: 0 is without colour, 1 the image."""
+    """Blends images [b h w c] with their gray by factors f32[b]: 0 is without colour, 1 is the image."""
     values = unscaled(images)
     return restored(_blend(values, grayscale(values), factors, largest(images)), images)
 
 
 def sharpness(images: jax.Array, factors: jax.Array) -> jax.Array:
-    """Blends images [b h w c] with themselves blurred by factors f32[b]: 0 is blurred, 1 the image, 2 sharper."""
+    """Blends images [b h w c] with a blurred copy by factors f32[b]: 0 is blurred, 1 is the image, 2 is sharper."""
     values = unscaled(images)
     return restored(_blend(values, blurred(values), factors, largest(images)), images)
 
 
 def hue(images: jax.Array, shifts: jax.Array) -> jax.Array:
-    """Turns the hue of images [b h w c] by shifts f32[b] of a whole turn: 0 and 1 are the image, 1/3 red to green."""
+    """Rotates the hue of images [b h w c] by shifts f32[b], in turns: 0 and 1 are the image, 1/3 turns red to green."""
     return restored(_shift_hue(unscaled(images), shifts), images)
 
 
@@ -129,12 +129,12 @@ def random_color_jitter(
 
     Args:
       key: for the draw.
-      images: [b h w c], bytes of 0..255 or floats of 0..1.
-      brightness, contrast, saturation: the factor is uniform in 1 - x..1 + x, and 0 at least.
-      hue: the shift is uniform in -x..x, a whole turn being 1.
+      images: [b h w c], bytes in 0..255 or floats in 0..1.
+      brightness, contrast, saturation: for a value x, the factor is uniform in max(0, 1 - x)..1 + x.
+      hue: for a value x, the shift is uniform in -x..x; a whole turn is 1.
 
     Returns:
-      [b h w c], of the same type. The order is always that of the arguments; torchvision draws it too.
+      [b h w c], of the same type. The changes always have the order of the arguments; torchvision draws the order.
     """
     keys = jax.random.split(key, 4)
 

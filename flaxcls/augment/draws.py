@@ -1,7 +1,7 @@
-"""Random numbers for each example of a batch, the same however the batch is split over devices.
+"""Random numbers for the examples of a batch that do not depend on how the batch is split over devices.
 
-Under `jit` they are so by themselves. Under `pmap` and `shard_map`, where a function sees its device's part alone, the
-numbers of the whole batch are drawn on each device, which then takes those of its own examples.
+Under `jit` this needs no work. Under `pmap` and `shard_map` a function sees only its device's part of the batch. There,
+each device draws the numbers of the whole batch and takes those of its own examples.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _AXIS: ContextVar[str | None] = ContextVar("axis", default=None)
 
 @contextmanager
 def along(axis_name: str | None) -> Iterator[None]:
-    """While open, what is `drawn` is for the examples of this device along a mapped axis; None: for all there are."""
+    """While open, `drawn` returns the numbers of this device's examples along a mapped axis; None: of all examples."""
     token = _AXIS.set(axis_name)
     try:
         yield
@@ -27,7 +27,7 @@ def along(axis_name: str | None) -> Iterator[None]:
 def drawn(
     sample: Callable[[jax.Array, tuple[int, ...]], jax.Array], key: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
-    """Returns sample(key, shape) for the examples at hand, of which shape [b ...] counts b."""
+    """Returns sample(key, shape) for the b examples that the function sees, with shape [b ...]."""
     axis_name = _AXIS.get()
     if axis_name is None:
         return sample(key, shape)
@@ -36,7 +36,7 @@ def drawn(
 
 
 def of_first(key: jax.Array, axis_name: str) -> jax.Array:
-    """Returns, on all devices along a mapped axis, the key of the first."""
+    """Returns, on all devices along a mapped axis, the key of the first device."""
     data = jax.random.key_data(key)
     data = jax.lax.psum(jnp.where(jax.lax.axis_index(axis_name) == 0, data, 0), axis_name)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))

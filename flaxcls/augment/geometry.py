@@ -1,4 +1,4 @@
-"""Mirrors, windows and crops: what moves pixels along the rows and columns."""
+"""Flips and crops: operations that move pixels along rows and columns."""
 
 import math
 from functools import partial
@@ -12,7 +12,7 @@ from flaxcls.augment.scaling import restored, unscaled
 
 
 def flip(images: jax.Array, flips: jax.Array) -> jax.Array:
-    """Mirrors those of images [b h w c] left to right where flips bool[b] is True."""
+    """Mirrors the images [b h w c] left to right for which flips bool[b] is True."""
     return jnp.where(flips[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -24,13 +24,13 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 def crop(
     images: jax.Array, offsets: jax.Array, *, padding: int, fill: Literal["zero", "reflect"] = "zero"
 ) -> jax.Array:
-    """Pads each side of images [b h w c] and cuts windows of the old size out of them.
+    """Pads each side of images [b h w c] and cuts a window of the original size out of each.
 
     Args:
       images: [b h w c].
       offsets: i32[b 2], row and column of each window's corner in the padded image, in 0..2*padding.
-      padding: pixels added to each side; with reflect less than h and w.
-      fill: what the added pixels hold, zero or the image mirrored at its border.
+      padding: pixels added to each side; with reflect, less than h and w.
+      fill: values of the added pixels: zero, or the image mirrored at its border.
 
     Returns:
       [b h w c], of the same type.
@@ -55,14 +55,14 @@ def random_crop(
 
 
 def resized_crop(images: jax.Array, boxes: jax.Array, *, size: tuple[int, int], antialias: bool = True) -> jax.Array:
-    """Cuts a box out of each image and resizes it, bilinear; nothing outside of the box is looked at.
+    """Cuts a box out of each image and resizes it bilinearly; pixels outside the box are not used.
 
     Args:
       images: [b h w c].
       boxes: i32[b 4], row and column of the corner, height and width, inside the image.
-      size: height and width of what is returned.
-      antialias: whether a box that shrinks is averaged over the pixels that become one (as Pillow does) or sampled at
-        points (as OpenCV does). The two agree where it grows.
+      size: height and width of the result.
+      antialias: True if a box that shrinks is averaged over the pixels that become one (like Pillow); False if it is
+        sampled at points (like OpenCV). The two are equal for a box that grows.
 
     Returns:
       [b size c], of the same type.
@@ -71,8 +71,8 @@ def resized_crop(images: jax.Array, boxes: jax.Array, *, size: tuple[int, int], 
     rows = _linear_weights(top, height, images.shape[1], size[0], antialias)
     columns = _linear_weights(left, width, images.shape[2], size[1], antialias)
     values = unscaled(images)
-    # A matrix product for each axis, for what is resized along an axis alone. In the usual precision of accelerators
-    # it would be off by a whole level of 256.
+    # A matrix product for each axis, because the axes are resized independently. In the default precision of
+    # accelerators the result would be wrong by a whole level of 256.
     product = jax.vmap(
         lambda image, r, c: jnp.einsum("ih,hwc,jw->ijc", r, image, c, precision=jax.lax.Precision.HIGHEST)
     )
@@ -80,7 +80,7 @@ def resized_crop(images: jax.Array, boxes: jax.Array, *, size: tuple[int, int], 
 
 
 def _linear_weights(start: jax.Array, length: jax.Array, old: int, new: int, antialias: bool) -> jax.Array:
-    """Returns f32[b new old], the share of each old pixel in each new one of the stretches [start, start + length)."""
+    """Returns f32[b new old], the share of each old pixel in each new pixel of intervals [start, start + length)."""
     start, length = start[:, None, None], length[:, None, None]
     scale = length / new
     places = start + (jnp.arange(new, dtype=jnp.float32)[None, :, None] + 0.5) * scale - 0.5
@@ -105,11 +105,11 @@ def random_crop_boxes(
     Args:
       key: for the draw.
       count: the number of boxes.
-      image_size: height and width of the image that they lie in.
-      scale: least and largest share of the image's area.
-      ratio: least and largest width / height; its logarithm is uniform.
-      tries: draws for each box; the first that fits is taken, and the largest box of an allowed shape, centred, where
-        none does.
+      image_size: height and width of the image that contains the boxes.
+      scale: smallest and largest share of the image's area.
+      ratio: smallest and largest width / height; its logarithm is uniform.
+      tries: draws for each box. The first one that fits is taken; if none fits, the largest centred box of an allowed
+        shape.
 
     Returns:
       i32[count 4], row and column of the corner, height and width.
@@ -123,7 +123,8 @@ def random_crop_boxes(
     heights = jnp.round(jnp.sqrt(areas / ratios)).astype(jnp.int32)
     widths = jnp.round(jnp.sqrt(areas * ratios)).astype(jnp.int32)
     fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
-    first = jax.nn.one_hot(jnp.argmax(fits, axis=1), tries, dtype=jnp.int32)  # a sum, for a gather could gather devices
+    # a mask and a sum, because a gather could move data between devices
+    first = jax.nn.one_hot(jnp.argmax(fits, axis=1), tries, dtype=jnp.int32)
     sizes = jnp.stack([(heights * first).sum(axis=1), (widths * first).sum(axis=1)], axis=1)
     largest = jnp.array(
         [min(height, max(1, round(width / ratio[0]))), min(width, max(1, round(height * ratio[1])))], jnp.int32
@@ -131,7 +132,7 @@ def random_crop_boxes(
     sizes = jnp.where(fits.any(axis=1, keepdims=True), sizes, largest[None])
     room = jnp.array([[height, width]], jnp.int32) - sizes
     corners = (drawn(jax.random.uniform, place_key, (count, 2)) * (room + 1).astype(jnp.float32)).astype(jnp.int32)
-    corners = jnp.minimum(corners, room)  # what rounds up would lie outside
+    corners = jnp.minimum(corners, room)  # a corner that is rounded up would lie outside
     corners = jnp.where(fits.any(axis=1, keepdims=True), corners, room // 2)
     return jnp.concatenate([corners, sizes], axis=1)
 

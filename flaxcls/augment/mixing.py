@@ -1,9 +1,9 @@
-"""Cutout, mixup and CutMix: images with parts missing, or mixed with another, and labels to match.
+"""Cutout, mixup and CutMix: images with missing parts, or mixed with another image, and the labels for them.
 
-A partner is the next image in a fixed group of neighbours, the last one's being the first. The training stream is
-shuffled, so the neighbour is a random image and nothing more has to be drawn. As no group lies across two devices
-(where the group divides each device's share of the batch), nothing is sent between them, and no topology changes the
-pairs.
+The partner of an image is the next image in a fixed group of neighbours; the partner of the last is the first. The
+training stream is shuffled, so the neighbour is a random image, and no further draw is needed. If the group divides
+each device's share of the batch, no group lies on two devices: then nothing is sent between devices, and the pairs do
+not depend on the topology.
 """
 
 from functools import partial
@@ -18,10 +18,10 @@ from flaxcls.types import Batch
 
 
 def soft_labels(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Returns f32[b k], 1 at the class of each of i32[b]; labels that are f32[b k] already stay as they are.
+    """Returns f32[b k], with 1 at the class of each label i32[b]; labels f32[b k] are returned unchanged.
 
     Raises:
-      ValueError: if soft labels are not of num_classes classes.
+      ValueError: if soft labels do not have num_classes classes.
     """
     if labels.ndim == 1:
         return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
@@ -31,16 +31,16 @@ def soft_labels(labels: jax.Array, num_classes: int) -> jax.Array:
 
 
 def mixup(images: jax.Array, labels: jax.Array, ratios: jax.Array, *, group: int = 8) -> tuple[jax.Array, jax.Array]:
-    """Averages each image and its label with those of its partner (Zhang et al. 2018, "mixup").
+    """Averages each image with its partner, and their labels (Zhang et al. 2018, "mixup").
 
     Args:
       images: [b h w c], bytes or floats.
       labels: f32[b k].
-      ratios: f32[b], the share of the image itself, 0..1.
-      group: images among whose neighbours partners are taken; 2 or more, a divisor of b (and of each device's share).
+      ratios: f32[b], the share of the image itself, in 0..1.
+      group: number of neighbours in a group; 2 or more, and a divisor of b (and of each device's share of it).
 
     Returns:
-      Images of the same type (bytes are rounded), labels f32[b k].
+      Images of the same type (bytes are rounded), and labels f32[b k].
 
     Raises:
       ValueError: if group does not divide the batch.
@@ -52,7 +52,9 @@ def mixup(images: jax.Array, labels: jax.Array, ratios: jax.Array, *, group: int
 
 
 def cutmix(images: jax.Array, labels: jax.Array, boxes: jax.Array, *, group: int = 8) -> tuple[jax.Array, jax.Array]:
-    """Replaces a box of each image by its partner's, and the same share of its label (Yun et al. 2019, "CutMix").
+    """Replaces a box of each image with the same box of its partner, and mixes the labels in the same proportion.
+
+    Source: Yun et al. 2019, "CutMix".
 
     Args:
       images: [b h w c], bytes or floats.
@@ -61,7 +63,7 @@ def cutmix(images: jax.Array, labels: jax.Array, boxes: jax.Array, *, group: int
       group: as in `mixup`.
 
     Returns:
-      Images of the same type, labels f32[b k].
+      Images of the same type, and labels f32[b k].
 
     Raises:
       ValueError: if group does not divide the batch.
@@ -77,9 +79,9 @@ def cutout(images: jax.Array, centers: jax.Array, *, size: int, fill: ArrayLike 
 
     Args:
       images: [b h w c].
-      centers: i32[b 2], row and column of the square's middle, in the image; what lies beyond the border is cut off.
-      size: the side of the square, at most the image's shorter one.
-      fill: the value of the square, f32[] or f32[c], in units of the images; the paper's is the mean colour.
+      centers: i32[b 2], row and column of the square's middle, in the image; parts beyond the border are cut off.
+      size: the side of the square, at most the shorter side of the image.
+      fill: the value of the square, f32[] or f32[c], in the units of the images; the paper uses the mean colour.
 
     Returns:
       [b h w c], of the same type.
@@ -96,9 +98,9 @@ def cutout(images: jax.Array, centers: jax.Array, *, size: int, fill: ArrayLike 
 
 
 def random_mixup(key: jax.Array, batch: Batch, *, num_classes: int, alpha: float = 0.2, group: int = 8) -> Batch:
-    """Returns the batch after `mixup`, the share drawn from Beta(alpha, alpha) for each image.
+    """Returns the batch after `mixup`, with the share of each image drawn from Beta(alpha, alpha).
 
-    The batch must hold no padding (training has none), as a partner may be any of its examples.
+    The batch must contain no padding (training has none), because any example may be a partner.
     """
     labels = soft_labels(batch["label"], num_classes)
     images, labels = mixup(batch["image"], labels, _beta(key, alpha, labels.shape[0]), group=group)
@@ -106,7 +108,7 @@ def random_mixup(key: jax.Array, batch: Batch, *, num_classes: int, alpha: float
 
 
 def random_cutmix(key: jax.Array, batch: Batch, *, num_classes: int, alpha: float = 1.0, group: int = 8) -> Batch:
-    """Returns the batch after `cutmix`, with `random_cutmix_boxes`; it must hold no padding."""
+    """Returns the batch after `cutmix` with `random_cutmix_boxes`. The batch must contain no padding."""
     count, height, width = batch["image"].shape[:3]
     boxes = random_cutmix_boxes(key, count, (height, width), alpha=alpha)
     images, labels = cutmix(batch["image"], soft_labels(batch["label"], num_classes), boxes, group=group)
@@ -116,7 +118,7 @@ def random_cutmix(key: jax.Array, batch: Batch, *, num_classes: int, alpha: floa
 def random_mix(
     key: jax.Array, batch: Batch, *, num_classes: int, mixup_alpha: float, cutmix_alpha: float, group: int = 8
 ) -> Batch:
-    """Returns the batch after `random_mixup` or after `random_cutmix`; a coin decides for the whole batch."""
+    """Returns the batch after `random_mixup` or `random_cutmix`, with probability 1/2 each for the whole batch."""
     coin_key, mix_key = jax.random.split(key)
     return jax.lax.cond(
         jax.random.bernoulli(coin_key),
@@ -126,15 +128,15 @@ def random_mix(
 
 
 def random_cutmix_boxes(key: jax.Array, count: int, image_size: tuple[int, int], *, alpha: float = 1.0) -> jax.Array:
-    """Draws boxes i32[count 4] (row, column, height, width) of the image's shape.
+    """Draws boxes i32[count 4] (row, column, height, width) with the proportions of the image.
 
-    The share of the image that stays comes from Beta(alpha, alpha), the middle is uniform in the image; what lies
-    beyond the border is cut off, so the box may be smaller than what was drawn.
+    The share of the image outside the box is drawn from Beta(alpha, alpha); the middle of the box is uniform in the
+    image. Parts beyond the border are cut off, so a box may be smaller than the drawn one.
     """
     ratio_key, place_key = jax.random.split(key)
     size = jnp.array([image_size], jnp.float32)
     sides = jnp.sqrt(1 - _beta(ratio_key, alpha, count))[:, None] * size
-    sides = sides.astype(jnp.int32)  # cut off, as in the paper's code
+    sides = sides.astype(jnp.int32)  # truncated, as in the code of the paper
     middles = (drawn(jax.random.uniform, place_key, (count, 2)) * size).astype(jnp.int32)
     low = jnp.maximum(middles - sides // 2, 0)
     high = jnp.minimum(middles - sides // 2 + sides, jnp.array([image_size], jnp.int32))
@@ -142,7 +144,7 @@ def random_cutmix_boxes(key: jax.Array, count: int, image_size: tuple[int, int],
 
 
 def random_cutout(key: jax.Array, images: jax.Array, *, size: int, fill: ArrayLike = 0.0) -> jax.Array:
-    """Blanks a square of each of images [b h w c] whose middle is any pixel: `cutout`."""
+    """Blanks a square of each of images [b h w c] by `cutout`; the middle is any pixel, at random."""
     limits = jnp.array([images.shape[1:3]], jnp.int32)
     centers = drawn(partial(jax.random.randint, minval=0, maxval=limits), key, (images.shape[0], 2))
     return cutout(images, centers, size=size, fill=fill)
@@ -151,13 +153,13 @@ def random_cutout(key: jax.Array, images: jax.Array, *, size: int, fill: ArrayLi
 def _beta(key: jax.Array, alpha: float, count: int) -> jax.Array:
     if alpha <= 0:
         raise ValueError(f"alpha is {alpha}, but must be more than 0.")
-    if alpha == 1:  # the uniform distribution, without the loops that Beta is drawn by
+    if alpha == 1:  # the uniform distribution, without the loops of a draw from Beta
         return drawn(jax.random.uniform, key, (count,))
     return drawn(lambda key, shape: jax.random.beta(key, alpha, alpha, shape, jnp.float32), key, (count,))
 
 
 def _partners(values: jax.Array, group: int) -> jax.Array:
-    """Returns [b ...] with each example's successor in its group of neighbours in its place."""
+    """Returns [b ...], with each example replaced by the next example of its group."""
     if group < 2 or values.shape[0] % group:
         raise ValueError(
             f"group is {group}, but must be 2 or more and divide the batch of {values.shape[0]} (on each device)."
@@ -172,7 +174,7 @@ def _mix_labels(labels: jax.Array, own: jax.Array, group: int) -> jax.Array:
 
 
 def _inside(boxes: jax.Array, height: int, width: int) -> jax.Array:
-    """Returns bool[b h w 1], which pixels lie in boxes i32[b 4] (row, column, height, width)."""
+    """Returns bool[b h w 1], True for pixels inside boxes i32[b 4] (row, column, height, width)."""
     top, left, tall, wide = (boxes[:, i, None] for i in range(4))
     rows, columns = (jnp.arange(n, dtype=jnp.int32)[None, :] for n in (height, width))
     in_rows, in_columns = (rows >= top) & (rows < top + tall), (columns >= left) & (columns < left + wide)

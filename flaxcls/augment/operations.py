@@ -1,4 +1,4 @@
-"""The random operations of a run's transform beyond crop and flip, as the config names them."""
+"""The random operations of a run's transform, except crop and flip, as `AugmentConfig` selects them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,20 +18,20 @@ Operation = Callable[[jax.Array, Batch], Batch]
 
 
 def on_images(function: Callable[[jax.Array, jax.Array], jax.Array]) -> Operation:
-    """Returns the operation that applies (key, images) -> images to a batch."""
+    """Returns the operation that applies `function`, (key, images) -> images, to a batch."""
     return lambda key, batch: {**batch, "image": function(key, batch["image"])}
 
 
 def make_operations(
     config: AugmentConfig, *, image_size: tuple[int, int], num_classes: int, blank: float | np.ndarray = 0.0
 ) -> list[Operation]:
-    """Returns what `config` asks for, in this order: resized crop, warp, colours, policy, cutout, mixing.
+    """Returns the operations of `config` in this order: resized crop, warp, colours, policy, cutout, mixing.
 
     Args:
-      config: of which normalising, the padded crop, the flip and evaluation are not read here.
+      config: its fields for normalising, padded crop, flips and evaluation are not used here.
       image_size: height and width of the images.
-      num_classes: of the soft labels that mixing makes.
-      blank: what cutout leaves, f32[] or f32[c], in the units of the images.
+      num_classes: number of classes of the soft labels that mixing makes.
+      blank: value of the pixels that cutout blanks, f32[] or f32[c], in the units of the images.
     """
     operations: list[Operation] = []
     if config.resized_crop is not None:

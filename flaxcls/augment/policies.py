@@ -1,8 +1,8 @@
 """RandAugment and TrivialAugment: an operation for each image, drawn from fourteen.
 
-A `lax.switch` under `vmap` would run all fourteen for each image and select: 5 warps and 4 look-ups. But they are of
-three kinds, each with a neutral setting: tables of levels, blends with another image, and affine warps. So each image
-passes once through a look-up, a blend and a warp, of which all but the drawn one change nothing.
+A `lax.switch` under `vmap` would run all fourteen for each image, with 5 warps and 4 look-ups, and select one result.
+But there are only three kinds of operations, each with a neutral setting: tables of levels, blends with another image,
+and affine warps. So each image passes through one look-up, one blend and one warp, and only the drawn one changes it.
 """
 
 from functools import partial
@@ -44,26 +44,26 @@ OPS = (
 
 
 def apply_ops(images: jax.Array, ops: jax.Array, strengths: jax.Array, *, fill: float = 0.5) -> jax.Array:
-    """Applies to each image an operation of its own.
+    """Applies one operation to each image.
 
     Args:
-      images: [b h w c] with 1 or 3 channels, bytes or floats of 0..1, which are rounded to 256 levels.
-      ops: i32[b], places in `OPS`.
-      strengths: f32[b], what the operation takes: bits that posterize keeps, solarize's threshold in levels of 0..255,
-        the factor of brightness, contrast, saturation and sharpness, degrees counter-clockwise, shear in pixels for
-        each pixel, translation in pixels. The first three operations take nothing.
-      fill: the value outside of the image in warps, 0..1. Warps take the nearest pixel and keep the centre in place.
+      images: [b h w c] with 1 or 3 channels, bytes or floats in 0..1, which are rounded to 256 levels.
+      ops: i32[b], indices into `OPS`.
+      strengths: f32[b], the argument of the operation: bits that posterize keeps; threshold of solarize, in levels
+        0..255; factor of brightness, contrast, saturation and sharpness; degrees counter-clockwise; shear in pixels per
+        pixel; translation in pixels. The first three operations have no argument.
+      fill: the value outside the image in warps, in 0..1. Warps take the nearest pixel and keep the centre in place.
 
     Returns:
       [b h w c], of the same type.
     """
-    # Each barrier ends a stage: XLA would fuse what comes before into every read of the next one and compute it again.
+    # Each barrier ends a stage. Otherwise XLA would fuse a stage into every read of the next one, and compute it again.
     stage = jax.lax.optimization_barrier
     levels = stage(to_bytes(images))
     levels = stage(look_up(levels, stage(_tables(levels, ops, strengths))))
     values = unscaled(levels)
     factors = per_image(jnp.where(_is(ops, *_BLENDS), strengths, 1), values)
-    levels = stage(restored(factors * values + (1 - factors) * _others(values, ops), levels))
+    levels = stage(restored(factors * values + (1 - factors) * _blend_targets(values, ops), levels))
     return from_bytes(warp(levels, _matrices(ops, strengths), fill=round(255 * fill), method="nearest"), images)
 
 
@@ -71,7 +71,7 @@ _BLENDS = ("brightness", "contrast", "saturation", "sharpness")
 
 
 def _is(ops: jax.Array, *names: str) -> jax.Array:
-    """Returns bool[b], whether the operation is one of those named."""
+    """Returns bool[b], True if the operation is one of `names`."""
     return jnp.isin(ops, jnp.array([OPS.index(name) for name in names], ops.dtype))
 
 
@@ -88,8 +88,8 @@ def _tables(levels: jax.Array, ops: jax.Array, strengths: jax.Array) -> jax.Arra
     return table
 
 
-def _others(values: jax.Array, ops: jax.Array) -> jax.Array:
-    """Returns what each image is blended with; black where it is brightness, or nothing."""
+def _blend_targets(values: jax.Array, ops: jax.Array) -> jax.Array:
+    """Returns the image with which each image is blended: black for brightness and for operations without a blend."""
     gray = jnp.broadcast_to(grayscale(values), values.shape)
     mean = jnp.broadcast_to(mean_gray(values), values.shape)
     other = jnp.zeros_like(values)
@@ -106,7 +106,7 @@ def _matrices(ops: jax.Array, strengths: jax.Array) -> jax.Array:
 
 
 class _Reach(NamedTuple):
-    """The largest strengths: degrees, shear, pixels along each axis, distance of a factor from 1, bits dropped."""
+    """The largest strengths: degrees, shear, pixels along each axis, distance of a factor from 1, dropped bits."""
 
     rotate: float
     shear: float
@@ -117,7 +117,7 @@ class _Reach(NamedTuple):
 
 
 def _strengths(ops: jax.Array, levels: jax.Array, signs: jax.Array, reach: _Reach) -> jax.Array:
-    """Returns f32[b], the strengths of ops i32[b] at levels f32[b] of 0..1, in the direction of signs f32[b]."""
+    """Returns f32[b], the strengths of ops i32[b] at levels f32[b] in 0..1, in the direction of signs f32[b]."""
     neutral_reach_signed = {
         "posterize": (8, -reach.bits, 0),
         "solarize": (255, -255, 0),
@@ -144,15 +144,15 @@ def _draw(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
 def rand_augment(
     key: jax.Array, images: jax.Array, *, layers: int = 2, magnitude: float = 9, fill: float = 0.5
 ) -> jax.Array:
-    """Applies to each image `layers` operations, each drawn evenly from `OPS` (Cubuk et al. 2020, "RandAugment").
+    """Applies `layers` operations, drawn uniformly from `OPS`, to each image (Cubuk et al. 2020, "RandAugment").
 
     Args:
       key: for the draw.
       images: [b h w c] with 1 or 3 channels, bytes or floats of 0..1.
-      layers: operations one after the other, the paper's N.
-      magnitude: the strength of all, 0..30, the paper's M. At 30 they rotate by 30 degrees, shear by 0.3, move by
-        150/331 of the side, change factors by 0.9, drop 4 bits and invert all; directions are drawn.
-      fill: the value outside of the image in warps, 0..1.
+      layers: number of operations, one after the other; N in the paper.
+      magnitude: strength of all operations, in 0..30; M in the paper. At 30 they rotate by 30 degrees, shear by 0.3,
+        move by 150/331 of the side, change factors by 0.9, drop 4 bits and invert all levels. Directions are random.
+      fill: the value outside the image in warps, in 0..1.
 
     Returns:
       [b h w c], of the same type.
@@ -172,16 +172,16 @@ def rand_augment(
 
 
 def trivial_augment(key: jax.Array, images: jax.Array, *, fill: float = 0.5) -> jax.Array:
-    """Applies to each image one operation of any strength (Mueller & Hutter 2021, "TrivialAugment", the wide space).
+    """Applies one operation of random strength to each image (Mueller & Hutter 2021, "TrivialAugment", wide space).
 
     Args:
       key: for the draw.
-      images: [b h w c] with 1 or 3 channels, bytes or floats of 0..1.
-      fill: the value outside of the image in warps, 0..1.
+      images: [b h w c] with 1 or 3 channels, bytes or floats in 0..1.
+      fill: the value outside the image in warps, in 0..1.
 
     Returns:
-      [b h w c], of the same type. The strength is one of 31 steps from none to: 135 degrees, shear 0.99, 32 pixels,
-      factors of 0.01 or 1.99, 6 bits dropped, all inverted; directions are drawn.
+      [b h w c], of the same type. The strength is one of 31 steps from no change up to 135 degrees, shear 0.99, 32
+      pixels, factors 0.01 or 1.99, 6 dropped bits, all levels inverted. Directions are random.
     """
     ops, levels, signs = _draw(key, images.shape[0])
     strengths = _strengths(ops, levels, signs, _Reach(135, 0.99, 32, 32, 0.99, 6))

@@ -1,4 +1,4 @@
-"""The transform of a run: what happens to a batch before the model sees it."""
+"""The transform of a run, which prepares a batch for the model."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -24,20 +24,20 @@ def make_transform(
     operations: Sequence[Operation] = (),
     axis_name: str | None = None,
 ) -> Transform:
-    """Returns the transform that crops and flips in training, then scales and, with mean and std [c], normalises.
+    """Returns the transform that crops and flips in training, then scales and, with mean and std, normalises.
 
-    In training, the images of a batch with `mirrored` are mirrored by it before all else, and it is taken out.
+    In training, if a batch has `mirrored`, the transform first mirrors its images accordingly and removes `mirrored`.
 
     Args:
-      mean, std: [c], of images of 0..1; without them images are not normalised.
-      random_flips: whether to mirror half of the images.
-      crop_padding: pixels added to each side before a random crop; 0 for none.
-      crop_fill: what they hold.
-      operations: what else happens in training, one after the other, between flip and scaling, to images as they came:
-        (key, batch) -> batch, such as `on_images(trivial_augment)`, `partial(random_mixup, num_classes=10)`, or what
-        `make_operations` makes of a configuration.
-      axis_name: the mapped axis over which the batch is split under pmap or shard_map; what happens to an example is
-        then what would happen to it under jit. Without it, each device draws for itself.
+      mean, std: [c], for images in 0..1; without them images are not normalised.
+      random_flips: True to mirror each training image with probability 1/2.
+      crop_padding: pixels added to each side before a random crop; 0 for no crop.
+      crop_fill: values of the added pixels.
+      operations: further operations in training, (key, batch) -> batch, between flip and scaling, in this order. The
+        images still have their original type. Examples: `on_images(trivial_augment)`, `partial(random_mixup,
+        num_classes=10)`, or the operations from `make_operations`.
+      axis_name: the mapped axis over which the batch is split under pmap or shard_map. With it, each example gets the
+        same random numbers as under jit; without it, each device draws its own numbers.
     """
 
     def transform(key: jax.Array | None, batch: Batch) -> Batch:
@@ -58,7 +58,7 @@ def make_transform(
                 images = random_flip(flip_key, images)
             batch = {**batch, "image": images}
             batch.pop("mirrored", None)
-            for i, operation in enumerate(operations):  # the first two numbers are those of crop_key and flip_key
+            for i, operation in enumerate(operations):  # 0 and 1 are the numbers of crop_key and flip_key
                 batch = operation(jax.random.fold_in(key, 2 + i), batch)
             images = batch["image"]
         images = to_float(images)

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the answer of a model, averaged over flips and small shifts of the image."""
+"""Test-time augmentation: the output of a model, averaged over flips and small shifts of the image."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -10,7 +10,7 @@ from flax import linen as nn
 from flaxcls.config import AugmentConfig
 from flaxcls.errors import InputError, unknown
 
-# where the image is moved to, in rows and columns, beside where it is
+# directions in which the image is moved: (rows, columns)
 _DIRECTIONS = {"cross": [(1, 0), (-1, 0), (0, 1), (0, -1)], "diagonal": [(1, 1), (-1, -1)]}
 
 
@@ -26,13 +26,13 @@ def make_views(
 
     Args:
       images: [b h w c].
-      flips: whether to add each view's mirror image.
-      shift: pixels by which to move the image; 0 for none. Less than the sides with reflect.
-      fill: what comes in at the border.
-      pattern: where the image is moved to: "cross" up, down, left and right, "diagonal" both ways along one diagonal.
+      flips: True to add the mirror image of each view.
+      shift: pixels by which the image is moved; 0 for no shifts. With fill "reflect", less than the sides.
+      fill: values of the uncovered pixels at the border.
+      pattern: directions of the shifts: "cross" is up, down, left and right, "diagonal" both ways along one diagonal.
 
     Returns:
-      [b v h w c], v being 1, 2 (flips), 5 (cross), 3 (diagonal), 10 or 6 (with flips, the mirror images last).
+      [b v h w c]. Without flips, v is 1 (no shifts), 5 (cross) or 3 (diagonal). Flips double v, mirror images last.
 
     Raises:
       InputError: for an unknown pattern.
@@ -62,15 +62,15 @@ def average_views(
 ) -> jax.Array:
     """Returns the mean of the logits over the views of each image (Krizhevsky et al. 2012 average probabilities).
 
-    In a cross every view counts the same; in a diagonal the image where it is counts one half, and those that are moved
-    the other half (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU").
+    With "cross" all views have the same weight. With "diagonal" the unmoved image has weight one half, and the moved
+    images share the other half (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU").
 
-    The mean of logits is again logits for any loss, and its softmax is the normalised geometric mean of the views'
-    probabilities: the mean of log-probabilities gives the same one.
+    The mean of logits is valid as logits for any loss. Its softmax is the normalised geometric mean of the
+    probabilities of the views, which the mean of log-probabilities would give too.
 
     Args:
-      predict: [n h w c] -> f32[n k], logits, each of its image alone. It is called once with all b * v views, and takes
-        as much memory as a batch of that size.
+      predict: [n h w c] -> f32[n k] logits, each depending on its own image only. It is called once with all b * v
+        views, and needs as much memory as a batch of that size.
       images: [b h w c].
       flips, shift, fill, pattern: as in `make_views`.
 
@@ -78,7 +78,7 @@ def average_views(
       f32[b k].
     """
     views = make_views(images, flips=flips, shift=shift, fill=fill, pattern=pattern)
-    # example by example, so that a batch that is split over devices stays split
+    # in the order of the examples, so that a batch that is split over devices stays split
     logits = predict(views.reshape(-1, *images.shape[1:])).reshape(*views.shape[:2], -1)
     if shift == 0 or pattern == "cross":
         return logits.mean(axis=1)
@@ -88,10 +88,10 @@ def average_views(
 
 
 class AverageViews(nn.Module):
-    """A model that evaluates another with `average_views`, and has the same variables.
+    """A model that evaluates another model with `average_views`, and has the same variables.
 
-    `eval_step(state, batch, model=AverageViews(model, shift=1))` evaluates a state that `model` was trained with.
-    Images are moved after the transform, so zero is the mean colour where they were normalised.
+    `eval_step(state, batch, model=AverageViews(model, shift=1))` evaluates a state that was trained with `model`.
+    Images are moved after the transform, so zero is the mean colour if they are normalised.
     """
 
     model: nn.Module
@@ -101,11 +101,11 @@ class AverageViews(nn.Module):
     pattern: Literal["cross", "diagonal"] = "cross"
 
     def setup(self) -> None:
-        """Makes the inner model's variables its own."""
+        """Shares the variables of the inner model."""
         nn.share_scope(self, self.model)
 
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Returns logits f32[b k]; in training those of the inner model alone."""
+        """Returns logits f32[b k]; in training, those of the inner model without averaging."""
         model = self.model
         if train:
             return model(images, train=True)
@@ -120,7 +120,7 @@ class AverageViews(nn.Module):
 
 
 def with_views(model: nn.Module, config: AugmentConfig) -> nn.Module:
-    """Returns the module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
+    """Returns the module for evaluation: `model`, or `AverageViews` of it if `config` asks for views."""
     if not (config.eval_flip or config.eval_shift):
         return model
     return AverageViews(

@@ -1,4 +1,4 @@
-"""Data sets. `DATASETS` maps the names of the sources to what loads them."""
+"""Data sets. `DATASETS` maps the names of sources to functions that load them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _load_folder(config: DataConfig) -> Dataset:
     return folder.load(config)
 
 
-# A source's libraries are imported when it is chosen, not before.
+# The libraries of a source are imported only when it is chosen.
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": _load_digits,
     "tfds": _load_tfds,
@@ -39,7 +39,7 @@ DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
 
 
 def load_dataset(config: DataConfig) -> Dataset:
-    """Returns the data set that `config` describes. Raises InputError where it is not there or does not fit."""
+    """Returns the data set that `config` describes. Raises InputError if it is missing or invalid."""
     dataset = DATASETS[config.source](config)
     if config.train_examples is None:
         return dataset

@@ -24,18 +24,18 @@ def from_arrays(
     """Returns a Dataset of the caller's own arrays.
 
     Args:
-      images: u8[n h w c] of 0..255 or f32[n h w c] of 0..1; grey images may lack the last axis. `Images`, for several
-        sizes, will do as well.
+      images: u8[n h w c] in 0..255 or f32[n h w c] in 0..1; grey images may lack the last axis. `Images`, for several
+        sizes, are accepted too.
       labels: integers [n], from 0.
-      validation, test: (images, labels) of their own; what is not given is carved out of `images`, stratified.
-      validation_fraction: share of the training examples that becomes the validation split; 0: there is none.
+      validation, test: (images, labels) of the split. A split that is not given is taken out of `images`, stratified.
+      validation_fraction: share of the training examples that becomes the validation split; 0: no validation split.
       test_fraction: share of all examples that becomes the test split.
-      split_seed: decides which.
-      class_names: in the order of the labels; without them "0", "1", ...
-      name: what the data set is called in the run's files.
+      split_seed: seed that decides which examples are held out.
+      class_names: names in the order of the labels; by default "0", "1", ...
+      name: name of the data set in the run's files.
 
     Raises:
-      InputError: for shapes, types or labels that do not fit, and for a split without examples.
+      InputError: for invalid shapes, types or labels, and for a split without examples.
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction is {test_fraction!r}, but must be above 0 and below 1.")
@@ -55,19 +55,19 @@ def from_arrays(
 def _split(images: np.ndarray | Images, labels: np.ndarray, what: str) -> Split:
     images, labels = images if isinstance(images, Images) else _pixels(images, what), np.asarray(labels)
     if labels.shape != images.shape[:1]:
-        raise InputError(f"{what}: {len(images)} images, but labels of shape {labels.shape}; one label an image.")
+        raise InputError(f"{what}: {len(images)} images, but labels of shape {labels.shape}; give one label per image.")
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{what}: labels are {labels.dtype}, but must be integers: class numbers from 0.")
     return Split(images, labels.astype(np.int32))
 
 
 def _pixels(images: np.ndarray, what: str) -> np.ndarray:
-    """Returns u8[n h w c], or f32 of 0..1."""
+    """Returns u8[n h w c], or f32[n h w c] in 0..1."""
     images = np.asarray(images)
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.ndim != 4:
-        raise InputError(f"{what} has the shape {images.shape}, but [n h w c] or [n h w] is needed.")
+        raise InputError(f"{what} has the shape {images.shape}, but must be [n h w c] or [n h w].")
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):

@@ -1,4 +1,4 @@
-"""Batches of examples: batch i of the training stream, and batches that are padded to one compiled shape."""
+"""Batches of examples: batch i of the training stream, and batches padded to one compiled shape."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,11 +13,12 @@ from flaxcls.data.stream import Order, balanced, batch_indices, batch_mirrored, 
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Makes batch i of the training stream, from 0, of the images that a process needs.
+    """A function that returns batch i, from 0, of the training stream, or the rows of it that a process needs.
 
-    rows: of the batch, those that are made. balanced: whether classes are sampled evenly.
-    least_area: of the random part of each image that is cut out, where images are of several sizes.
-    alternating_flip: whether the batch says which images are mirrored.
+    rows: rows of the batch to make.
+    balanced: True if classes are sampled evenly.
+    least_area: smallest share of the area in a random crop of an image, if images have several sizes.
+    alternating_flip: True if the batch says which images are mirrored.
     """
 
     split: Split
@@ -29,7 +30,7 @@ class BatchMaker:
     alternating_flip: bool = False
 
     def after_rollbacks(self, rollbacks: int) -> "BatchMaker":
-        """Returns the maker of a run that went back to a checkpoint so often; its order is another one each time."""
+        """Returns the maker for a run after `rollbacks` rollbacks to a checkpoint; each one changes the order."""
         return replace(self, seed=self.seed + rollbacks * 2**32) if rollbacks else self
 
     @cached_property
@@ -37,7 +38,7 @@ class BatchMaker:
         return balanced(self.split.labels) if self.balanced else permutation
 
     def chosen(self, step: int) -> dict[str, np.ndarray]:
-        """Returns which examples batch `step` is made of, index i32[m], and maybe which are mirrored, bool[m]."""
+        """Returns the indices of the examples in batch `step`, "index" i32[m], and maybe "mirrored" bool[m]."""
         stream: dict[str, Any] = {"count": len(self.split.labels), "batch_size": self.batch_size, "order": self._order}
         chosen = {"index": batch_indices(self.seed, step, **stream)[self.rows].astype(np.int32)}
         if self.alternating_flip:
@@ -45,7 +46,7 @@ class BatchMaker:
         return chosen
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        """Returns the images u8[m h w c] of batch `step`, their labels i32[m] and maybe which are mirrored, bool[m]."""
+        """Returns batch `step`: "image" u8[m h w c], "label" i32[m] and maybe "mirrored" bool[m]."""
         chosen = self.chosen(step)
         index = chosen.pop("index")
         return {"image": self._images(index, step), "label": self.split.labels[index], **chosen}
@@ -59,12 +60,12 @@ class BatchMaker:
 
 
 def pad_rows(array: np.ndarray, size: int) -> np.ndarray:
-    """Returns an array [n ...] with rows of zeros added, so that it has `size` rows; n must be at most `size`."""
+    """Returns `array` [n ...] with rows of zeros added up to `size` rows; n must be at most `size`."""
     missing = size - len(array)
     return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)]) if missing else array
 
 
 def pad_batch(images: np.ndarray, labels: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """Returns a batch of `size` examples: the given ones, then zeros whose mask is False."""
+    """Returns a batch of `size` examples: the given ones, then zeros with mask False."""
     mask = np.arange(size) < len(labels)
     return {"image": pad_rows(images, size), "label": pad_rows(labels, size), "mask": mask}

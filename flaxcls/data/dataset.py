@@ -1,4 +1,4 @@
-"""A data set, and how it is split."""
+"""Data sets and their splits."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,12 @@ from flaxcls.errors import InputError
 
 
 class Split(NamedTuple):
-    """images: u8[n h w c] of 0..255, or f32 of 0..1. labels: i32[n], class numbers. names: of the examples, or None."""
+    """Examples with their labels.
+
+    images: u8[n h w c] in 0..255, or f32[n h w c] in 0..1.
+    labels: i32[n], class numbers.
+    names: names of the examples, or None.
+    """
 
     images: np.ndarray | Images
     labels: np.ndarray
@@ -21,7 +26,7 @@ class Split(NamedTuple):
 
     @property
     def ids(self) -> list[str]:
-        """What each example is called: the path of its file, or its number in the split."""
+        """The name of each example: the path of its file, or its number in the split."""
         return [str(number) for number in range(len(self.labels))] if self.names is None else list(self.names)
 
     def take(self, indices: np.ndarray) -> "Split":
@@ -33,10 +38,10 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of one size in three disjoint splits. The test split is looked at once, at the end.
+    """Images of one size in three disjoint splits. The test split is used only once, at the end.
 
-    validation: None where nothing is held out of train: no parameters can be called the best then.
-    notes: what whoever trains on it should be told, such as files that were left out.
+    validation: None if nothing is held out of train; then no parameters can be chosen as the best.
+    notes: messages for whoever trains on the data set, such as files that were left out.
     """
 
     name: str
@@ -53,18 +58,18 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits that there are, by their names."""
+        """The existing splits, by name."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in splits.items() if split is not None}
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many examples are in train, validation and test."""
+        """The numbers of examples in train, validation and test."""
         return tuple(0 if split is None else len(split.labels) for split in (self.train, self.validation, self.test))
 
     @property
     def described(self) -> str:
-        """The line that tells its name and sizes."""
+        """A line with the name and the sizes."""
         sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in self.splits.items())
         return f"{self.name}: {sizes} images of {len(self.class_names)} classes"
 
@@ -78,16 +83,16 @@ def from_splits(
     name: str,
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """Returns a Dataset of its splits. Raises InputError where one is empty, or they do not fit together."""
+    """Returns a Dataset of the splits. Raises InputError if a split is empty, or they do not match."""
     dataset = Dataset(name, tuple(class_names), train, validation, test, notes)
     _check(dataset)
     return dataset
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sorted indices (rest, held out): of each class, `fraction` of its examples is held out, rounded.
+    """Returns sorted indices (rest, held out); of each class, the share `fraction` of its examples is held out.
 
-    The seed decides which. What is left over by rounding class by class is not made up for.
+    The seed decides which examples. The number is rounded for each class; rounding errors of classes may add up.
     """
     shuffled = permutation(seed, 0, len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -99,7 +104,7 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Returns all indices i64[n], shuffled so that each beginning holds the classes in the proportions of the whole."""
+    """Returns all indices i64[n], shuffled so that the first m, for any m, have the class proportions of the whole."""
     shuffled = permutation(seed, 0, len(labels))
     place = np.empty(len(labels))
     for label in np.unique(labels):
@@ -109,9 +114,9 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def channel_statistics(images: np.ndarray | Images) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and standard deviation f64[c] of each channel of images [n h w c], with bytes scaled to 0..1.
+    """Returns mean and standard deviation, f64[c] each, of the channels of images [n h w c]; bytes are scaled to 0..1.
 
-    A channel that never changes gets the deviation 1, so that normalising leaves it at 0.
+    A constant channel gets the deviation 1, so that normalising makes it 0.
     """
     total = np.zeros(images.shape[-1])
     squares = np.zeros(images.shape[-1])
@@ -139,9 +144,9 @@ def _check(dataset: Dataset) -> None:
                 f"the {part} split of {dataset.name} has images {split.images.dtype}{list(split.images.shape[1:])}, "
                 f"but train has {dataset.train.images.dtype}{list(dataset.image_shape)}: all must be alike."
             )
-        wrong = split.labels[(split.labels < 0) | (split.labels >= classes)]
-        if len(wrong):
+        invalid = split.labels[(split.labels < 0) | (split.labels >= classes)]
+        if len(invalid):
             raise InputError(
-                f"the {part} split of {dataset.name} has the label {wrong[0]}, but its {classes} classes are numbered "
-                f"0..{classes - 1}: mend the labels, or name every class in class_names."
+                f"the {part} split of {dataset.name} has the label {invalid[0]}, but its {classes} classes are "
+                f"numbered 0..{classes - 1}: correct the labels, or name every class in class_names."
             )

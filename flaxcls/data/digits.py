@@ -1,4 +1,4 @@
-"""scikit-learn's embedded digits: 1,797 grey images of 8x8 pixels, ten classes (Alpaydin and Kaynak 1998, UCI)."""
+"""The digits of scikit-learn: 1,797 grey images of 8x8 pixels in ten classes (Alpaydin and Kaynak 1998, UCI)."""
 
 import importlib.util
 from pathlib import Path
@@ -15,7 +15,7 @@ def load(config: DataConfig) -> Dataset:
     """Returns the digits, split as `config` says."""
     images, labels = _digits()
     return from_arrays(
-        np.round(images * (255 / 16)).astype(np.uint8),  # pixels are counts of 0..16
+        np.round(images * (255 / 16)).astype(np.uint8),  # pixels are counts in 0..16
         labels,
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
@@ -26,14 +26,14 @@ def load(config: DataConfig) -> Dataset:
 
 
 def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Returns what sklearn.datasets.load_digits does, images f64[1797 8 8] and labels; its import takes a second."""
+    """Returns the images f64[1797 8 8] and labels of sklearn.datasets.load_digits, whose import takes a second."""
     spec = importlib.util.find_spec("sklearn")
     for folder in (spec and spec.submodule_search_locations) or ():
         file = Path(folder, "datasets", "data", "digits.csv.gz")
         if file.exists():
             rows = np.loadtxt(file, delimiter=",")
             return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
-    from sklearn.datasets import load_digits  # of a release that keeps them elsewhere
+    from sklearn.datasets import load_digits  # for releases that keep the file elsewhere
 
     digits = load_digits()
     return digits.images, digits.target

@@ -16,25 +16,27 @@ from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
 from flaxcls.errors import InputError, unknown
 from flaxcls.storage import as_path, in_bucket
 
-ADVICE = "Mend or remove them, or leave them out with --data.unreadable skip."
+ADVICE = "Repair or remove them, or skip them with --data.unreadable skip."
 
 
 def load(config: DataConfig) -> Dataset:
-    """Returns the images below `config.dir`, or named in the table that it is.
+    """Returns the images below the folder `config.dir`, or those that the table `config.dir` lists.
 
-    They are decoded into memory if they take no more of it than `config.memory`, and else read when they are needed.
+    They are decoded into memory if they need at most `config.memory`. Otherwise each is read when it is needed.
 
     Raises:
-      InputError: where there are no classes or no images, and for files that are no images, unless
-        `config.unreadable` says to skip them.
+      InputError: if there are no classes or no images, and for files that are not images, unless `config.unreadable`
+        says to skip them.
     """
-    place, files = _found(config)
+    place, files = _find_files(config)
     class_names = _class_names(files, place)
     files, sizes, problems = _readable(files, config)
-    there = {file.label for file in files}
-    lost = [name for name in class_names if name not in there]
-    if lost:
-        raise InputError(f"the class {lost[0]!r} in {place} has no image that can be read: mend or remove it.")
+    readable_labels = {file.label for file in files}
+    empty_classes = [name for name in class_names if name not in readable_labels]
+    if empty_classes:
+        raise InputError(
+            f"the class {empty_classes[0]!r} in {place} has no image that can be read: repair its images, or remove it."
+        )
     channels = 3 if config.color == "rgb" else 1
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
@@ -66,27 +68,26 @@ def load(config: DataConfig) -> Dataset:
         parts["test"],
         class_names=class_names,
         name=place.resolve().stem,
-        notes=_left_out(problems, len(files)),
+        notes=_note_skipped(problems, len(files)),
     )
 
 
 def load_examples(
     config: DataConfig, part: str, *, class_names: Sequence[str], image_shape: tuple[int, int, int]
 ) -> tuple[str, Split, Sequence[str]]:
-    """Returns what a trained model is tried on: the name of the set, its examples and notes on them.
+    """Returns data on which a trained model is evaluated: the name of the data set, its examples, and notes on them.
 
-    They are those of the part train, validation or test; where nothing says which is what, all there are. Classes may
-    be missing.
+    The examples are those of one part, or all of them if the data set has no splits. Classes may be missing.
 
     Args:
-      config: of the folder or the table.
-      part: of it.
-      class_names: that the model knows.
-      image_shape: (h, w, c) that it sees.
+      config: configuration of the folder or the table.
+      part: train, validation or test.
+      class_names: classes that the model knows.
+      image_shape: (h, w, c) of the images that the model sees.
 
-    Raises InputError as `load` does, and where it has no such part, or a class that the model does not know.
+    Raises InputError like `load`, and if the data set has no such part, or a class that the model does not know.
     """
-    place, files = _found(config)
+    place, files = _find_files(config)
     parts = {file.part for file in files if file.split}
     if parts:
         files = [file for file in files if file.part == part]
@@ -98,7 +99,7 @@ def load_examples(
             raise InputError(f"{file.name} in {place}: {unknown('class', file.label, class_names)}")
     files, sizes, problems = _readable(files, config)
     if not files:
-        raise InputError(f"{unreadable(problems, len(problems))}\nNone is left.")
+        raise InputError(f"{unreadable(problems, len(problems))}\nNo image is left.")
     images = arranged(
         {part: (Files([file.path for file in files], image_shape[2]), sizes)},
         size=image_shape[:2],
@@ -108,38 +109,38 @@ def load_examples(
     )
     labels = np.array([numbers[file.label] for file in files], np.int32)
     split = Split(images[part], labels, [file.name for file in files])
-    return place.resolve().stem, split, _left_out(problems, len(files))
+    return place.resolve().stem, split, _note_skipped(problems, len(files))
 
 
-def _found(config: DataConfig) -> tuple[Path, list[ImageFile]]:
+def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
     if in_bucket(str(config.dir)):
         raise InputError(
-            f"data.dir {config.dir!r} is in a bucket, but folders of images are read from this machine: mount it there "
-            "(gcsfuse) or copy it, or prepare a data set of tensorflow-datasets, which is read from a bucket "
+            f"data.dir {config.dir!r} is in a bucket, but folders of images must be on this machine: mount it there "
+            "(gcsfuse) or copy it, or prepare the images with tensorflow-datasets, which can be read from a bucket "
             "(--data.source tfds)."
         )
     place = as_path(str(config.dir)).expanduser()
     return place, read_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
 
 
-def _left_out(problems: Sequence[str], count: int) -> Sequence[str]:
-    """Returns the note on files that are no images, beside so many that are."""
+def _note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
+    """Returns a note on the files that are not images, if there are any. count: number of files that are images."""
     return [f"{unreadable(problems, count + len(problems))}\nThey are left out."] if problems else ()
 
 
 def hash_split(
     labels: np.ndarray, hashes: Sequence[bytes], fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sorted indices (rest, held out): of each class about `fraction` of its examples is held out.
+    """Returns sorted indices (rest, held out); of each class, about the share `fraction` of its examples is held out.
 
-    What decides is the seed and each example's hash, not its name or place, so equal hashes are never parted, and an
-    example stays where it is when others come. A class of two hashes or more has at least one on either side.
+    The seed and the hash of an example decide, not its name or position. So equal hashes are never separated, and an
+    example keeps its side when others are added. A class with two or more hashes has at least one on each side.
     """
     members: dict[bytes, list[int]] = {}
     for index, digest in enumerate(hashes):
         members.setdefault(digest, []).append(index)
     by_class: dict[int, list[bytes]] = {}
-    for digest, indices in members.items():  # one whose copies have several labels goes with the first
+    for digest, indices in members.items():  # copies with different labels go with the first label
         by_class.setdefault(int(labels[indices[0]]), []).append(digest)
     held_out = np.zeros(len(labels), bool)
     for digests in by_class.values():
@@ -163,7 +164,7 @@ def _from_folders(place: Path) -> list[ImageFile]:
     if strange and any(SPLITS[folder.name.lower()] == "train" for folder in splits):
         raise InputError(
             f"{place} has the split {splits[0].name} and beside it {', '.join(strange[:5])}, which is no split "
-            f"({', '.join(SPLITS)}): move it away, or, if all are classes, rename those that are named as splits."
+            f"({', '.join(SPLITS)}): move it away, or, if all are classes, rename those with the name of a split."
         )
     found: list[tuple[str | None, Path]]
     if splits and not strange:
@@ -207,12 +208,13 @@ def _class_names(files: list[ImageFile], place: Path) -> list[str]:
 
 
 def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[tuple[int, int]], list[str]]:
-    """Returns the files that are images, height and width of each, and what is wrong with the others.
+    """Returns the files that are images, the height and width of each, and the problems of the other files.
 
-    Their heads are looked at; where broken ones are to be skipped, all of them, so that none is come upon in training.
+    Only the headers are read. If unreadable files are to be skipped, all of each file is read, so that training does
+    not find another one.
     """
 
-    def look(file: ImageFile) -> tuple[int, int] | str:
+    def read_size(file: ImageFile) -> tuple[int, int] | str:
         try:
             size = upright_size(file.path, str(file.path))
             if config.unreadable == "skip":
@@ -222,15 +224,16 @@ def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFil
             return str(error)
 
     with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(look, files))
+        results = list(pool.map(read_size, files))
     if config.unreadable == "stop":
-        check_readable(sizes, ADVICE)
-    kept = [(file, size) for file, size in zip(files, sizes, strict=True) if not isinstance(size, str)]
-    return [file for file, _ in kept], [size for _, size in kept], [size for size in sizes if isinstance(size, str)]
+        check_readable(results, ADVICE)
+    kept = [(file, size) for file, size in zip(files, results, strict=True) if not isinstance(size, str)]
+    problems = [problem for problem in results if isinstance(problem, str)]
+    return [file for file, _ in kept], [size for _, size in kept], problems
 
 
 def _digests(files: list[ImageFile]) -> dict[str, bytes]:
-    """Returns the SHA-256 of each file's content by the example's name."""
+    """Returns the SHA-256 of the content of each file, by the name of the example."""
     with ThreadPoolExecutor() as pool:
         digests = pool.map(lambda file: hashlib.sha256(file.path.read_bytes()).digest(), files)
         return dict(zip((file.name for file in files), digests, strict=True))

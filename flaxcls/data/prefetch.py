@@ -1,4 +1,4 @@
-"""Batches made ahead of their use, by worker processes or threads."""
+"""Batches that worker processes or threads make before they are needed."""
 
 import contextlib
 import gc
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-# how many are made ahead by each worker: enough that one slow batch does not hold the next up
+# batches that each worker makes ahead: enough that a slow batch does not delay the next one
 AHEAD = 2
 _NUMBERS = itertools.count()
 
@@ -25,16 +25,16 @@ _NUMBERS = itertools.count()
 def made_ahead(
     make: Callable[[int], dict[str, np.ndarray]], start: int, end: int, *, workers: int
 ) -> Iterator[Iterator[dict[str, np.ndarray]]]:
-    """Gives the batches `start` up to `end` one after the other, made before they are asked for; closes the workers.
+    """Yields an iterator over batches `start` to `end` - 1 that makes them before they are needed; closes the workers.
 
-    Workers start at the first of them, with the signals blocked that the thread which asks for it has blocked.
+    The workers start when the first batch is requested. They block the same signals as the thread that requests it.
 
-    workers: processes that make them, which start anew what the program was started with; 0: threads of this one.
+    workers: processes that make batches; each of them imports the main program again. 0: threads of this process.
     """
     import grain  # it imports orbax
     from absl import flags
 
-    if not flags.FLAGS.is_parsed():  # grain reads its flags, which a program that is not absl's never parses
+    if not flags.FLAGS.is_parsed():  # grain reads its flags, which only an absl program parses
         flags.FLAGS.mark_as_parsed()
     prefix = f"flaxcls-{os.getpid()}-{next(_NUMBERS)}-"
     batches = grain.MapDataset.range(start, end).map(make)
@@ -47,37 +47,37 @@ def made_ahead(
     def copies() -> Iterator[dict[str, np.ndarray]]:
         iterator = iter(stream)
         try:
-            for batch in iterator:  # the memory that it was sent in is given back with the last reference
+            for batch in iterator:  # its shared memory is released with the last reference to it
                 yield {name: np.array(values) for name, values in batch.items()}
         finally:
             iterator.close()
 
-    made = copies()
+    copied_batches = copies()
     try:
-        yield made
+        yield copied_batches
     finally:
-        made.close()  # type: ignore[attr-defined]  # a generator
-        gc.collect()  # what was made and never asked for lies in cycles of grain's
-        _give_back_shared_memory(prefix)
+        copied_batches.close()  # type: ignore[attr-defined]  # a generator
+        gc.collect()  # batches that were never requested are in reference cycles of grain
+        _delete_shared_memory(prefix)
 
 
-def _give_back_shared_memory(prefix: str) -> None:
-    """Deletes what grain 0.2.18 forgets: what a worker had sent and nobody has received."""
+def _delete_shared_memory(prefix: str) -> None:
+    """Deletes the shared memory that grain 0.2.18 forgets: of batches that were sent and never received."""
     if any(Path("/dev/shm").glob(f"{prefix}*")):
-        time.sleep(0.2)  # grain deletes what was received in a thread of its own
+        time.sleep(0.2)  # grain deletes received memory in a thread of its own
     for path in Path("/dev/shm").glob(f"{prefix}*"):
         with contextlib.suppress(FileNotFoundError):
             shared_memory.SharedMemory(path.name).unlink()
 
 
 def leave_signals_to_others() -> None:
-    """Blocks SIGINT and SIGTERM for this thread, and so for what it starts: the main thread decides what they do."""
-    resource_tracker.ensure_running()  # whose start would end the block
+    """Blocks SIGINT and SIGTERM for this thread and for everything that it starts; the main thread handles them."""
+    resource_tracker.ensure_running()  # started later, it would end the block
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def _start_worker(prefix: str, index: int, count: int) -> None:
-    """Names the shared memory of this worker, and ends it where its parent has been killed and cannot close it."""
+    """Names the shared memory of this worker, and ends the worker if its parent is killed and cannot close it."""
     vars(shared_memory).update(_SHM_NAME_PREFIX=f"/{prefix}", _SHM_SAFE_NAME_LENGTH=len(prefix) + 17)
     parent = multiprocessing.parent_process()
     assert parent is not None

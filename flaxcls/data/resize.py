@@ -1,13 +1,13 @@
-"""The one size that a model sees, of images of any."""
+"""Images of any size and channels, converted to the size and channels of a model."""
 
 import cv2
 import numpy as np
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the largest centred part of u8[h w c] that has the proportions of `size` (height, width), scaled to it.
+    """Returns the largest centred part of u8[h w c] with the proportions of `size` (height, width), scaled to `size`.
 
-    The aspect ratio is kept. An image of that size comes back as it is.
+    The aspect ratio is kept. An image of that size is returned unchanged.
     """
     height, width = size
     if image.shape[:2] == size:
@@ -21,8 +21,8 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns u8[h w c] scaled to `size` (height, width).
 
-    It is interpolated between pixels. Where that would leave pixels out, as one side becomes less than half as long and
-    the other no longer, it is averaged over areas, which takes four times as long.
+    It interpolates between pixels. If one side becomes less than half as long and the other does not grow,
+    interpolation would skip pixels. Then it averages over areas, which takes four times as long.
     """
     if image.shape[:2] == size:
         return image
@@ -38,9 +38,9 @@ def square(side: int | None) -> tuple[int, int] | None:
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Returns u8[h w channels] of a grey image, one in colours or one with transparency, which is laid on white.
+    """Returns u8[h w channels] of an image in grey or colour, with or without transparency; the background is white.
 
-    Grey becomes colours by repetition, colours become grey by their luminance (ITU-R BT.601).
+    Grey is repeated for the colour channels. Colours become grey by their luminance (ITU-R BT.601).
     """
     if image.ndim == 2:
         image = image[..., np.newaxis]
@@ -53,4 +53,4 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
         return np.repeat(image, 3, axis=2)
     if image.shape[2] == 3 and channels == 1:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
-    raise ValueError(f"an image of {image.shape[2]} channels cannot be made one of {channels}.")
+    raise ValueError(f"an image of {image.shape[2]} channels cannot be converted to {channels} channels.")

@@ -1,7 +1,8 @@
 """The order of the training examples: batch i is a function of (seed, i) alone.
 
-The training stream is endless: one permutation of all examples after the other, and batch i is its next `batch_size`
-examples. Every batch is full, every example comes exactly once an epoch, and resuming needs no saved position.
+The training stream is endless: one permutation of all examples follows the other, and each batch is the next
+`batch_size` examples. Every batch is full, every example occurs exactly once per epoch, and resuming needs no saved
+position.
 """
 
 from collections.abc import Callable
@@ -23,15 +24,15 @@ def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return order
 
 
-# (seed, epoch, count) -> i64[count], the examples of an epoch in their order
+# (seed, epoch, count) -> i64[count], the examples of an epoch in order
 Order: TypeAlias = Callable[[int, int, int], np.ndarray]
 
 
 def balanced(labels: np.ndarray) -> Order:
-    """Returns the order in which an epoch holds as many examples of each class, i32[n] being their labels.
+    """Returns the order in which an epoch has equally many examples of each class. labels: i32[n].
 
-    Those of a rare class come several times, each as often as the others or once more; of a frequent one some are left
-    out, others in the next epoch. What the classes do not share evenly goes to those of the lowest numbers.
+    Examples of a rare class repeat; the numbers of their repetitions differ by at most one. Some examples of a frequent
+    class are left out, different ones in the next epoch. A remainder goes to the classes with the lowest numbers.
     """
 
     @lru_cache(maxsize=4)
@@ -40,13 +41,13 @@ def balanced(labels: np.ndarray) -> Order:
         classes = np.unique(labels)
         shares = np.full(len(classes), count // len(classes)) + (np.arange(len(classes)) < count % len(classes))
         chosen = [np.resize(shuffled[labels[shuffled] == c], share) for c, share in zip(classes, shares, strict=True)]
-        return np.concatenate(chosen)[permutation(seed, epoch + 2**40, count)]  # an epoch that no run comes to
+        return np.concatenate(chosen)[permutation(seed, epoch + 2**40, count)]  # an epoch that no run reaches
 
     return order
 
 
 def batch_indices(seed: int, step: int, *, count: int, batch_size: int, order: Order = permutation) -> np.ndarray:
-    """Returns i64[batch_size], which of `count` examples make up batch `step` (from 0) of the stream."""
+    """Returns i64[batch_size], the indices in 0..count-1 of the examples in batch `step` (from 0) of the stream."""
     position, end = step * batch_size, (step + 1) * batch_size
     pieces = []
     while position < end:
@@ -58,13 +59,13 @@ def batch_indices(seed: int, step: int, *, count: int, batch_size: int, order: O
 
 
 def batch_mirrored(seed: int, step: int, *, count: int, batch_size: int, order: Order = permutation) -> np.ndarray:
-    """Returns bool[batch_size], which examples of batch `step` (from 0) alternating flips mirror.
+    """Returns bool[batch_size], True for the examples of batch `step` (from 0) that alternating flips mirror.
 
-    Half of the examples, drawn once by the seed, are mirrored in even epochs and the other half in odd ones (Jordan
+    The seed draws one half of the examples, which are mirrored in even epochs; the others are in odd epochs (Jordan
     2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"), so that two epochs show both sides of each.
     """
     indices = batch_indices(seed, step, count=count, batch_size=batch_size, order=order)
     odd_epochs = np.arange(step * batch_size, (step + 1) * batch_size) // count % 2
-    sides = permutation(seed, 2**41, count)[indices] % 2  # an epoch that no run comes to, nor `balanced`
+    sides = permutation(seed, 2**41, count)[indices] % 2  # an epoch that neither a run nor `balanced` uses
     mirrored: np.ndarray = sides == odd_epochs
     return mirrored

@@ -1,4 +1,4 @@
-"""Image files with their labels, as a CSV or Parquet table names them."""
+"""Tables, in CSV or Parquet files, of image files and their labels."""
 
 import csv
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flaxcls.errors import InputError
 
-# What the name of a folder, or a value of the column `split`, means.
+# The split for each name of a folder or value of the column `split`.
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -20,7 +20,7 @@ TABLES = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An example. split: the name in `SPLITS` that it was given, or None."""
+    """An example. split: a key of `SPLITS`, or None."""
 
     path: Path
     name: str
@@ -29,16 +29,16 @@ class ImageFile:
 
     @property
     def part(self) -> str:
-        """The split that it belongs to: train, validation or test."""
+        """The split of the example: train, validation or test."""
         return SPLITS[self.split] if self.split else "train"
 
 
 def read_table(table: Path) -> list[ImageFile]:
-    """Returns the examples that a table names, by its columns path, label and maybe split.
+    """Returns the examples of a table with the columns path, label and optionally split.
 
     Raises:
-      InputError: if the table is not there, is no CSV or Parquet file, lacks a column or a value, or names a split that
-        is not known or a file that is not there.
+      InputError: if the table does not exist or is not a CSV or Parquet file, if a column or a value is missing, or if
+        a split is unknown or an image file does not exist.
     """
     if not table.is_file():
         raise InputError(f"the table {table} is not there: name a file with --data.dir.")
@@ -55,13 +55,13 @@ def read_table(table: Path) -> list[ImageFile]:
                 raise InputError(f"row {number} of the table {table} has no {column}: write one, or leave the row out.")
         split = str(row.get("split") or "").lower() or None
         if split is not None and split not in SPLITS:
-            raise InputError(f"the table {table} has the split {split!r}, but {', '.join(SPLITS)} are known.")
+            raise InputError(f"the table {table} has the split {split!r}, but must be one of {', '.join(SPLITS)}.")
         files.append(ImageFile(table.parent / str(row["path"]), str(row["path"]), str(row["label"]), split))
     missing = [str(file.path) for file in files if not file.path.is_file()]
     if missing:
         raise InputError(
             f"{len(missing)} files of the table {table} are not there:\n  " + "\n  ".join(missing[:10]) + "\n"
-            "Paths count from the folder of the table."
+            "Paths are relative to the folder of the table."
         )
     return files
 

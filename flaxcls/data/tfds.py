@@ -1,4 +1,4 @@
-"""Image-classification sets prepared by tensorflow-datasets as ArrayRecord, read without TensorFlow."""
+"""Image-classification data sets that tensorflow-datasets has prepared as ArrayRecord, read without TensorFlow."""
 
 import difflib
 import io
@@ -20,8 +20,8 @@ from flaxcls.data.resize import square, with_channels
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path, in_bucket, local_copy
 
-# TensorFlow, which most builders need to prepare their data, is kept out of the environment that trains. These are the
-# packages of the extra `prepare`.
+# Most builders need TensorFlow to prepare their data; it stays out of the environment for training. The packages are
+# those of the extra `prepare`.
 PREPARE = (
     "python3 -m venv .prepare && .prepare/bin/pip install tensorflow apache-beam importlib_resources mlcroissant "
     "tensorflow-datasets && .prepare/bin/tfds"
@@ -31,23 +31,23 @@ PREPARE = (
 def load(config: DataConfig) -> Dataset:
     """Returns the data set that was prepared as `config.name` below `config.dir`.
 
-    It is decoded into memory if it takes no more of it than `config.memory`, and else read when it is needed. One in a
-    bucket is copied to this machine first.
+    It is decoded into memory if it needs at most `config.memory`. Otherwise each image is read when it is needed. A
+    data set in a bucket is copied to this machine first.
 
-    A test split is taken as it is; where there is none, or none with labels, a validation split stands for it (as in
-    ImageNet), or one is carved out of train. A validation split that is not given is carved out of train.
+    If there is no test split, or it has no labels, the validation split replaces it (as for ImageNet); if there is none
+    either, it is taken out of train. A missing validation split is taken out of train.
 
     Raises:
-      InputError: if it is not there, is not in ArrayRecord form, or is no set of labelled images.
+      InputError: if the data set does not exist, is not in ArrayRecord format, or does not consist of labelled images.
     """
     name, directory = str(config.name), _directory(config)
     try:
         return _load(config, _open(name, directory))
     except InputError:
         raise
-    except Exception as error:  # whatever the files hold
+    except Exception as error:  # damaged files raise many types
         raise InputError(
-            f"data.name {name!r} in {directory} cannot be read: {type(error).__name__}: {error}. Mend the name, "
+            f"data.name {name!r} in {directory} cannot be read: {type(error).__name__}: {error}. Correct the name, "
             "or prepare the data set again."
         ) from error
 
@@ -67,7 +67,7 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
         names = {"test": "validation"}
     elif "validation" in splits and not _labelled(builder, "test", image_key, label_key):
         names = {"test": "validation"}
-        notes = [f"the test split of {builder.info.full_name} has no labels: its validation split stands for it"]
+        notes = [f"the test split of {builder.info.full_name} has no labels: its validation split replaces it"]
     parts = {part: name for part, name in names.items() if name in splits} | {"train": "train"}
     for name in parts.values():
         if splits[name].num_examples == 0:
@@ -92,7 +92,7 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
 
 
 def _labelled(builder: Any, split: str, image_key: str, label_key: str) -> bool:
-    """Returns whether the split's first example has a label; -1 is none to tensorflow-datasets."""
+    """True if the first example of the split has a label; in tensorflow-datasets, -1 means no label."""
     source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
     return len(source) == 0 or source[0][label_key] >= 0
 
@@ -108,17 +108,17 @@ def _open(name: str, directory: Path) -> Any:
         raise InputError(_not_found(name, directory)) from error
     if tfds.core.FileFormat.ARRAY_RECORD in builder.info.available_file_formats():
         return _open(name, local_copy(as_path(builder.data_path), directory)) if in_bucket(directory) else builder
-    copy, prepared = "gcloud storage cp", as_path(builder.data_path)
+    copy_command, prepared = "gcloud storage cp", as_path(builder.data_path)
     if not in_bucket(directory):
-        copy, prepared, directory = "cp", prepared.resolve(), directory.resolve()
+        copy_command, prepared, directory = "cp", prepared.resolve(), directory.resolve()
     converted = directory.with_name(f"{directory.name}-array_record")
     out = converted / prepared.relative_to(directory)
     raise InputError(
         f"{name} in {prepared} is prepared as {builder.info.file_format.value}, but only array_record is read without "
         f"TensorFlow. Convert it, in an environment of its own, then name {converted} with --data.dir:\n"
         f"  {PREPARE} convert_format --dataset_version_dir {prepared} --out_file_format array_record --out_dir {out} "
-        # tfds 4.9.10 counts the wrong shards and would stop without this option; it forgets the names of the labels
-        f"--only_log_errors && {copy} {prepared}/*.txt {out}"
+        # without this option, tfds 4.9.10 counts the wrong shards and stops; it does not copy the names of the labels
+        f"--only_log_errors && {copy_command} {prepared}/*.txt {out}"
     )
 
 
@@ -128,7 +128,7 @@ def _not_found(name: str, directory: Path) -> str:
     near = difflib.get_close_matches(name, prepared, n=1)
     return (
         f"data.name {name!r} was looked for in {directory}, but no prepared data set of that name is there"
-        + (f" (prepared are: {', '.join(prepared)}). " if prepared else ". ")
+        + (f" (there are: {', '.join(prepared)}). " if prepared else ". ")
         + (f"Did you mean {near[0]!r}? " if near else "")
         + "Name another directory with --data.dir, or prepare it, in an environment of its own:\n"
         f"  {PREPARE} build {name} --data_dir {directory} --file_format array_record"
@@ -147,12 +147,12 @@ def _keys(builder: Any) -> tuple[str, str]:
         found[:] = preferred or found
         if len(found) != 1:
             raise InputError(
-                f"{builder.info.full_name} has the features {dict(features)}, but one image and one class label are "
-                "needed: it is no set for image classification."
+                f"{builder.info.full_name} has the features {dict(features)}, but needs exactly one image and one "
+                "class label: it is not a data set for image classification."
             )
     image = features[keys[tfds.features.Image][0]]
     if np.dtype(image.np_dtype) != np.uint8:
-        raise InputError(f"{builder.info.full_name} has images of {image.np_dtype}, but only uint8 is read.")
+        raise InputError(f"{builder.info.full_name} has images of {image.np_dtype}, but only uint8 is supported.")
     return keys[tfds.features.Image][0], keys[tfds.features.ClassLabel][0]
 
 
@@ -169,7 +169,7 @@ def _read(
 
 
 class Records:
-    """The pictures of a split, as `Stored`, of the records at `indices`."""
+    """The pictures in the records at `indices` of a split, as `Stored`."""
 
     def __init__(self, source: Any, image_key: str, channels: int, indices: np.ndarray, name: str) -> None:
         self._source, self._image_key, self._channels, self._name = source, image_key, channels, name
@@ -186,14 +186,14 @@ class Records:
             raise InputError(f"example {number} of {self._name} is no image that can be read: {error}") from error
 
     def take(self, indices: np.ndarray) -> "Records":
-        """Returns those at `indices`, i64[m]."""
+        """Returns the pictures at `indices`, i64[m]."""
         return Records(self._source, self._image_key, self._channels, self._indices[indices], self._name)
 
 
 def _read_arranged(
     builder: Any, parts: dict[str, str], image_key: str, label_key: str, config: DataConfig
 ) -> dict[str, tuple[np.ndarray | Images, np.ndarray]]:
-    """Returns images and labels of each split. All records are read once, for their labels and sizes."""
+    """Returns images and labels of each split. Reads all records once, for their labels and sizes."""
     channels = builder.info.features[image_key].shape[-1] or 3
     stored, labels = {}, {}
     for part, split in parts.items():

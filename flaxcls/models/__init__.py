@@ -1,4 +1,4 @@
-"""The models, plain linen modules called as `model(images, train=bool)`. `MODELS` maps their names to them."""
+"""The models: plain linen modules called as `model(images, train=bool)`. `MODELS` maps names to models."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from flaxcls.models.resnet import (
 )
 from flaxcls.models.vgg import VGG, vgg11
 
-# num_classes -> module, with the options that it trains well with where none are given
+# name -> (num_classes -> module), with default options that train well
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": partial(CNN, dense=(128,), norm="batch", dropout=0.2),
     "resnet18": resnet18,
@@ -45,20 +45,20 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def build_model(config: ModelConfig, num_classes: int, **options: Any) -> nn.Module:
     """Returns the module that `config` describes, for `num_classes` classes.
 
-    Raises InputError for an option that the model does not take.
+    options: further fields of the module. Raises InputError if `config` has an option that the model does not take.
     """
     model = MODELS[config.name](num_classes)
-    takes = {field.name for field in dataclasses.fields(model)}
+    accepted = {field.name for field in dataclasses.fields(model)}
     if config.name != "cnn":
-        takes -= {"widths"}  # they are what the name of an architecture stands for
-    common = {"name", "init_images"}  # of every model
+        accepted -= {"widths"}  # the name of an architecture fixes them
+    common = {"name", "init_images"}  # they are not fields of the modules
     chosen = {name: value for name, value in vars(config).items() if name not in common and value is not None}
     for name, value in chosen.items():
-        if name not in takes:
-            options_of = sorted(takes & set(vars(config)) - common)
+        if name not in accepted:
+            available = sorted(accepted & set(vars(config)) - common)
             raise InputError(
                 f"model.{name} is {value!r}, but {config.name} does not take it: leave it out. "
-                f"Of model.* it takes {', '.join(options_of)}."
+                f"Its options in model.* are {', '.join(available)}."
             )
     return model.clone(**{**chosen, "dtype": jnp.dtype(config.dtype)}, **options)
 

@@ -12,10 +12,11 @@ from flaxcls.models.whitening import whitening_kernel
 
 @jax.custom_jvp
 def exact_gelu(x: jax.Array) -> jax.Array:
-    """Returns x times the normal distribution function of x (Hendrycks and Gimpel 2016), not its approximation.
+    """Returns x times the normal distribution function of x (Hendrycks and Gimpel 2016), without approximation.
 
-    In float32 or wider it is computed by erf, as erfc takes a GPU twice as long: within 1.1e-6, and 0 below some -5.5,
-    where the value is -1e-7. Its derivative is computed from x, which needs no second array to be kept.
+    It is computed with erf, in float32 or wider, because erfc takes twice as long on a GPU. The error is below 1.1e-6;
+    below about x = -5.5 the result is 0 instead of -1e-7. The derivative is computed from x, so that no second array
+    is kept.
     """
     wide = _wide(x)
     return (wide * _normal_distribution(wide)).astype(x.dtype)
@@ -39,13 +40,13 @@ def _normal_distribution(x: jax.Array) -> jax.Array:
 
 
 class FixedConv(nn.Module):
-    """A convolution without padding whose bias is trained, and whose kernel stays as it is at first.
+    """A convolution without padding whose bias is trained, and whose kernel keeps its initial values.
 
-    The kernel is in the collection `constants`: no gradient of it is computed, and no optimizer sees it.
+    The kernel is in the collection `constants`: it has no gradient, and no optimizer sees it.
 
-    features: how many filters; with whiten, two for each value of a patch.
+    features: number of filters; with whiten, twice the number of values of a patch.
     size: height and width of the kernel, in pixels.
-    whiten: whether its filters whiten the images of `init`; else they are random.
+    whiten: True if the filters whiten the images of `init`; False if they are random.
     """
 
     features: int
@@ -64,7 +65,7 @@ class FixedConv(nn.Module):
             return UNIFORM_FAN_IN(self.make_rng("params"), (self.size, self.size, images.shape[-1], self.features))
 
         kernel = self.variable("constants", "kernel", make_kernel)
-        # uniform within 1 / sqrt(fan_in of the kernel), which is PyTorch's rule for a bias
+        # uniform within 1 / sqrt(fan-in of the kernel), PyTorch's rule for a bias
         width = patch**-0.5
         bias = self.param("bias", lambda key: jax.random.uniform(key, (self.features,), minval=-width, maxval=width))
         x = jax.lax.conv_general_dilated(
@@ -81,19 +82,19 @@ class Airbench(nn.Module):
     """A fixed 2x2 whitening, groups of two 3x3 convolutions with one pooling each, and a linear classifier.
 
     The parameters are whitening/bias, Conv_*/kernel, BatchNorm_*/bias and head/kernel; the kernel of the whitening is
-    constants/whitening/kernel. 32x32 pixels become 31, 15, 7 and 3 on a side, and 1 before the classifier; other sizes
-    leave more there, and the parameters belong to one of them. Images are to be normalised.
+    constants/whitening/kernel. The side of a 32x32 image becomes 31, 15, 7 and 3 pixels, and 1 before the classifier.
+    Larger images leave more pixels there, so the parameters fit one image size only. Images must be normalised.
 
-    num_classes: k, how many logits there are.
-    whiten: whether the fixed kernel is `whitening.whitening_kernel` of the images that the module is initialised on,
-      which should then be a few thousand: `create_state(..., images=)`, or model.init_images of a run. Otherwise it is
-      random, and learning is slower.
+    num_classes: k, the number of logits.
+    whiten: True if the fixed kernel is the `whitening.whitening_kernel` of the images on which the module is
+      initialised. Give it a few thousand: `create_state(..., images=)`, or model.init_images of a run. Otherwise the
+      kernel is random, and learning is slower.
     widths: channels of the convolutions of each group.
     head_init: initializer of the classifier, which has no bias.
     logit_scale: factor of the logits.
-    activation: after the whitening and in the groups.
-    dtype: of the computation; parameters and statistics are float32.
-    axis_name: the mapped axis over which batch statistics are taken under pmap or shard_map; jit needs none.
+    activation: activation function after the whitening and in the groups.
+    dtype: type of the computation; parameters and statistics are float32.
+    axis_name: the mapped axis over which batch statistics are computed under pmap or shard_map; jit needs none.
     """
 
     num_classes: int
@@ -107,7 +108,7 @@ class Airbench(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
+        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError if the images are too small."""
         check_size(images, 3 * 2 ** len(self.widths) + 1, "use larger images or fewer widths")
         size, conv_init = 2, identity_init()
         x = FixedConv(2 * size * size * images.shape[-1], size, whiten=self.whiten, dtype=self.dtype, name="whitening")(
@@ -116,7 +117,7 @@ class Airbench(nn.Module):
         x = self.activation(x)
         for width in self.widths:
             for pool in (True, False):
-                # a row or column that the pooling would drop is not computed
+                # does not compute a row or column that the pooling would drop
                 padding = [(1, 1 - side % 2 if pool else 1) for side in x.shape[1:3]]
                 x = nn.Conv(width, (3, 3), padding=padding, use_bias=False, kernel_init=conv_init, dtype=self.dtype)(x)
                 x = self.activation(self._normalize(max_pool(x, 2) if pool else x, train))

@@ -12,17 +12,17 @@ from flaxcls.models.layers import ACTIVATIONS, POOLINGS, normalize
 class CNN(nn.Module):
     """Blocks of convolution, normalisation, activation and 2x2 pooling (none after the last), then dense layers.
 
-    num_classes: k, how many logits there are.
+    num_classes: k, the number of logits.
     widths: channels of each convolution.
     dense: units of each hidden dense layer.
-    kernel_size: of the convolutions, in pixels.
+    kernel_size: height and width of the convolutions, in pixels.
     padding: "same" or "valid".
     activation: a name in `layers.ACTIVATIONS`.
     pooling: a name in `layers.POOLINGS`.
-    norm: a name in `layers.NORMS`; `layers.normalize` says what each means.
+    norm: a name in `layers.NORMS`; `layers.normalize` explains them.
     dropout: probability that a unit of a hidden dense layer is dropped in training.
-    dtype: of the computation; parameters and statistics are float32.
-    axis_name: the mapped axis over which batch statistics are taken under pmap or shard_map; jit needs none.
+    dtype: type of the computation; parameters and statistics are float32.
+    axis_name: the mapped axis over which batch statistics are computed under pmap or shard_map; jit needs none.
     """
 
     num_classes: int
@@ -39,7 +39,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
+        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError if the images are too small."""
         activation, pool = ACTIVATIONS[self.activation], POOLINGS[self.pooling]
         initializer = nn.initializers.glorot_uniform()
         x = images.astype(self.dtype)

@@ -13,9 +13,9 @@ INIT = nn.initializers.truncated_normal(0.02)
 
 
 class ConvNeXtBlock(nn.Module):
-    """A 7x7 convolution of each channel, norm, and two dense layers at each position, scaled and added to the input.
+    """A 7x7 convolution per channel, a norm, and two dense layers at each position, scaled and added to the input.
 
-    drop: probability that they are skipped in training. The other fields are those of `ConvNeXt`.
+    drop: probability that all of them are skipped in training. The other fields are the same as in `ConvNeXt`.
     """
 
     drop: float
@@ -36,15 +36,15 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """A stem that cuts the image into patches of 4x4, stages of blocks that halve it, global mean, norm, classifier.
+    """A stem that cuts the image into 4x4 patches, stages of blocks that halve it, global mean, norm, classifier.
 
-    Its norm is over channels: no example depends on another, and any batch size will do.
+    The norm is over channels: examples do not depend on each other, and any batch size works.
 
-    num_classes: k, how many logits there are.
-    depths, widths: blocks of each stage, and their channels.
-    stochastic_depth: probability that the last block is skipped in training; it rises linearly from 0 at the first.
+    num_classes: k, the number of logits.
+    depths, widths: number of blocks in each stage, and their channels.
+    stochastic_depth: probability that the last block is skipped in training; it rises linearly from 0 for the first.
     layer_scale: initial scale of each block's branch, per channel.
-    dtype: of the computation; parameters are float32.
+    dtype: type of the computation; parameters are float32.
     """
 
     num_classes: int
@@ -56,7 +56,7 @@ class ConvNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
+        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError if the images are too small."""
         check_size(images, 2 ** (len(self.depths) + 1), "use larger images, or another network")
         norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
         x = images.astype(self.dtype)
@@ -80,5 +80,5 @@ class ConvNeXt(nn.Module):
 
 
 def convnext_tiny(num_classes: int, **options: Any) -> ConvNeXt:
-    """The smallest network of the paper."""
+    """Returns the smallest network of the paper."""
     return ConvNeXt(num_classes, depths=(3, 3, 9, 3), widths=(96, 192, 384, 768), **options)

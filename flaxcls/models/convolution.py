@@ -1,7 +1,7 @@
-"""Convolution for `linen.Conv(conv_general_dilated=...)`, with a kernel gradient that is fast on CPUs.
+"""A convolution for `linen.Conv(conv_general_dilated=...)`, whose kernel gradient is fast on CPUs.
 
-XLA's CPU code reads the whole gradient of the output again for each number of the kernel's gradient, or nearly so: two
-to four times slower than the convolution itself as soon as that gradient does not fit in the cache of a core.
+For almost every number of the kernel's gradient, XLA's CPU code reads the whole output gradient again. This is two to
+four times slower than the convolution itself as soon as the output gradient does not fit in the cache of a core.
 """
 
 from functools import reduce
@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# The output gradient of a chunk; the cache of a core holds 1 to 2 MiB. `python -m experiments.benchmarks.gradients`
+# Size of a chunk's output gradient; the cache of a core has 1 to 2 MiB. `python -m experiments.benchmarks.gradients`
 # measures the gain (experiments/benchmarks/NOTES.md).
 CHUNK_BYTES = 2**20
-MOST_CHUNKS = 32  # each is a convolution that is compiled
+MOST_CHUNKS = 32  # each chunk compiles a convolution
 
 
 def convolve(images: jax.Array, kernel: jax.Array, window_strides: Any, padding: Any, **options: Any) -> jax.Array:
-    """Like `lax.conv_general_dilated`, with the same arguments, for reverse-mode differentiation only.
+    """Like `lax.conv_general_dilated`, with the same arguments, but differentiable in reverse mode only.
 
-    On CPUs the kernel gradient is the sum over chunks of the batch that are small enough for the cache. The convolution
-    and the gradient of the images are XLA's own, and so is everything on GPUs and TPUs.
+    On CPUs the kernel gradient is a sum over chunks of the batch that are small enough for the cache. The convolution
+    and the image gradient are XLA's own. On GPUs and TPUs everything is XLA's own.
     """
 
     def plain(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -32,7 +32,7 @@ def convolve(images: jax.Array, kernel: jax.Array, window_strides: Any, padding:
 
     def sum_over_chunks(images: jax.Array, kernel: jax.Array, gradient: jax.Array) -> jax.Array:
         chunks = _chunks(gradient)
-        # chunk i holds every chunks-th image, which keeps each image on its device
+        # each chunk takes every chunks-th image, so no image changes device
         x, g = (array.reshape(len(array) // chunks, chunks, *array.shape[1:]) for array in (images, gradient))
         return reduce(jnp.add, (kernel_gradient(x[:, chunk], kernel, g[:, chunk]) for chunk in range(chunks)))
 

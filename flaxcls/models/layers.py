@@ -22,21 +22,21 @@ ACTIVATIONS = {
 
 NORMS = ("batch", "group", "layer", "none")
 
-# He et al. 2015, "Delving Deep into Rectifiers", in the form that keeps the variance of gradients.
+# He et al. 2015, "Delving Deep into Rectifiers", in the form that preserves the variance of gradients.
 HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# Each output of a depthwise convolution has one input channel: its fan-in is also how many outputs an input reaches.
+# Each output of a depthwise convolution has one input channel, so its fan-in equals the outputs that an input reaches.
 HE_DEPTHWISE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1: near-uniform predictions at first.
+# Goyal et al. 2017, "Accurate, Large Minibatch SGD", section 5.1: initial predictions are nearly uniform.
 CLASSIFIER_INIT = nn.initializers.normal(0.01)
-# Uniform within 1 / sqrt(fan_in), which is what PyTorch does where nothing else is said (LeCun et al. 1998).
+# Uniform within 1 / sqrt(fan_in), the default of PyTorch (LeCun et al. 1998).
 UNIFORM_FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def identity_init(base: nn.initializers.Initializer = UNIFORM_FAN_IN) -> nn.initializers.Initializer:
-    """Returns the initializer of kernels [k k c_in c_out] whose first filters hand the input through.
+    """Returns the initializer of kernels [k k c_in c_out] whose first filters pass the input through.
 
-    Output i is input i, for as many as there are of both; the filters that are left are those of `base` (Zagoruyko and
-    Komodakis 2017, "DiracNets", fill all of them). Nothing is then lost at first, however deep the network is.
+    Output i is input i, for the first min(c_in, c_out) channels. `base` initialises the remaining filters (Zagoruyko
+    and Komodakis 2017, "DiracNets", fill all of them). So initially no information is lost, however deep the network.
     """
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
@@ -50,7 +50,7 @@ def identity_init(base: nn.initializers.Initializer = UNIFORM_FAN_IN) -> nn.init
 
 
 def unit_deviation(base: nn.initializers.Initializer = UNIFORM_FAN_IN) -> nn.initializers.Initializer:
-    """Returns `base` with its numbers divided by their standard deviation."""
+    """Returns the initializer `base` with its values divided by their standard deviation."""
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
         kernel = base(key, shape, dtype)
@@ -60,12 +60,12 @@ def unit_deviation(base: nn.initializers.Initializer = UNIFORM_FAN_IN) -> nn.ini
 
 
 def check_size(images: jax.Array, smallest: int, advice: str) -> None:
-    """Raises InputError, with the `advice`, where images [b h w c] are not at least `smallest` pixels high and wide."""
+    """Raises InputError, with the `advice`, if images [b h w c] are not at least `smallest` pixels high and wide."""
     height, width = images.shape[1:3]
     if min(height, width) < smallest:
         raise InputError(
             f"the image is too small for the network: {height}x{width} pixels, but it halves the image until "
-            f"{smallest}x{smallest} pixels are one, so it needs that many; {advice}."
+            f"{smallest}x{smallest} pixels become one, so it needs at least that many; {advice}."
         )
 
 
@@ -78,18 +78,19 @@ def normalize(
     axis_name: str | None = None,
     scale_init: nn.initializers.Initializer = nn.initializers.ones,
 ) -> jax.Array:
-    """Normalises x [b h w c] by a norm of the calling module, followed by a scale and a bias per channel.
+    """Normalises x [b h w c] with a norm of the calling module, followed by a scale and a bias per channel.
 
     norm: a name in `NORMS`.
-      batch: over the batch and all positions (Ioffe and Szegedy 2015); evaluation uses running averages. Below some
-        16 examples the statistics are too noisy, and of one example they mean nothing. They mix examples: no example
-        has a gradient of its own, which is what differential privacy clips.
-      group: over all positions and the channels of a group, of each example (Wu and He 2018). Any batch size, and
-        private training, will do. Up to 32 groups, as in the paper, of 4 channels or more.
-      layer: over the channels at each position (Ba et al. 2016, as ConvNeXt has it). Batch and privacy as with group.
-      none: x itself. Batch and privacy as with group; deep networks then want lower learning rates.
+      batch: over the batch and all positions (Ioffe and Szegedy 2015); evaluation uses running averages. With fewer
+        than about 16 examples the statistics are too noisy, and with one example they mean nothing. They mix examples,
+        so no example has a gradient of its own, which differential privacy needs for clipping.
+      group: per example, over all positions and the channels of a group (Wu and He 2018). It works with any batch size
+        and with private training. There are up to 32 groups, as in the paper, of 4 channels or more.
+      layer: over the channels at each position (Ba et al. 2016, in the form of ConvNeXt). Batch size and privacy as
+        with group.
+      none: x itself. Batch size and privacy as with group; deep networks then need lower learning rates.
     axis_name: with batch, the mapped axis over which the statistics are shared under pmap or shard_map.
-    scale_init: of the scale.
+    scale_init: initializer of the scale.
     """
     if norm == "batch":
         return nn.BatchNorm(
@@ -109,16 +110,16 @@ def normalize(
 def stochastic_depth(branch: jax.Array, rate: float, train: bool) -> jax.Array:
     """Drops the whole residual branch [b h w c] of an example with probability `rate` in training.
 
-    What is kept is scaled by 1 / (1 - rate), so that evaluation needs no correction (Huang et al. 2016, "Deep Networks
-    with Stochastic Depth", where evaluation is scaled instead).
+    Kept branches are scaled by 1 / (1 - rate), so that evaluation needs no correction (Huang et al. 2016, "Deep
+    Networks with Stochastic Depth", scale evaluation instead).
     """
     return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)(branch)
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales the channels of an image by what all of it holds (Hu et al. 2018, "Squeeze-and-Excitation Networks").
+    """A scaling of channels that depends on the whole image (Hu et al. 2018, "Squeeze-and-Excitation Networks").
 
-    reduction: how many times fewer units than channels the hidden layer has.
+    reduction: channels divided by the units of the hidden layer.
     """
 
     reduction: int = 16
@@ -134,7 +135,7 @@ class SqueezeExcitation(nn.Module):
 
 
 def _windows(images: jax.Array, size: int) -> jax.Array:
-    """Cuts [b h w c] into tiling windows [b h/size size w/size size c]; rows and columns left over are dropped."""
+    """Cuts [b h w c] into tiling windows [b h/size size w/size size c]; drops remaining rows and columns."""
     batch, height, width, channels = images.shape
     rows, columns = height // size, width // size
     if min(rows, columns) == 0:
@@ -146,18 +147,18 @@ def _windows(images: jax.Array, size: int) -> jax.Array:
 
 
 def max_pool(images: jax.Array, size: int) -> jax.Array:
-    """Largest value of each tiling window: [b h w c] -> [b h//size w//size c].
+    """Returns the largest value of each tiling window: [b h w c] -> [b h//size w//size c].
 
-    Equal to `nn.max_pool` with that window and stride. The gradient goes to the first largest value of a window, row by
-    row, by comparisons instead of a select-and-scatter, which is slow on CPUs and GPUs; second derivatives are those of
-    windows without equal values.
+    It equals `nn.max_pool` with that window and stride. The gradient goes to the first largest value of a window, row
+    by row. It is computed by comparisons, because a select-and-scatter is slow on CPUs and GPUs. Second derivatives are
+    computed as if a window had no equal values.
     """
     return _max_of(_windows(images, size))
 
 
 @jax.custom_jvp
 def _max_of(windows: jax.Array) -> jax.Array:
-    """Largest value of each window: [b r s c s k] -> [b r c k]."""
+    """Returns the largest value of each window: [b r s c s k] -> [b r c k]."""
     return windows.max(axis=(2, 4))
 
 
@@ -170,7 +171,7 @@ def _max_of_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[
 
 
 def _places(shape: tuple[int, ...]) -> jax.Array:
-    """Returns the number of each place of windows [b r s c s k], row by row."""
+    """Returns the number of each place within windows [b r s c s k], row by row."""
     size = shape[2]
     small = jnp.int8 if size < 12 else jnp.int32  # bytes make this a third faster on CPUs
     row, column = (jax.lax.broadcasted_iota(small, shape, axis) for axis in (2, 4))
@@ -185,9 +186,9 @@ def _largest_then_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _largest_and_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Is `_largest_then_place` for numbers, but reads the windows once, as a GPU spends its time on reading.
+    """Like `_largest_then_place` for windows without NaN, but reads them once, as reading takes most time on a GPU.
 
-    CPUs then take a tenth longer for a step of the tutorial's network (experiments/benchmarks/NOTES.md).
+    On a CPU, a step of the tutorial's network would take a tenth longer (experiments/benchmarks/NOTES.md).
     """
     size = windows.shape[2]
     largest = windows[:, :, 0, :, 0]
@@ -200,7 +201,7 @@ def _largest_and_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def average_pool(images: jax.Array, size: int) -> jax.Array:
-    """Mean of each tiling window: [b h w c] -> [b h//size w//size c]."""
+    """Returns the mean of each tiling window: [b h w c] -> [b h//size w//size c]."""
     return _windows(images, size).mean(axis=(2, 4))
 
 

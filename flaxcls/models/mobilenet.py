@@ -15,17 +15,17 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 
 
 class MobileNetV2(nn.Module):
-    """Blocks that widen by a 1x1, filter each channel by a 3x3 and narrow by a 1x1 without activation.
+    """Blocks of a 1x1 convolution that widens, a 3x3 per channel, and a 1x1 without activation that narrows.
 
-    The image is halved five times; of images of 32x32 a single pixel is left.
+    The image is halved five times, so a 32x32 image becomes a single pixel.
 
-    num_classes: k, how many logits there are.
+    num_classes: k, the number of logits.
     stages: rows of (expansion, channels, blocks, stride of the first block).
-    norm: a name in `layers.NORMS`; `layers.normalize` says what each means.
+    norm: a name in `layers.NORMS`; `layers.normalize` explains them.
     activation: a name in `layers.ACTIVATIONS`.
     dropout: probability that an input of the classifier is dropped in training.
-    dtype: of the computation; parameters and statistics are float32.
-    axis_name: the mapped axis over which batch statistics are taken under pmap or shard_map; jit needs none.
+    dtype: type of the computation; parameters and statistics are float32.
+    axis_name: the mapped axis over which batch statistics are computed under pmap or shard_map; jit needs none.
     """
 
     num_classes: int
@@ -38,7 +38,7 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
+        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError if the images are too small."""
         check_size(images, 2 * math.prod(stride for *_, stride in self.stages), "use larger images, or another network")
         norm = partial(normalize, norm=self.norm, train=train, dtype=self.dtype, axis_name=self.axis_name)
         activation = ACTIVATIONS[self.activation]
@@ -64,5 +64,5 @@ class MobileNetV2(nn.Module):
 
 
 def mobilenet_v2(num_classes: int, **options: Any) -> MobileNetV2:
-    """The network of the paper's table 2, at width 1."""
+    """Returns the network of table 2 of the paper, at width 1."""
     return MobileNetV2(num_classes, **options)

@@ -1,5 +1,7 @@
-"""Residual networks, one class for the family: He et al. 2016, "Deep Residual Learning for Image Recognition", and,
-with pre-activation, Zagoruyko and Komodakis 2016, "Wide Residual Networks".
+"""Residual networks, one class for the family.
+
+Sources: He et al. 2016, "Deep Residual Learning for Image Recognition", and, with pre-activation, Zagoruyko and
+Komodakis 2016, "Wide Residual Networks".
 """
 
 from functools import partial
@@ -21,13 +23,13 @@ from flaxcls.models.layers import (
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions whose output is added to their input; each is normalised, all but the last then activated.
+    """Convolutions whose output is added to their input. A norm follows each, and an activation all but the last.
 
     width: channels of the convolutions; a bottleneck returns four times as many.
-    stride: of the first 3x3 convolution, also in a bottleneck (the "v1.5" of Goyal et al. 2017).
+    stride: stride of the first 3x3 convolution, also in a bottleneck (the "v1.5" of Goyal et al. 2017).
     drop: probability that the convolutions are skipped in training.
 
-    The other fields are those of `ResNet`.
+    The other fields are the same as in `ResNet`.
     """
 
     width: int
@@ -74,7 +76,7 @@ class ResidualBlock(nn.Module):
             width,
             (kernel, kernel),
             strides=stride,
-            padding=kernel // 2,  # on both sides, as the published weights have it; "SAME" pads one side with stride 2
+            padding=kernel // 2,  # both sides, like the published weights; with stride 2 "SAME" pads one side
             use_bias=self.norm == "none",
             kernel_init=HE_FAN_OUT,
             dtype=self.dtype,
@@ -82,9 +84,9 @@ class ResidualBlock(nn.Module):
 
 
 class PreActivationBlock(nn.Module):
-    """Norm, activation and 3x3 convolution, twice, added to the input; dropout lies between the convolutions.
+    """Norm, activation and 3x3 convolution, twice, added to the input, with dropout between the convolutions.
 
-    drop: probability that the convolutions are skipped in training. The other fields are those of `ResNet`.
+    drop: probability that the convolutions are skipped in training. The other fields are the same as in `ResNet`.
     """
 
     width: int
@@ -120,27 +122,27 @@ class PreActivationBlock(nn.Module):
 class ResNet(nn.Module):
     """A stem, stages of residual blocks that halve the image and widen the channels, global mean, classifier.
 
-    num_classes: k, how many logits there are.
-    depths: blocks of each stage.
-    widths: channels of each stage; with `bottleneck`, of its 3x3 convolutions.
-    bottleneck: whether a block is 1x1, 3x3, 1x1 with four times the channels at its ends, instead of 3x3, 3x3.
-    small_images: whether the stem is a 3x3 convolution (section 4.2), instead of a 7x7 with stride 2 and a pooling.
-    projection: whether a shortcut between unlike shapes is a 1x1 convolution (option B of the paper), instead of every
-      other pixel padded with channels of zero, without parameters (option A).
-    pre_activation: whether norm and activation come before each convolution of a block, and once more at the end,
-      instead of after it; neither bottlenecks nor shortcuts of option A have that form here.
-    stem_width: channels of the stem; None: those of the first stage.
-    norm: a name in `layers.NORMS`; `layers.normalize` says what each means.
+    num_classes: k, the number of logits.
+    depths: number of blocks in each stage.
+    widths: channels of each stage; with `bottleneck`, channels of its 3x3 convolutions.
+    bottleneck: True if a block is 1x1, 3x3, 1x1 with four times the channels at its ends; False if it is 3x3, 3x3.
+    small_images: True if the stem is a 3x3 convolution (section 4.2); False if it is a 7x7 with stride 2 and a pooling.
+    projection: True if a shortcut between different shapes is a 1x1 convolution (option B of the paper); False if it
+      takes every other pixel and adds channels of zeros, without parameters (option A).
+    pre_activation: True if norm and activation come before each convolution of a block, and once more at the end;
+      False if they come after it. True excludes bottlenecks and shortcuts of option A.
+    stem_width: channels of the stem; None: the channels of the first stage.
+    norm: a name in `layers.NORMS`; `layers.normalize` explains them.
     activation: a name in `layers.ACTIVATIONS`.
-    dropout: probability that an input of the classifier is dropped in training; with `pre_activation`, a value between
-      the convolutions of a block (0.3 in the paper of the wide ones).
-    stochastic_depth: probability that the last block is skipped in training; block l of L is with l / L of it.
-    squeeze_excitation: whether each block scales its channels by what all of the image holds.
-    zero_init: whether the last norm of each block starts with scale zero, so that blocks start as the identity (Goyal
-      et al. 2017); it does nothing where norm is "none". With `pre_activation` it is the last convolution, as a scale
-      of zero before an activation would never be trained.
-    dtype: of the computation; parameters and statistics are float32.
-    axis_name: the mapped axis over which batch statistics are taken under pmap or shard_map; jit needs none.
+    dropout: probability that an input of the classifier is dropped in training; with `pre_activation`, that a value
+      between the convolutions of a block is dropped (0.3 in the paper on wide networks).
+    stochastic_depth: probability that the last block is skipped in training; for block l of L it is l / L of that.
+    squeeze_excitation: True if each block scales its channels by `SqueezeExcitation`.
+    zero_init: True if the last norm of each block starts with scale zero, so that blocks start as the identity (Goyal
+      et al. 2017). It has no effect if norm is "none". With `pre_activation` the last convolution starts at zero
+      instead, because a scale of zero before an activation would never be trained.
+    dtype: type of the computation; parameters and statistics are float32.
+    axis_name: the mapped axis over which batch statistics are computed under pmap or shard_map; jit needs none.
     """
 
     num_classes: int
@@ -162,7 +164,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
+        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError if the images are too small."""
         if self.pre_activation and (self.bottleneck or not self.projection):
             raise ValueError("pre_activation is True, but then bottleneck must be False and projection True.")
         halvings = len(self.depths) - 1 + (0 if self.small_images else 2)
@@ -220,27 +222,27 @@ class ResNet(nn.Module):
 
 
 def resnet18(num_classes: int, **options: Any) -> ResNet:
-    """18 layers for images of 32 pixels or more; with small_images=True, the form often trained on CIFAR."""
+    """Returns 18 layers for images of 32 pixels or more; with small_images=True, the form often used for CIFAR."""
     return ResNet(num_classes, depths=(2, 2, 2, 2), **options)
 
 
 def resnet34(num_classes: int, **options: Any) -> ResNet:
-    """34 layers for images of 32 pixels or more."""
+    """Returns 34 layers for images of 32 pixels or more."""
     return ResNet(num_classes, depths=(3, 4, 6, 3), **options)
 
 
 def resnet50(num_classes: int, **options: Any) -> ResNet:
-    """50 layers in bottlenecks, for images of 32 pixels or more."""
+    """Returns 50 layers in bottlenecks, for images of 32 pixels or more."""
     return ResNet(num_classes, depths=(3, 4, 6, 3), bottleneck=True, **options)
 
 
 def resnet20(num_classes: int, **options: Any) -> ResNet:
-    """20 layers for small images, of section 4.2."""
+    """Returns the 20 layers of section 4.2, for small images."""
     return _cifar(num_classes, 3, options)
 
 
 def resnet56(num_classes: int, **options: Any) -> ResNet:
-    """56 layers for small images, of section 4.2."""
+    """Returns the 56 layers of section 4.2, for small images."""
     return _cifar(num_classes, 9, options)
 
 
@@ -250,24 +252,24 @@ def _cifar(num_classes: int, depth: int, options: dict[str, Any]) -> ResNet:
 
 
 def wide_resnet_28_10(num_classes: int, **options: Any) -> ResNet:
-    """28 layers, ten times as wide, for small images: the paper's best on CIFAR."""
+    """Returns 28 layers, ten times as wide, for small images: the best of the paper on CIFAR."""
     return wide_resnet(num_classes, 28, 10, **options)
 
 
 def wide_resnet_16_4(num_classes: int, **options: Any) -> ResNet:
-    """16 layers, four times as wide, for small images: a small one."""
+    """Returns 16 layers, four times as wide, for small images: a small wide network."""
     return wide_resnet(num_classes, 16, 4, **options)
 
 
 def wide_resnet(num_classes: int, depth: int, widen: int, **options: Any) -> ResNet:
-    """A pre-activation network of 6 n + 4 layers for n blocks a stage, whose stages are `widen` times 16, 32, 64 wide.
+    """Returns a pre-activation network with stages of `widen` times 16, 32 and 64 channels.
 
-    Raises ValueError for another depth.
+    depth: 6 n + 4 layers for n blocks per stage. Raises ValueError for another depth.
     """
     blocks, remainder = divmod(depth - 4, 6)
     if remainder or blocks < 1:
-        raise ValueError(f"depth is {depth}, but must be 6 n + 4 for n blocks a stage: 10, 16, 22, 28, 40.")
+        raise ValueError(f"depth is {depth}, but must be 6 n + 4 for n blocks per stage: 10, 16, 22, 28, 40.")
     shape = {"depths": (blocks,) * 3, "widths": tuple(width * widen for width in (16, 32, 64)), "stem_width": 16}
-    # the paper starts no scale at zero
+    # in the paper no scale starts at zero
     kind = {"small_images": True, "pre_activation": True, "zero_init": False}
     return ResNet(num_classes, **{**shape, **kind, **options})

@@ -14,10 +14,10 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of one module: its path and type, the shape it returns without the batch axis, and its size.
+    """One call of one module: its path and type, the shape of its output without the batch axis, and its size.
 
-    flops: floating-point operations of its matrix products or convolutions for one image forward, a multiply-add
-      counted as two; what else it computes is not counted.
+    flops: floating-point operations of its matrix products or convolutions in the forward pass of one image. A
+      multiply-add counts as two; other operations are not counted.
     """
 
     path: str
@@ -28,10 +28,10 @@ class Layer:
 
 
 def layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
-    """Returns the innermost modules of `model` in the order they are called on an image (h, w, c).
+    """Returns the innermost modules of `model` in the order in which they are called on an image (h, w, c).
 
-    Nothing is computed. What the model does outside of a submodule is not listed, nor are its own parameters; those of
-    a module that is called again are listed once.
+    Nothing is computed. Operations outside of submodules and the model's own parameters are not listed. If a module is
+    called again, its parameters are counted once.
     """
     found: list[Layer] = []
 
@@ -62,7 +62,7 @@ def layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
 
 
 def _flops(module: nn.Module, output: jax.Array) -> int:
-    """Counts a product of kernel, trained or not, and input at each position of the output, its features aside."""
+    """Counts one product of the kernel, trained or not, with the input for each output position (all its features)."""
     kernels = [variables["kernel"] for variables in module.variables.values() if "kernel" in variables]
     if not kernels or not hasattr(module, "features"):
         return 0
@@ -71,12 +71,12 @@ def _flops(module: nn.Module, output: jax.Array) -> int:
 
 
 def count(params: Any) -> int:
-    """Returns how many numbers there are in a tree of arrays or shapes."""
+    """Returns the number of numbers in a tree of arrays or shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def table(model: nn.Module, image_shape: Sequence[int]) -> Table:
-    """Returns the layers of `model` as a table to print."""
+    """Returns a printable table of the layers of `model`."""
     rows = layers(model, image_shape)
     made = Table(title=f"{type(model).__name__} on images of {'x'.join(map(str, image_shape))}", title_justify="left")
     for header in ("layer", "type"):

@@ -10,19 +10,19 @@ from flaxcls.models.layers import ACTIVATIONS, CLASSIFIER_INIT, HE_FAN_OUT, chec
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions, each ended by a 2x2 pooling, then dense layers on the flattened map.
+    """Stages of 3x3 convolutions, each ended by a 2x2 pooling, then dense layers on the flattened feature map.
 
-    The map is flattened as it comes: 7x7 from the 224x224 pixels of the paper, 1x1 from the 32x32 of CIFAR, for which
-    the first dense layer is 49 times smaller. Parameters therefore belong to one image size.
+    The feature map is 7x7 for the 224x224 pixels of the paper, and 1x1 for the 32x32 pixels of CIFAR, where the first
+    dense layer is 49 times smaller. Therefore the parameters fit one image size only.
 
-    num_classes: k, how many logits there are.
-    depths, widths: convolutions of each stage, and their channels.
+    num_classes: k, the number of logits.
+    depths, widths: number of convolutions in each stage, and their channels.
     dense: units of each hidden dense layer.
-    norm: a name in `layers.NORMS`; `layers.normalize` says what each means. The paper has none.
+    norm: a name in `layers.NORMS`; `layers.normalize` explains them. The paper has none.
     activation: a name in `layers.ACTIVATIONS`.
     dropout: probability that a unit of a hidden dense layer is dropped in training.
-    dtype: of the computation; parameters and statistics are float32.
-    axis_name: the mapped axis over which batch statistics are taken under pmap or shard_map; jit needs none.
+    dtype: type of the computation; parameters and statistics are float32.
+    axis_name: the mapped axis over which batch statistics are computed under pmap or shard_map; jit needs none.
     """
 
     num_classes: int
@@ -37,13 +37,13 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError where the images are too small."""
+        """Maps images f32[b h w c] to logits f32[b k]. Raises InputError if the images are too small."""
         check_size(images, 2 ** len(self.depths), "use larger images")
         activation = ACTIVATIONS[self.activation]
         x = images.astype(self.dtype)
         for depth, width in zip(self.depths, self.widths, strict=True):
             for _ in range(depth):
-                # with a bias even before a norm, where it does nothing: so are the published networks
+                # before a norm a bias has no effect, but the published networks have it
                 x = nn.Conv(width, (3, 3), padding=1, kernel_init=HE_FAN_OUT, dtype=self.dtype)(x)
                 x = activation(normalize(x, self.norm, train, dtype=self.dtype, axis_name=self.axis_name))
             x = max_pool(x, 2)
@@ -56,5 +56,5 @@ class VGG(nn.Module):
 
 
 def vgg11(num_classes: int, **options: Any) -> VGG:
-    """The 11 layers of configuration A."""
+    """Returns the 11 layers of configuration A."""
     return VGG(num_classes, depths=(1, 1, 2, 2, 2), **options)

@@ -88,7 +88,7 @@ def test_a_constant_channel_has_the_deviation_1():
         (IMAGES, LABELS, {"class_names": ("a", "b")}, r"label \d, but its 2 classes are numbered 0\.\.1"),
         (IMAGES, LABELS[:50], {}, r"100 images, but labels of shape \(50,\)"),
         (IMAGES, LABELS.astype(float), {}, "labels are float64, but must be integers"),
-        (IMAGES.reshape(100, -1), LABELS, {}, r"shape \(100, 90\), but \[n h w c\]"),
+        (IMAGES.reshape(100, -1), LABELS, {}, r"shape \(100, 90\), but must be \[n h w c\]"),
         (IMAGES.astype(int), LABELS, {}, "images are int64, but must be uint8"),
         (IMAGES.astype(float), LABELS, {}, r"float images are in 0\.\.255, but must be in 0\.\.1"),
         (IMAGES[:0], LABELS[:0], {}, "the train split of arrays has no example"),

@@ -129,8 +129,8 @@ def test_sixteen_bits(tmp_path):
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        (np.array([[0, 70000]], np.int32), "grey values of 0 to 70000"),
-        (np.array([[-1, 5]], np.int32), "grey values of -1 to 5"),
+        (np.array([[0, 70000]], np.int32), "grey values are 0 to 70000, but must be in 0 to 65535"),
+        (np.array([[-1, 5]], np.int32), "grey values are -1 to 5, but must be in 0 to 65535"),
         (np.array([[0.5, 1]], np.float32), "floating-point numbers"),
     ],
 )

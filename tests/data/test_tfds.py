@@ -180,7 +180,7 @@ def test_a_validation_split_stands_for_a_test_split_without_labels_and_that_is_s
     assert sorted(dataset.test.images[:, 0, 0, 0].tolist()) == list(range(10))
     assert len(dataset.train.labels) + len(dataset.validation.labels) == 40
     assert [*dataset.notes] == [
-        "the test split of unlabelled_test/1.0.0 has no labels: its validation split stands for it"
+        "the test split of unlabelled_test/1.0.0 has no labels: its validation split replaces it"
     ]
     assert not load(data_dir, "only_validation").notes
 
@@ -283,7 +283,7 @@ def test_the_command_that_prepares_installs_the_packages_of_the_extra():
     [
         ("no_train", "none named train"),
         ("deep", "images of uint16, but only uint8"),
-        ("no_label", "no set for image classification"),
+        ("no_label", "not a data set for image classification"),
     ],
 )
 def test_a_set_that_does_not_fit(data_dir, name, message):

@@ -86,9 +86,8 @@ def test_an_image_too_small_for_the_network(size, padding, message):
 
 def test_an_option_that_a_model_does_not_take_is_refused():
     for option in ({"widths": (8,)}, {"pooling": "max"}):
-        with pytest.raises(
-            InputError, match=f"model.{next(iter(option))} is .*, but resnet20 does not take it.*dropout"
-        ):
+        name = next(iter(option))
+        with pytest.raises(InputError, match=f"model.{name} is .*, but resnet20 does not take it.* are .*dropout"):
             build_model(ModelConfig(name="resnet20", **option), 10)
     assert build_model(ModelConfig(name="resnet20", stochastic_depth=0.1, norm="group"), 10).norm == "group"
 
