@@ -28,7 +28,7 @@ from flaxcls.run.plan import Plan
 from flaxcls.train import main
 from flaxcls.validation import validate
 
-FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
+FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
 EXPERIMENTS = [path for path in FILES if "\nCONFIG = " in path.read_text()]
 needs_cifar10 = pytest.mark.skipif("FLAXCLS_TFDS_DIR" not in os.environ, reason="FLAXCLS_TFDS_DIR names no data")
 

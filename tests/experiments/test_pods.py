@@ -17,7 +17,7 @@ from experiments.soak.outcome import differing, outcome
 from flaxcls.train import parse
 from tests.flags import xla_flags
 
-PODS = Path(__file__).parent.parent / "experiments" / "pods"
+PODS = Path(__file__).parents[2] / "experiments" / "pods"
 SLURM = PODS / "slurm" / "train.sh"
 
 # As srun: a task is the command with Slurm's variables, SIGTERM goes to all tasks, the code is the largest.
