@@ -159,7 +159,7 @@ def test_the_benchmark_of_streaming_tells_its_peer_the_parts_that_are_made_of_it
     assert {upright_size(path, "") for path in paths} == {(375, 500), (500, 375)}
     split = Split(Images(Files(paths, 3), (*streaming.SIZE, 3)), np.arange(8, dtype=np.int32))
     batch = streaming.batch_maker(split, 0.08)(1)
-    stream = streaming.drawn(split, paths, 0.08, 2 * streaming.BATCH)
+    stream = streaming.draw_stream(split, paths, 0.08, 2 * streaming.BATCH)
     assert stream["labels"][streaming.BATCH :] == batch["label"].tolist()
     for number in (0, 33):
         path, (top, left, height, width) = (stream[name][streaming.BATCH + number] for name in ("paths", "boxes"))
