@@ -169,7 +169,7 @@ def most_chips(chip: Chip, batch: int, work: Work, efficiency: float) -> int:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Returns the predictions for each kind and number of chips, at a fixed batch a chip and at a fixed batch in all."""
+    """Returns the predictions for each kind and number of chips, at a fixed batch a chip and a fixed batch in all."""
     made, work = [], resnet50_work()
     for held, batch in (("a chip", CHIP_BATCH), ("in all", GLOBAL_BATCH)):
         for chips in CHIPS:
@@ -218,7 +218,7 @@ def _shown(value: float) -> str:
 
 
 def parts_table() -> str:
-    """Returns a table of the parts of a step on the most chips, at the fixed batch a chip, and the effect of latency."""
+    """Returns a table of the parts of a step on the most chips, at the fixed batch a chip, and of the latency."""
     work, made = resnet50_work(), []
     for chip in KINDS:
         computing = compute_seconds(chip, CHIP_BATCH, work)

@@ -41,9 +41,7 @@ def command(
       workdir: directory for the runs; default: a temporary directory.
     """
     if 0 < memory_steps < 2 * memory.SETTLED:
-        sys.exit(
-            f"memory_steps is {memory_steps}, but must be 0, or {2 * memory.SETTLED} or more: memory settles first."
-        )
+        sys.exit(f"memory_steps is {memory_steps}, but must be 0, or {2 * memory.SETTLED} or more to settle first.")
     console = Console()
     place = workdir or Path(tempfile.mkdtemp(prefix="soak-"))
     rows = soak(place, faults=faults, moments=moments, dispatch=dispatch, rng=random.Random(seed), console=console)
