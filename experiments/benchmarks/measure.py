@@ -156,7 +156,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
     The ratios are those of the one system that has none to itself: flaxcls, or its unchanged form.
     """
-    made = []
+    printed = []
     for title in dict.fromkeys((row.quantity, row.unit) for row in rows):
         table = Table(title=escape(", ".join(title)), title_justify="left")
         of_title = [row for row in rows if (row.quantity, row.unit) == title]
@@ -166,8 +166,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             table.add_column(header, justify="right" if header in ("n", "median", "spread") else "left")
         for row in of_title:
             table.add_row(*map(escape, _cells(row)))
-        made.append(table)
-    return made
+        printed.append(table)
+    return printed
 
 
 def _cells(row: Row) -> list[str]:

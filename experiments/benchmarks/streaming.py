@@ -90,12 +90,12 @@ def draw_stream(split: Split, paths: Sequence[Path], least_area: float, count: i
 
 def differences(ask: Callable[..., Any], stream: dict[str, list[Any]], kind: str) -> tuple[float, float]:
     """Returns the mean and the largest difference of a pixel between flaxcls and tf.data in the first parts."""
-    found = []
+    distances = []
     for path, box in zip(stream["paths"][:20], stream["boxes"], strict=False):
         top, left, height, width = box
         scaled = resize(read_image(Path(path))[top : top + height, left : left + width], SIZE).astype(int)
-        found.append(np.abs(scaled - ask("cut", path=path, box=box, kind=kind)))
-    return float(np.mean(found)), float(np.max(found))
+        distances.append(np.abs(scaled - ask("cut", path=path, box=box, kind=kind)))
+    return float(np.mean(distances)), float(np.max(distances))
 
 
 def main(
@@ -147,8 +147,8 @@ def main(
     for name, values in rates.items():
         row = [KINDS.get(name, name), f"{statistics.median(values):.0f}", f"{min(values):.0f} to {max(values):.0f}"]
         if name in KINDS:
-            found = ratios(rates["flaxcls"], values)
-            row += [f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"]
+            shares = ratios(rates["flaxcls"], values)
+            row += [f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"]
             row += ["{:.2f}, at most {:.0f}".format(*pixel_differences[name])]
         table.add_row(*row)
     console.print(table)

@@ -170,7 +170,7 @@ def most_chips(chip: Chip, batch: int, work: Work, efficiency: float) -> int:
 
 def rows() -> list[dict[str, Any]]:
     """Returns the predictions for each kind and number of chips, at a fixed batch a chip and a fixed batch in all."""
-    made, work = [], resnet50_work()
+    predictions, work = [], resnet50_work()
     for held, batch in (("a chip", CHIP_BATCH), ("in all", GLOBAL_BATCH)):
         for chips in CHIPS:
             for chip in KINDS:
@@ -178,7 +178,7 @@ def rows() -> list[dict[str, Any]]:
                 slow, fast = step_seconds(chip, chips, images, work)
                 least, most = efficiencies(chip, chips, images, work)
                 own, _ = efficiencies(chip, chips, images, own_statistics(work))
-                made.append(
+                predictions.append(
                     {
                         "chip": chip.name,
                         "chips": chips,
@@ -188,7 +188,7 @@ def rows() -> list[dict[str, Any]]:
                         "efficiency": {"overlap_none": least, "overlap_full": most, "own_statistics": own},
                     }
                 )
-    return made
+    return predictions
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -198,51 +198,51 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def step_tables(predictions: Sequence[dict[str, Any]]) -> list[str]:
     """Returns, for each batch, step times in ms without overlap, and efficiencies in % without and with it."""
-    made = []
+    tables = []
     for batch in dict.fromkeys(row["batch"] for row in predictions):
         lines = []
         for chips in CHIPS:
-            found = [row for row in predictions if (row["batch"], row["chips"]) == (batch, chips)]
-            lines.append([f"{chips:,}", *map(_step_cell, found)])
-        made.append(table([f"chips, {batch}", *(chip.name for chip in KINDS)], lines))
-    return made
+            of_chips = [row for row in predictions if (row["batch"], row["chips"]) == (batch, chips)]
+            lines.append([f"{chips:,}", *map(_step_cell, of_chips)])
+        tables.append(table([f"chips, {batch}", *(chip.name for chip in KINDS)], lines))
+    return tables
 
 
 def _step_cell(row: dict[str, Any]) -> str:
     least, most = (f"{100 * row['efficiency'][name]:.0f}" for name in ("overlap_none", "overlap_full"))
-    return f"{_shown(1e3 * row['seconds']['overlap_none'])} ({least if least == most else f'{least} to {most}'})"
+    return f"{_format(1e3 * row['seconds']['overlap_none'])} ({least if least == most else f'{least} to {most}'})"
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def parts_table() -> str:
     """Returns a table of the parts of a step on the most chips, at the fixed batch a chip, and of the latency."""
-    work, made = resnet50_work(), []
+    work, lines = resnet50_work(), []
     for chip in KINDS:
         computing = compute_seconds(chip, CHIP_BATCH, work)
         gradients, statistics = communication_seconds(chip, CHIPS[-1], work)
         latency = all_reduce_seconds(chip, CHIPS[-1], 0, work.rounds)
         whole = computing + gradients + statistics
         shares = (computing / whole, computing / (whole - latency / 2), computing / (computing + gradients))
-        parts = [_shown(1e3 * part) for part in (computing, gradients, statistics, latency)]
-        made.append([chip.name, *parts, *(f"{100 * share:.0f}" for share in shares)])
+        parts = [_format(1e3 * part) for part in (computing, gradients, statistics, latency)]
+        lines.append([chip.name, *parts, *(f"{100 * share:.0f}" for share in shares)])
     header = [
         *(f"{CHIPS[-1]:,} chips, ms", f"{CHIP_BATCH} images", "gradients", "batch norm", "of which latency"),
         *("efficiency, %", "at half the latency", "without batch norm's rounds"),
     ]
-    return table(header, made)
+    return table(header, lines)
 
 
 def break_tables() -> list[str]:
     """Returns tables of the least images a chip and the most chips a batch, for efficiencies of 50 and 90 %."""
     work, names = resnet50_work(), [chip.name for chip in KINDS]
 
-    def lines(counts: Sequence[int], found: Callable[[Chip, int, float], int]) -> list[list[str]]:
+    def lines(counts: Sequence[int], count_at: Callable[[Chip, int, float], int]) -> list[list[str]]:
         shares = (0.5, 0.9)
         return [
-            [f"{n:,}", *(" / ".join(f"{found(chip, n, share):,}" for share in shares) for chip in KINDS)]
+            [f"{n:,}", *(" / ".join(f"{count_at(chip, n, share):,}" for share in shares) for chip in KINDS)]
             for n in counts
         ]
 
@@ -270,7 +270,7 @@ def chart(predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         offset=12,
     )
     legend = alt.Legend(orient="bottom", symbolType="stroke", symbolSize=400, symbolStrokeWidth=2)
-    made: dict[str, Any] = (
+    plot: dict[str, Any] = (
         alt.Chart(alt.Data(values=values))
         .mark_line(point=alt.OverlayMarkDef(size=30))
         .encode(
@@ -292,7 +292,7 @@ def chart(predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
         .configure_header(labelFontSize=13)
         .to_dict()
     )
-    return made
+    return plot
 
 
 def _rounded(value: Any) -> Any:
@@ -312,8 +312,8 @@ def predict(out: Path = FOLDER) -> None:
     """
     predictions = rows()
     print("\n\n".join([*step_tables(predictions), parts_table(), *break_tables()]))
-    kept = {"work": asdict(resnet50_work()), "chips": [*map(asdict, KINDS)], "predictions": predictions}
-    (out / "scaling.json").write_text(json.dumps(_rounded(kept), indent=1) + "\n")
+    record = {"work": asdict(resnet50_work()), "chips": [*map(asdict, KINDS)], "predictions": predictions}
+    (out / "scaling.json").write_text(json.dumps(_rounded(record), indent=1) + "\n")
     (out / "scaling.svg").write_text(vl_convert.vegalite_to_svg(chart(predictions)))
 
 

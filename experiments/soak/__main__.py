@@ -60,15 +60,15 @@ def command(
 
 def table(rows: list[Row]) -> Table:
     """Returns the table to print at the end."""
-    made = Table(title="a run killed, and resumed", title_justify="left")
+    printed = Table(title="a run killed, and resumed", title_justify="left")
     for header in ("fault", "steps a dispatch", "moments tried", "resumed equal", "lost"):
-        made.add_column(header, justify="left" if header == "fault" else "right")
+        printed.add_column(header, justify="left" if header == "fault" else "right")
     for row in rows:
-        made.add_row(row.fault, str(row.dispatch), str(row.tried), str(row.equal), str(len(row.losses)))
+        printed.add_row(row.fault, str(row.dispatch), str(row.tried), str(row.equal), str(len(row.losses)))
     total = (sum(row.tried for row in rows), sum(row.equal for row in rows), sum(len(row.losses) for row in rows))
-    made.add_section()
-    made.add_row("all", "", *map(str, total))
-    return made
+    printed.add_section()
+    printed.add_row("all", "", *map(str, total))
+    return printed
 
 
 if __name__ == "__main__":

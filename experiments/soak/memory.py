@@ -56,15 +56,15 @@ def grows(samples: list[dict[str, Any]]) -> bool:
 
 def table(samples: list[dict[str, Any]]) -> Table:
     """Returns a table of the samples at every 500 steps, and the slope."""
-    made = Table(title=f"a run that evaluates and saves every {EVERY} steps", title_justify="left")
+    printed = Table(title=f"a run that evaluates and saves every {EVERY} steps", title_justify="left")
     for header in ("step", "memory, MB", "threads", "and tensorstore's", "open files"):
-        made.add_column(header, justify="right")
+        printed.add_column(header, justify="right")
     for sample in samples:
         if sample["step"] % 500 == 0:
-            made.add_row(*(f"{sample[name]:g}" for name in ("step", "memory", "threads", "pool", "files")))
-    made.caption = f"memory after step {SETTLED}: {slope(samples):+.2f} MB per 1,000 steps"
-    made.caption_justify = "left"
-    return made
+            printed.add_row(*(f"{sample[name]:g}" for name in ("step", "memory", "threads", "pool", "files")))
+    printed.caption = f"memory after step {SETTLED}: {slope(samples):+.2f} MB per 1,000 steps"
+    printed.caption_justify = "left"
+    return printed
 
 
 def _sample_run(workdir: Path, steps: int) -> int:

@@ -34,13 +34,13 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def events(directory: Path) -> list[tuple[str, int, float]]:
     """Returns (tag, step, value) of all numbers in the event files, except timings."""
-    found = [
+    values = [
         (value.tag, event.step, value.simple_value)
         for path in sorted(directory.iterdir())
         for event in read_events(path)
         for value in event.summary.value
     ]
-    return [event for event in found if event[0].split("/")[-1] not in TIMINGS]
+    return [event for event in values if event[0].split("/")[-1] not in TIMINGS]
 
 
 def read_events(path: Path) -> Iterator[Event]:

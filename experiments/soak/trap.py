@@ -65,8 +65,8 @@ class Trap:
             if event in ("os.remove", "os.rmdir") and args[1] != -1:  # the name is relative to an open folder
                 paths = [f"{Path(f'/proc/self/fd/{args[1]}').readlink()}/{paths[0]}"]
             if paths and inside in paths[0]:
-                what = f"{event} {' '.join(paths)}"
-                point = next((name for name, pattern in FILE_POINTS.items() if re.match(pattern, what)), None)
+                operation = f"{event} {' '.join(paths)}"
+                point = next((name for name, pattern in FILE_POINTS.items() if re.match(pattern, operation)), None)
                 if point:
                     self.passes(point)
 

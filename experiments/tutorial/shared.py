@@ -79,10 +79,10 @@ def train(config: Config, dataset: Dataset | None = None) -> Run:
 
 def save(figure: Figure, options: Options, name: str) -> None:
     """Writes the figure in 256 colours, which keeps its file small, and prints its name."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn)
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
     plt.close(figure)
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(options.output / name, optimize=True)
+    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(options.output / name, optimize=True)
     print(f"wrote {name}")
 
 

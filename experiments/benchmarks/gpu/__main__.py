@@ -129,9 +129,9 @@ def measure(
             file.unlink(missing_ok=True)
             problem = run_part([*module, "--seconds", str(seconds), *options], env, seconds)
             if problem is None:
-                found = json.loads(file.read_text())
-                rows += [Row(**row) for row in found["rows"]]
-                where = found["where"] or where
+                result = json.loads(file.read_text())
+                rows += [Row(**row) for row in result["rows"]]
+                where = result["where"] or where
         if problem is not None:
             rows.append(Row(part, MISSING, "why", [], note=problem))
         console.print(f"{part}: {problem or 'done'}, {time.monotonic() - began:.0f} s", markup=False, highlight=False)

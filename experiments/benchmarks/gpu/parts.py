@@ -158,8 +158,8 @@ def main(args: Sequence[str] | None = None) -> None:
         until=began + SHARE * options.seconds,
     )
     rows, where = PARTS[options.part](task)
-    found = {"rows": [dataclasses.asdict(row) for row in rows], "where": where}
-    (options.out / f"{options.part}.json").write_text(json.dumps(found))
+    result = {"rows": [dataclasses.asdict(row) for row in rows], "where": where}
+    (options.out / f"{options.part}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

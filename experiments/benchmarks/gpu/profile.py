@@ -188,12 +188,12 @@ def _summary(calls: Sequence[Mapping[str, Any]]) -> Summary:
     for call in sorted(calls, key=lambda call: call["ts"]):
         idle += max(call["ts"] - upto, 0.0)
         upto = max(upto, call["ts"] + call["dur"])
-    found = [Kernel(name, kind, sum(seconds), len(seconds)) for (name, kind), seconds in kernels.items()]
+    summed = [Kernel(name, kind, sum(seconds), len(seconds)) for (name, kind), seconds in kernels.items()]
     return Summary(
         span=(end - begin) / 1e6,
         idle=idle / 1e6,
         kinds=dict(sorted(kinds.items(), key=lambda item: -item[1])),
-        kernels=sorted(found, key=lambda kernel: -kernel.seconds),
+        kernels=sorted(summed, key=lambda kernel: -kernel.seconds),
     )
 
 
@@ -202,10 +202,10 @@ def trace_file(folder: Path) -> Path:
 
     Raises FileNotFoundError if there is none.
     """
-    found = sorted(folder.rglob("*.trace.json.gz"))
-    if not found:
+    files = sorted(folder.rglob("*.trace.json.gz"))
+    if not files:
         raise FileNotFoundError(f"{folder} holds no *.trace.json.gz: was the trace stopped?")
-    return found[-1]
+    return files[-1]
 
 
 def read_trace(file: Path) -> dict[str, Any]:

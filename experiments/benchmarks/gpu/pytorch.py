@@ -103,12 +103,12 @@ def crops(images: torch.Tensor, margin: int) -> torch.Tensor:
     """Returns a random window of each image [n c h+2m w+2m]: [n c h w]."""
     size = images.shape[-1] - 2 * margin
     shifts = torch.randint(2 * margin + 1, (len(images), 2), device=images.device)
-    found = torch.empty_like(images[..., :size, :size])
+    windows = torch.empty_like(images[..., :size, :size])
     for row in range(2 * margin + 1):
         for column in range(2 * margin + 1):
             chosen = (shifts[:, 0] == row) & (shifts[:, 1] == column)
-            found[chosen] = images[chosen][..., row : row + size, column : column + size]
-    return found
+            windows[chosen] = images[chosen][..., row : row + size, column : column + size]
+    return windows
 
 
 def train(
@@ -192,14 +192,14 @@ def measure(speedrun: Speedrun, data_dir: Path, runs: int, until: float) -> list
     statistics = torch.from_numpy(images.astype(np.float32) / 255)
     mean, std = (value.to(device) for value in (statistics.mean((0, 1, 2)), statistics.std((0, 1, 2))))
 
-    def placed(images: np.ndarray) -> torch.Tensor:
-        made = (torch.from_numpy(images).to(device).float() / 255 - mean) / std
-        return made.permute(0, 3, 1, 2).to(dtype).contiguous(memory_format=LAYOUT)
+    def place(images: np.ndarray) -> torch.Tensor:
+        normalized = (torch.from_numpy(images).to(device).float() / 255 - mean) / std
+        return normalized.permute(0, 3, 1, 2).to(dtype).contiguous(memory_format=LAYOUT)
 
     def label(labels: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(labels.astype(np.int64)).to(device)
 
-    trained, labels, truth = placed(images), label(dataset.train.labels), label(dataset.test.labels)
+    trained, labels, truth = place(images), label(dataset.train.labels), label(dataset.test.labels)
     batch = speedrun.config.loop.eval_batch_size
     rows = []
     for name, compiled in (("PyTorch", False), ("PyTorch, compiled", True)):
@@ -208,27 +208,27 @@ def measure(speedrun: Speedrun, data_dir: Path, runs: int, until: float) -> list
         model = model.to(device, memory_format=LAYOUT)
         call = torch.compile(model, mode="reduce-overhead") if compiled else model
         orthogonalize = torch.compile(orthogonalized) if compiled else orthogonalized
-        found: list[tuple[float, float]] = []
+        results: list[tuple[float, float]] = []
 
-        def one(
+        def run_once(
             seed: int,
             model: Network = model,
             call: nn.Module = call,
             orthogonalize: Orthogonalize = orthogonalize,
-            found: list[tuple[float, float]] = found,
+            results: list[tuple[float, float]] = results,
         ) -> None:
             torch.manual_seed(seed)
             _wait(device)
             began = time.perf_counter()
             train(model, call, orthogonalize, trained, labels, speedrun.config)
-            score = accuracy(model, call, placed(tested), truth, batch)
-            found.append((time.perf_counter() - began, 100 * score))
+            score = accuracy(model, call, place(tested), truth, batch)
+            results.append((time.perf_counter() - began, 100 * score))
 
-        one(0)  # warms up and compiles
-        found.clear()
-        repeated(one, min(runs, MOST), until)
+        run_once(0)  # warms up and compiles
+        results.clear()
+        repeated(run_once, min(runs, MOST), until)
         versions = {"torch": torch.__version__}
-        times, scores = ([values[part] for values in found] for part in (0, 1))
+        times, scores = ([values[part] for values in results] for part in (0, 1))
         rows += [
             Row(name, "the recipe in PyTorch: initialisation, training and evaluation", "s", times, versions=versions),
             Row(name, "the recipe in PyTorch: test accuracy", "%", scores, versions=versions),

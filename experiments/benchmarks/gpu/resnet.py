@@ -136,13 +136,13 @@ def streaming(training: Training) -> list[Row]:
             workers=cores(),
         )
         config = training.config(data, training.streamed_epochs, 1, training.dispatch)
-        found = rates(config, load_dataset(data))
+        speeds = rates(config, load_dataset(data))
     note = f"{cores()} workers, files of {WIDE[0]}x{WIDE[1]} and {size / 1000:.0f} kB"
-    return _rows(training, f"{training.model}, JPEGs read by workers", found, note)
+    return _rows(training, f"{training.model}, JPEGs read by workers", speeds, note)
 
 
-def _rows(training: Training, system: str, found: list[float], note: str) -> list[Row]:
+def _rows(training: Training, system: str, speeds: list[float], note: str) -> list[Row]:
     model = build_model(ModelConfig(name=training.model, dtype="bfloat16"), training.classes)
     flops = training_flops(model, (training.side, training.side, 3))
-    row = Row(system, IMAGES, "images/s", found, note=note)
-    return [with_mean(row), utilization_row(system, [flops * rate for rate in found])]
+    row = Row(system, IMAGES, "images/s", speeds, note=note)
+    return [with_mean(row), utilization_row(system, [flops * rate for rate in speeds])]

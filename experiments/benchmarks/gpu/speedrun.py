@@ -220,20 +220,20 @@ def determinism(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out
     repeated(step, min(runs, 7), until)
     dataset, compilations = speedrun.load(data_dir), watch_compilations()
     setups = {name: speedrun.setup(dataset, deterministic=name == WITH) for name in small}
-    found: dict[str, list[float]] = {name: [] for name in setups}
+    seconds: dict[str, list[float]] = {name: [] for name in setups}
 
     def timed(name: str, seed: int) -> Run:
         return timed_run(with_determinism(speedrun.config, name == WITH), setups[name], seed, compilations)
 
     def run(seed: int) -> None:
         for name in setups:
-            found[name].append(timed(name, seed).timed)
+            seconds[name].append(timed(name, seed).timed)
 
     bits = {name: len({timed(name, 0).fingerprint for _ in range(2)}) == 1 for name in setups}
     notes = {name: f"seed 0 twice: {'the same' if same else 'different'} bits" for name, same in bits.items()}
     repeated(run, runs, until)
     return [
-        *compare("speed run, warm; the ratio is with to without", "s", found, ours=WITH, notes=notes),
+        *compare("speed run, warm; the ratio is with to without", "s", seconds, ours=WITH, notes=notes),
         *compare("a step of the default run; the ratio is with to without", "ms", steps, ours=WITH),
     ]
 

@@ -190,13 +190,13 @@ def traffic(program: str, name: str) -> dict[str, list[int]]:
     """
     texts = computations(program)
     known: dict[str, Operation] = {}
-    found: dict[str, list[int]] = {}
+    bytes_by_kind: dict[str, list[int]] = {}
     for one in _operations(texts[name]):
         known[one.name] = one
         if one.kind in _NESTED:
             inner, turns = _nested(one)
             for kind, moved in traffic(program, inner).items():
-                found.setdefault(kind, []).extend(turns * moved)
+                bytes_by_kind.setdefault(kind, []).extend(turns * moved)
             continue
         if one.kind in _FREE or one.kind.endswith("-done"):
             continue
@@ -208,28 +208,28 @@ def traffic(program: str, name: str) -> dict[str, list[int]]:
         read = sum(_bytes_read(inside, operand, size) for operand, size in zip(names, sizes, strict=True))
         # the type of an operation that ends in -start includes its inputs
         written = one.bytes - (sum(sizes) if one.kind.endswith("-start") else 0)
-        found.setdefault(kind_of(one.name), []).append(read + written)
-    return found
+        bytes_by_kind.setdefault(kind_of(one.name), []).append(read + written)
+    return bytes_by_kind
 
 
 def _nested(one: Operation) -> tuple[str, int]:
     """Returns the computation of a call or a loop, and how often it runs."""
     if one.kind == "call" and (applied := re.search(r"to_apply=%([\w.\-]+)", one.rest)):
         return applied[1], 1
-    if (found := _LOOP.search(one.rest)) is None:
+    if (match := _LOOP.search(one.rest)) is None:
         raise ValueError(f"it is not known how often the operations of {one.name}, a {one.kind}, run.")
-    return found["body"], int(found["turns"])
+    return match["body"], int(match["turns"])
 
 
 def _operations(text: str) -> list[Operation]:
     """Returns the operations of a computation in their order, each after its operands."""
-    found = []
+    operations = []
     for match in map(_INSTRUCTION.match, text.splitlines()):
         if match:
             operands, size = match["rest"].split(")")[0], sum(size for _, size in arrays(match["type"]))
             names = tuple(re.findall(r"%([\w.\-]+)", operands))
-            found.append(Operation(match["name"], match["kind"], size, names, match["rest"]))
-    return found
+            operations.append(Operation(match["name"], match["kind"], size, names, match["rest"]))
+    return operations
 
 
 def _parameter(operations: Iterable[Operation], number: int) -> str:

@@ -120,15 +120,15 @@ def save_data(task: Task, place: Path) -> Path:
 
 def events(folder: Path, tag: str) -> list[tuple[int, float]]:
     """Returns (step, time of writing) of each value of `tag` in the TensorBoard files of a folder."""
-    found = []
+    values = []
     for path in sorted(folder.iterdir()):
         data, at = path.read_bytes(), 0
         while at < len(data):  # a record is its length, u64, a checksum of that, the event, and a checksum of that
             (length,) = struct.unpack_from("<Q", data, at)
             event = Event.FromString(data[at + 12 : at + 12 + length])
-            found += [(event.step, event.wall_time) for value in event.summary.value if value.tag == tag]
+            values += [(event.step, event.wall_time) for value in event.summary.value if value.tag == tag]
             at += length + 16
-    return found
+    return values
 
 
 def spans(
@@ -164,8 +164,8 @@ def flaxcls(task: Task, place: Path, started: Started | None, *more: str) -> Tra
         "--workdir": workdir,
         **({} if task.examples is None else {"--data.train-examples": task.examples}),
     }
-    given = [*(str(part) for pair in options.items() for part in pair), *more]
-    command = [sys.executable, "-m", "flaxcls.train", str(EXPERIMENT), *given]
+    arguments = [*(str(part) for pair in options.items() for part in pair), *more]
+    command = [sys.executable, "-m", "flaxcls.train", str(EXPERIMENT), *arguments]
     ran = run(command, {"JAX_PLATFORMS": "cpu"}, started)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     trained, validated = (events(workdir / "tensorboard", f"{split}/loss") for split in ("train", "validation"))
