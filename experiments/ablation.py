@@ -1,9 +1,9 @@
-"""What each remedy against over-fitting brings, alone and together, on the tutorial's network and real CIFAR-10.
+"""The gain of each remedy against over-fitting, alone and together, on the tutorial's network and real CIFAR-10.
 
-The plain run is the tutorial's, on 10,000 of the training images for 16 epochs, and its last parameters are tested: it
-over-fits. Each row changes that run in one way. Where a row has several candidates, each is run with seed 0, and the
-best accuracy on validation chooses the one that runs with all seeds. Runs that are there already are not repeated, so
-an interrupted table goes on where it was.
+The plain run is the tutorial's, on 10,000 of the training images for 16 epochs, so that it over-fits; its last
+parameters are tested. Each row changes that run in one way. If a row has several candidates, each runs with seed 0, and
+the one with the best validation accuracy runs with all seeds. Finished runs are not repeated, so an interrupted table
+continues where it stopped.
 
 Command:   python -m experiments.ablation --data-dir DATA_DIR
 Hardware:  one core of an AMD EPYC beside other work, jax 0.12.0.1, Python 3.13
@@ -33,7 +33,7 @@ load = functools.cache(load_dataset)
 
 
 def change(**parts: dict[str, Any]) -> Change:
-    """Returns the change of fields of a configuration's parts, such as loss={"l2": 1e-3}."""
+    """Returns a function that changes fields of a configuration's parts, such as loss={"l2": 1e-3}."""
     return lambda config: dataclasses.replace(
         config, **{name: dataclasses.replace(getattr(config, name), **fields) for name, fields in parts.items()}
     )
@@ -42,11 +42,11 @@ def change(**parts: dict[str, Any]) -> Change:
 EPOCHS = 16
 PLAIN = change(
     data={"train_examples": 10_000},
-    loop={"epochs": EPOCHS, "steps_per_dispatch": 1},  # evaluations come right at the end of an epoch
+    loop={"epochs": EPOCHS, "steps_per_dispatch": 1},  # evaluations come exactly at the end of an epoch
     stop={"skip": (EPOCHS - 1) / EPOCHS},  # only the last evaluation counts, so the last parameters are tested
 )(cifar10_cnn.CONFIG)
 
-# row -> candidate -> what it changes in the plain run
+# row -> candidate -> its change of the plain run
 ROWS: dict[str, dict[str, Change]] = {
     "none": {"": lambda config: config},
     "early stopping": {"patience 3": change(stop={"metric": "loss", "patience": 3, "skip": 0.0})},
@@ -70,11 +70,11 @@ ALONE = ("none", "more data", "smaller model")  # not combined with the others
 
 
 def run(row: str, candidate: str, config: Config, workdir: Path, console: Console) -> dict[str, float]:
-    """Returns the accuracies and steps of a run, after training it if it is not there."""
+    """Returns the accuracies, steps and seconds of a run; trains it first unless it is finished."""
     folder = workdir / f"{row} {candidate}".strip().replace(" ", "-").replace(",", "") / f"seed-{config.seed}"
     done = folder / "result.json"
     if not (done.exists() and (folder / "config.json").read_text() == to_json(config)):
-        console.print(f"{row}, {candidate or 'as it is'}, seed {config.seed}")
+        console.print(f"{row}, {candidate or 'unchanged'}, seed {config.seed}")
         fit(config, dataset=load(config.data), workdir=folder, overwrite=True, console=Console(quiet=True))
     result = json.loads(done.read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -90,7 +90,7 @@ def run(row: str, candidate: str, config: Config, workdir: Path, console: Consol
 def together(chosen: dict[str, tuple[str, Change, float]]) -> dict[str, Change]:
     """Returns the candidates for the combination: the two and the three best remedies, and all that helped.
 
-    chosen: row -> (its candidate, what that changes, accuracy on validation with seed 0); "none" must be there.
+    chosen: row -> (chosen candidate, its change, its validation accuracy with seed 0); it must hold "none".
     """
     plain = chosen["none"][2]
     helped = [(accuracy, row, apply) for row, (_, apply, accuracy) in chosen.items() if row not in ALONE]
@@ -103,12 +103,12 @@ def together(chosen: dict[str, tuple[str, Change, float]]) -> dict[str, Change]:
 
 
 def in_order(changes: list[Change]) -> Change:
-    """Returns the change that makes all of them, one after the other."""
+    """Returns a function that applies all changes, one after the other."""
     return lambda config: functools.reduce(lambda changed, apply: apply(changed), changes, config)
 
 
 def study(plain: Config, rows: dict[str, dict[str, Change]], workdir: Path, seeds: int) -> list[dict[str, Any]]:
-    """Trains what is missing, and returns the rows of the table, "none" first; see `ROWS`."""
+    """Trains the missing runs, and returns the rows of the table, "none" first; see `ROWS`."""
     console = Console()
     chosen: dict[str, tuple[str, Change, float]] = {}
     table: list[dict[str, Any]] = []
@@ -132,12 +132,12 @@ def study(plain: Config, rows: dict[str, dict[str, Change]], workdir: Path, seed
 
 
 def main(data_dir: Path, workdir: Path = Path("runs/ablation"), seeds: int = 3) -> None:
-    """Trains what is missing, prints the table as Markdown and writes it with all figures to table.json.
+    """Trains the missing runs, prints the table as Markdown, and writes it with all figures to table.json.
 
     Args:
-      data_dir: a directory prepared by tensorflow-datasets, with cifar10.
-      workdir: where runs and table go.
-      seeds: runs a row, from seed 0.
+      data_dir: folder that tensorflow-datasets prepared cifar10 in.
+      workdir: directory for the runs and the table.
+      seeds: runs of each row, from seed 0.
     """
     table = study(change(data={"dir": str(data_dir)})(PLAIN), ROWS, workdir, seeds)
     (workdir / "table.json").write_text(json.dumps(table, indent=1) + "\n")

@@ -2,10 +2,10 @@
 
 Command:   python -m flaxcls.train experiments/cifar10_cnn.py --data.dir DATA_DIR
 Hardware:  2 cores of an AMD EPYC, jax 0.12.0.1, Python 3.13
-Time:      253 s for seed 2 alone on the machine (1,936 images/s), before the speed-ups that NOTES.md of the benchmarks
-           lists; beside other work up to 11 min
+Time:      253 s for seed 2 on an idle machine (1,936 images/s), before the speed-ups in benchmarks/NOTES.md; beside
+           other work up to 11 min
 Accuracy:  test 69.83 %, n = 3 (--seed 0, 1, 2: 70.60, 69.64, 69.25 %), sd 0.70, on a JPEG copy of CIFAR-10, at the
-           epoch of the best validation accuracy, which was the last of the ten
+           epoch of the best validation accuracy, which was the last one
 """
 
 from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, ModelConfig, OptimConfig, StopConfig

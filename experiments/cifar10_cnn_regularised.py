@@ -1,5 +1,5 @@
-"""The tutorial's network on CIFAR-10, with what keeps it from over-fitting: flips, padded crops, decoupled weight
-decay, a cosine schedule with warm-up, a moving average of the parameters, and early stopping.
+"""The tutorial's network on CIFAR-10, with remedies against over-fitting: flips, padded crops, decoupled weight decay,
+a cosine schedule with warm-up, a moving average of the parameters, and early stopping.
 
 Command:   python -m flaxcls.train experiments/cifar10_cnn_regularised.py --data.dir DATA_DIR
 Hardware:  2 cores of an AMD EPYC, jax 0.12.0.1, Python 3.13

@@ -1,18 +1,18 @@
 """CIFAR-10 to 94 % in seconds: the Muon recipe of 2024 (cifar10-airbench), through `fit`.
 
-Images are normalised by the mean and deviation of the training split itself, which are the recipe's to three digits.
-The recipe has a loss that is summed over the batch; that of `train_step` is its mean. A gradient is then B times
-smaller, so plain SGD has its learning rates times B and its decay over B, which gives the same updates; Muon does not
-look at the size of a gradient.
+Images are normalised by the mean and deviation of the training split; they equal the recipe's to three digits. The
+recipe sums the loss over the batch of B images; `train_step` takes the mean. Its gradient is then B times smaller, so
+plain SGD multiplies the learning rates by B and divides the decay by B, which gives the same updates. Muon ignores the
+size of a gradient.
 
 Command:   python -m experiments.cifar10_speedrun --data.dir DATA_DIR
-           on a CPU with --loop.steps-per-dispatch 1, as many steps in one program take long to compile there
+           on a CPU add --loop.steps-per-dispatch 1: many steps in one program take long to compile there
 Hardware:  one NVIDIA H100 80GB HBM3, jax 0.11.2, Python 3.12; November 2026
 Time:      1.13 s warm (n = 25, sd 0.01) for initialisation, training and evaluation, `fit` with logs and checkpoint
            1.83 s; a process 70 s, then 26 s cached
 Accuracy:  test 90.73 %, n = 25, sd 0.15, with test-time augmentation, on a JPEG copy of CIFAR-10 (quality 75), where a
-           port to PyTorch comes to 90.69 % (n = 7, sd 0.16). The original images, of which the recipe's authors report
-           94 %, were not at hand. All by python -m experiments.benchmarks.gpu
+           port to PyTorch reaches 90.69 % (n = 7, sd 0.16). The original images, on which the recipe's authors report
+           94 %, were not at hand. Command: python -m experiments.benchmarks.gpu
 """
 
 import sys
@@ -30,7 +30,7 @@ from flaxcls.run.plan import Plan
 from flaxcls.train import main
 from flaxcls.types import Params
 
-# no CONFIG, as the ordinary command would train another network with it
+# not named CONFIG, because the ordinary command would train another network with it
 MUON = Config(
     data=DataConfig(source="tfds", name="cifar10", validation_fraction=0, on_device=True),
     augment=AugmentConfig(
@@ -48,15 +48,15 @@ MUON = Config(
 )
 
 BIAS_RATE, HEAD_RATE, MUON_RATE = 0.053, 0.67, 0.24  # of the summed loss
-DECAY = 0.004  # what a weight loses at the first step, relative to itself
+DECAY = 0.004  # share that a weight loses at the first step
 WHITENING_SHARE = 3 / 8  # of the steps, after which the bias of the whitening is frozen
 
 
 def make_tx(total_steps: int, batch_size: int) -> optax.GradientTransformation:
-    """Returns the optimizer of `models.airbench.Airbench` for a run of `total_steps`, a batch of `batch_size` each.
+    """Returns the optimizer of `models.airbench.Airbench` for a run of `total_steps` with batches of `batch_size`.
 
-    The rates fall linearly to 0 at the end of the run; that of the whitening's bias after `whitening_steps` of it,
-    from where on it should be frozen.
+    The rates fall linearly to 0 at the end of the run; the rate of the whitening's bias, after `whitening_steps`. From
+    then on that bias should be frozen.
     """
 
     def sgd(rate: float, steps: int) -> optax.GradientTransformation:
@@ -78,23 +78,23 @@ def make_tx(total_steps: int, batch_size: int) -> optax.GradientTransformation:
 
 
 def whitening_steps(total_steps: int) -> int:
-    """Returns how many steps the bias of the whitening is trained for: 75 of 200."""
+    """Returns the number of steps that train the bias of the whitening: 75 of 200."""
     return round(WHITENING_SHARE * total_steps)
 
 
 def _groups(params: Params) -> Any:
-    """Returns the tree of `params` with the group of each parameter, which the name of its layer tells."""
+    """Returns a tree like `params` with the group of each parameter, by the name of its layer."""
     names = {"whitening": "whitening", "BatchNorm": "norm", "head": "head", "Conv": "conv"}
     return jax.tree_util.tree_map_with_path(lambda path, leaf: names[path[0].key.split("_")[0]], params)
 
 
 def parts(config: Config, *, dataset: Dataset | None = None, **options: Any) -> dict[str, Any]:
-    """Returns the data set, model and optimizer that `fit` is given with `config`, of whose model the type is read.
+    """Returns the data set, model and optimizer for `fit` with `config`; of `config.model` only the dtype is used.
 
     Args:
-      config: of the run.
-      dataset: the caller's own; without it the one that `config.data` names.
-      options: of the network, such as its widths.
+      config: configuration of the run.
+      dataset: your own data set; default: the one that `config.data` names.
+      options: options of the network, such as its widths.
     """
     dataset = dataset or load_dataset(config.data)
     steps = Plan.make(config, len(dataset.train.labels)).total_steps

@@ -1,10 +1,10 @@
-"""A stand-in for ImageNet: synthetic JPEGs in the form in which tensorflow-datasets prepares imagenet2012.
+"""A stand-in for ImageNet: synthetic JPEGs in the form of tensorflow-datasets' imagenet2012.
 
-It has version, features, splits and the 1,000 class names of the real one, which has to be fetched by hand. Its images
-are of many sizes, one of eight in grey, and of four classes, each with a pattern of its own. So the whole command for
-ImageNet can be tried before the 144 GiB are at hand.
+It has the version, features, splits and 1,000 class names of the real data set, which must be downloaded by hand. Its
+images have many sizes, one of eight is grey, and they are of four classes, each with a pattern of its own. So you can
+try the whole command for ImageNet without the 144 GiB.
 
-Command:   python -m experiments.imagenet_standin --out DIR, then what imagenet_resnet50.py says
+Command:   python -m experiments.imagenet_standin --out DIR, then the command in imagenet_resnet50.py
 Hardware:  any; TensorFlow is not needed
 Time:      6 s for 280 images on 2 cores of a CPU
 Accuracy:  on the stand-in it says nothing about ImageNet
@@ -28,7 +28,7 @@ LONGEST, SHORTEST = 500, 160  # sides, in pixels
 
 
 def picture(number: int, seed: int) -> bytes:
-    """Returns a JPEG of stripes whose direction is that of its class, `number` modulo how many there are."""
+    """Returns a JPEG of stripes in the direction of its class; the class is `number` modulo the number of classes."""
     rng = np.random.default_rng((seed, number))
     height, width = rng.integers(SHORTEST, LONGEST + 1, 2)
     angle = np.pi * (number % len(CLASSES)) / len(CLASSES)
@@ -41,10 +41,10 @@ def picture(number: int, seed: int) -> bytes:
     return bytes(data)
 
 
-with tfds.core.registered.skip_registration():  # the name is that of the real one
+with tfds.core.registered.skip_registration():  # the real data set has the same name
 
     class StandIn(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
-        """Writes it; no file that describes a data set lies beside this one."""
+        """The builder of the stand-in; it has no description files beside this module."""
 
         name = "imagenet2012"
         VERSION = tfds.core.Version("5.1.0")
@@ -84,15 +84,15 @@ with tfds.core.registered.skip_registration():  # the name is that of the real o
 
 
 def write(out: Path, *, train: int = 240, validation: int = 40, seed: int = 0) -> Path:
-    """Returns the folder below `out` that the stand-in was written into: imagenet2012/5.1.0, as ArrayRecord.
+    """Writes the stand-in as ArrayRecord files; returns their folder, imagenet2012/5.1.0 below `out`.
 
     Args:
-      out: what is --data.dir then.
-      train, validation: images of the two splits; there is no test split, as that of ImageNet has no labels.
-      seed: of the images.
+      out: the later --data.dir.
+      train, validation: images of the two splits; there is no test split, as ImageNet's has no labels.
+      seed: seed of the images.
 
     Raises:
-      InputError: where it is there already, be it the real one, or would have no images.
+      InputError: if the folder exists already, even with the real data set, or a split would have no images.
     """
     if min(train, validation) < 1:
         raise InputError(f"train and validation are {train} and {validation} images, but must be 1 or more.")
@@ -105,9 +105,9 @@ def write(out: Path, *, train: int = 240, validation: int = 40, seed: int = 0) -
 
 
 def main(
-    out: Annotated[Path, tyro.conf.arg(help="Directory that imagenet2012 is written into.")],
-    train: Annotated[int, tyro.conf.arg(help="Images to train on, of which some are held out.")] = 240,
-    validation: Annotated[int, tyro.conf.arg(help="Images of the validation split, on which runs are tested.")] = 40,
+    out: Annotated[Path, tyro.conf.arg(help="Directory to write imagenet2012 into.")],
+    train: Annotated[int, tyro.conf.arg(help="Images to train on; some of them are held out.")] = 240,
+    validation: Annotated[int, tyro.conf.arg(help="Images of the validation split, which tests the runs.")] = 40,
     seed: Annotated[int, tyro.conf.arg(help="Seed of the images.")] = 0,
 ) -> int:
     """Writes a stand-in for tensorflow-datasets' imagenet2012; returns the exit code."""

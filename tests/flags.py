@@ -3,7 +3,7 @@
 # The tests are mostly about compiling small programs, which takes some 0.6 times as long without LLVM's longest passes
 # (seen for that of tests/run/test_distributed.py). Level 0 takes no less, and tests of gradients fail at it (jaxlib
 # 0.12.0).
-# tests/test_soak.py and tests/test_train.py also run commands as optimised as a user's.
+# tests/experiments/test_soak.py and tests/test_train.py also run commands as optimised as a user's.
 COMPILED_SOON = (
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_parallel_codegen_split_count=1"

@@ -1,4 +1,4 @@
-"""Images per second of each transform and of a chain, compiled, on 256 random images of 32x32x3 bytes.
+"""The speed of each augmentation and of a chain of them, compiled, on 256 random images of 32x32x3 bytes.
 
 Command:   python -m experiments.benchmarks.augment --output augment.json
 """
@@ -58,7 +58,7 @@ STEPS: dict[str, Step] = {
 
 
 def rates(step: Step, batch: Batch, repeats: int) -> np.ndarray:
-    """Returns images/s f64[repeats], each of one call of the compiled step with a key of its own."""
+    """Returns images/s f64[repeats], of one call of the compiled step each, with a key of its own."""
     compiled = jax.jit(step)
     keys = list(jax.random.split(jax.random.key(0), repeats + 3))
     seconds = []
@@ -66,14 +66,14 @@ def rates(step: Step, batch: Batch, repeats: int) -> np.ndarray:
         start = time.perf_counter()
         jax.block_until_ready(compiled(key, batch))
         seconds.append(time.perf_counter() - start)
-    return batch["image"].shape[0] / np.array(seconds[3:])  # the first compile and warm up
+    return batch["image"].shape[0] / np.array(seconds[3:])  # the first three calls compile and warm up
 
 
 def main(output: Path | None = None, batch_size: int = 256, side: int = 32, repeats: int = 30) -> None:
     """Prints a table of the transforms' speed.
 
     Args:
-      output: a JSON file for the rows; it is replaced.
+      output: JSON file for the rows; it is replaced.
       batch_size: images in a batch, a multiple of 8.
       side: height and width of the images.
       repeats: measured calls of each transform.
@@ -104,4 +104,4 @@ def main(output: Path | None = None, batch_size: int = 256, side: int = 32, repe
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m experiments.benchmarks.augment")

@@ -1,9 +1,9 @@
-"""Runs a command, and writes as JSON when it began, how long it took, its exit code and its peak memory.
+"""A small program that runs a command, and writes its start, seconds, exit code and peak memory as JSON.
 
 Usage: python child.py FILE COMMAND ...
 
-It stands between a benchmark and what it measures because Linux counts the memory of whoever starts a process as that
-process's own peak, and a benchmark that holds the data set would be larger than what it measures.
+It stands between a benchmark and the measured program, because Linux counts the memory of the process that starts a
+program as the program's own peak. A benchmark that holds the data set would be larger than the program.
 """
 
 import json

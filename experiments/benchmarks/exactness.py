@@ -1,11 +1,13 @@
-"""What it costs that a killed run goes on to the same bits: the same steps with what exactness needs, and without.
+"""The cost of an exact resume: the same steps with the work that exactness needs, and without.
 
-Without it is the plain loop of a tutorial: the compiled step over batches of a shuffled array, its order kept nowhere,
-no poll for signals, no check of the saves, metrics read at each line of the log alone. With it is what `fit` has: the
-order as a function of (seed, step), polls, checks, and the sums that go into the record. The hash of the arrays, which
-each save takes, is timed apart. On a GPU, --deterministic compares XLA's deterministic operations with its default.
+Without it, it is the plain loop of a tutorial: the compiled step over batches of a shuffled array, whose order is not
+stored, no poll for signals, no check of the saves, metrics read only at log lines. With it, it is the loop of `fit`:
+the order as a function of (seed, step), polls, checks, and the sums for the record. The hash of the arrays, which each
+save takes, is timed separately. With --deterministic, it compares XLA's deterministic operations with its default
+operations; they differ only on a GPU.
 
 Command:   python -m experiments.benchmarks.exactness
+Result:    README.md
 """
 
 import dataclasses
@@ -22,7 +24,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.steps import step_seconds
 from flaxcls.config import Config
 from flaxcls.data import load_dataset
 from flaxcls.run.checkpoint import Checkpoints
@@ -33,8 +34,30 @@ from flaxcls.run.setup import Setup, make_setup
 from flaxcls.sharding import batches_sharding
 
 
+def step_seconds(
+    setup: Setup, batches: Callable[[int], Any], dispatches: int, after: Callable[[int, Any], None] = lambda *_: None
+) -> float:
+    """Returns the seconds of a dispatch of the compiled steps of `fit`, called one after another.
+
+    Args:
+      setup: the set-up; its steps are compiled first if they are not yet.
+      batches: number of a dispatch, from 0 -> its batches; dispatch 0 is not measured.
+      dispatches: number of measured dispatches.
+      after: called after each dispatch with the number of steps so far and the metrics.
+    """
+    key = jax.random.key(0)
+    state, _ = setup.train(setup.create(key), batches(0), key)
+    jax.block_until_ready(state)
+    began = time.perf_counter()
+    for number in range(1, dispatches + 1):
+        state, (metrics, _) = setup.train(state, batches(number), key)
+        after(number * setup.plan.dispatch_steps, metrics)
+    jax.block_until_ready(state)
+    return (time.perf_counter() - began) / dispatches
+
+
 def plain_seconds(setup: Setup, steps: int) -> float:
-    """Returns the seconds a step of a loop without anything that exactness needs."""
+    """Returns the seconds of a step in a loop without the work that exactness needs."""
     split, size = setup.dataset.train, setup.plan.batch_size
     rng = np.random.default_rng(0)
     order, at = rng.permutation(len(split.labels)), 0
@@ -56,7 +79,7 @@ def plain_seconds(setup: Setup, steps: int) -> float:
 
 
 def exact_seconds(setup: Setup, checkpoints: Checkpoints, steps: int) -> float:
-    """Returns the seconds a step of the loop of `fit`, between two evaluations."""
+    """Returns the seconds of a step in the loop of `fit`, between two evaluations."""
     key = jax.random.key(0)
     state, _ = setup.train(setup.create(key), setup.loader.load(0, 1), key)
     jax.block_until_ready(state)
@@ -87,13 +110,13 @@ def main(steps: int = 200, repeats: int = 7, deterministic: bool = False) -> Non
 
     Args:
       steps: steps of each measurement.
-      repeats: measurements of each.
-      deterministic: compare with and without XLA's deterministic operations instead; they differ on a GPU alone.
+      repeats: measurements of each variant.
+      deterministic: compare XLA's deterministic operations with its default ones instead; they differ only on a GPU.
     """
     config = Config()
     dataset = load_dataset(config.data)
     setup = make_setup(config, dataset, None, None)
-    free = make_setup(
+    nondeterministic = make_setup(
         dataclasses.replace(config, loop=dataclasses.replace(config.loop, deterministic=False)), dataset, None, None
     )
     console = Console()
@@ -107,7 +130,7 @@ def main(steps: int = 200, repeats: int = 7, deterministic: bool = False) -> Non
             "hashing the arrays at a save": (lambda: 0.0, lambda: timed(lambda: fingerprint(state))),
         }
         if deterministic:
-            pairs = {"a step": (lambda: plain_seconds(free, steps), lambda: plain_seconds(setup, steps))}
+            pairs = {"a step": (lambda: plain_seconds(nondeterministic, steps), lambda: plain_seconds(setup, steps))}
         table = Table(
             title=f"{jax.devices()[0].device_kind}, jax {jax.__version__}, n = {repeats}", title_justify="left"
         )

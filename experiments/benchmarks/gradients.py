@@ -1,16 +1,13 @@
-"""The two gradients that flaxcls writes in its own way for CPUs, beside XLA's and linen's, each alone.
+"""The two gradients that flaxcls computes in its own way on CPUs, each alone, beside XLA's and linen's.
 
-The kernel gradient of a 3x3 convolution of 64 images, by `flaxcls.models.convolution.convolve` and by XLA, for the
-shapes of the tutorial's network. The gradient of relu and 2x2 pooling, by `flaxcls.models.layers.max_pool`, by the
-maximum over the window's axes, which shares it between equal values, and by `linen.max_pool`. One is measured after
-the other, another one first each time.
+The first is the kernel gradient of a 3x3 convolution of 64 images, by `flaxcls.models.convolution.convolve` and by XLA,
+for the shapes of the tutorial's network. The second is the gradient of relu and 2x2 pooling: by
+`flaxcls.models.layers.max_pool`, by the maximum over the window's axes, which shares it between equal values, and by
+`linen.max_pool`. They are measured in turn, each repeat starting with another.
 
 Command:   python -m experiments.benchmarks.gradients
 Hardware:  2 cores of an Intel Xeon, otherwise idle, Python 3.13 with jax 0.12.0.1 and Python 3.11 with jax 0.10.2
-Result:    kernel gradient of the first convolution 2.29 ms, 0.48 times XLA's (n = 15, 0.41 to 0.62), of the second 4.13
-           ms, 0.56 times (0.50 to 0.67), of the third the same; on 0.10.2 2.10 ms, 0.29 times (0.24 to 0.33), 5.64 ms,
-           0.37 times (0.32 to 0.43), and the same. Relu and pooling 2.58 ms, 0.89 times the shared one (0.75 to 1.09)
-           and 0.08 times linen's; on 0.10.2 4.39 ms, 0.80 times (0.68 to 0.90) and 0.14 times
+Result:    README.md
 """
 
 import time
@@ -34,7 +31,7 @@ SHAPES = ((32, 3, 32), (15, 32, 64), (6, 64, 64))  # side, channels and features
 
 
 def kernel_gradient(convolution: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Returns (images, kernel, gradient of what they became) -> gradient of the kernel."""
+    """Returns a function (images, kernel, gradient of the output) -> gradient of the kernel."""
 
     def gradient(images: jax.Array, kernel: jax.Array, output: jax.Array) -> jax.Array:
         layout = ("NHWC", "HWIO", "NHWC")
@@ -46,18 +43,18 @@ def kernel_gradient(convolution: Callable[..., jax.Array]) -> Callable[..., jax.
 
 
 def pooling_gradient(pool: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
-    """Returns (images, gradient of what they became) -> gradient of the images, relu being part of it."""
+    """Returns a function (images, gradient of the output) -> gradient of the images, for relu and pooling."""
     return lambda images, output: jax.vjp(lambda x: pool(nn.relu(x)), images)[1](output)[0]
 
 
 def shared_max_pool(images: jax.Array) -> jax.Array:
-    """Is 2x2 pooling of even sides, whose gradient equal values share."""
+    """Returns the 2x2 max pooling of images with even sides; equal values share its gradient."""
     batch, height, width, channels = images.shape
     return images.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
 
 
 def milliseconds(call: Callable[..., Any], arguments: tuple[jax.Array, ...], calls: int) -> float:
-    """Returns the time of a call, the mean of so many."""
+    """Returns the mean time of a call over `calls` calls."""
     jax.block_until_ready(call(*arguments))
     began = time.perf_counter()
     for _ in range(calls):
@@ -82,18 +79,18 @@ def main(repeats: int = 15, calls: int = 20, out: Path = Path("build/gradients.j
     """Prints medians over the repeats, their spread, and the ratio of each pair within a repeat; less is better.
 
     Args:
-      repeats: measurements of each.
-      calls: of each measurement.
-      out: JSON file of the rows.
+      repeats: measurements of each variant.
+      calls: calls of each measurement.
+      out: JSON file for the rows.
     """
     rows, key = [], jax.random.key(0)
     for side, channels, features in SHAPES:
         images = jax.random.normal(key, (BATCH, side, side, channels))
         kernel = jax.random.normal(key, (3, 3, channels, features))
         output = jax.random.normal(key, (BATCH, side - 2, side - 2, features))
-        ways = {"flaxcls": kernel_gradient(convolve), "XLA": kernel_gradient(lax.conv_general_dilated)}
+        systems = {"flaxcls": kernel_gradient(convolve), "XLA": kernel_gradient(lax.conv_general_dilated)}
         name = f"kernel gradient, {side}x{side}x{channels} to {features}"
-        rows += rows_of(name, ways, (images, kernel, output), repeats, calls)
+        rows += rows_of(name, systems, (images, kernel, output), repeats, calls)
     pools = {
         "flaxcls": lambda x: max_pool(x, 2),
         "shared": shared_max_pool,

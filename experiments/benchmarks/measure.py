@@ -1,4 +1,4 @@
-"""What benchmarks share: programs that are measured from outside, repeats in turn, and rows for a table and JSON."""
+"""Shared code of the benchmarks: programs measured from outside, repeats in turn, and rows for a table and JSON."""
 
 import json
 import os
@@ -22,9 +22,9 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Ran:
-    """A program that ran: when it began (seconds since 1970), seconds until it ended, and its peak of resident memory.
+    """A finished program: its start (seconds since 1970), its seconds, and its peak of resident memory.
 
-    Of the processes that a program starts, the peak is that of the largest, not of all together.
+    If a program starts others, the peak is that of the largest process, not the sum.
     """
 
     began: float
@@ -33,7 +33,7 @@ class Ran:
 
 
 class ProgramError(RuntimeError):
-    """A program that was to be measured has failed; the text ends with its error, or with its last line."""
+    """A measured program failed; the text ends with its error, or with its last line."""
 
 
 def run(
@@ -41,31 +41,31 @@ def run(
     env: Mapping[str, str] | None = None,
     started: Callable[[int], None] | None = None,
 ) -> Ran:
-    """Runs a program in a terminal of its own, so that it shows its progress as it does to a user.
+    """Runs a program in a terminal of its own, so that it shows its progress as to a user.
 
     Args:
       command: the program and its arguments.
-      env: environment variables beside those of this process.
-      started: called with the program's process group when it has begun; without this, it shares ours.
+      env: environment variables to add to those of this process.
+      started: called with the program's process group after the start; without it, the program shares our group.
 
     Raises:
-      ProgramError: if it fails; what it printed goes to stderr.
+      ProgramError: if the program fails; its output goes to stderr.
     """
     with tempfile.TemporaryDirectory() as place:
-        took, launcher = Path(place) / "took.json", Path(__file__).with_name("child.py")
-        ours, its = os.openpty()
-        start = [sys.executable, "-I", "-S", str(launcher), str(took), *map(str, command)]
+        costs, launcher = Path(place) / "costs.json", Path(__file__).with_name("child.py")
+        reading_end, terminal = os.openpty()
+        start = [sys.executable, "-I", "-S", str(launcher), str(costs), *map(str, command)]
         whole = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40", **(env or {})}
         group = None if started is None else 0
         with subprocess.Popen(
-            start, env=whole, stdin=subprocess.DEVNULL, stdout=its, stderr=its, process_group=group
+            start, env=whole, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, process_group=group
         ) as process:
-            os.close(its)
+            os.close(terminal)
             if started is not None:
                 started(process.pid)
-            printed = _read(ours, process)
+            printed = _read(reading_end, process)
             process.wait()
-        measured = json.loads(took.read_text()) if took.exists() else {"code": process.returncode}
+        measured = json.loads(costs.read_text()) if costs.exists() else {"code": process.returncode}
     if measured.pop("code") != 0:
         printed = Text.from_ansi(printed).plain
         print(printed, file=sys.stderr)
@@ -76,46 +76,46 @@ def run(
 
 
 def _read(descriptor: int, process: "subprocess.Popen[bytes]") -> str:
-    """Returns what is printed to a terminal until a process has ended, and closes it.
+    """Returns the output of a process to a terminal until the process ends, and closes the terminal.
 
-    Those that it has started may live on, and hold the terminal, for a while.
+    Processes that it started may live on for a while, and hold the terminal open.
     """
-    parts: list[bytes] = []
+    chunks: list[bytes] = []
     try:
         while True:
             if select.select([descriptor], [], [], 0.2)[0]:
-                if not (part := os.read(descriptor, 65536)):
+                if not (chunk := os.read(descriptor, 65536)):
                     break
-                parts.append(part)
+                chunks.append(chunk)
             elif process.poll() is not None:
                 break
-    except OSError:  # how Linux says that nobody holds the other end any more
+    except OSError:  # on Linux: no process holds the other end any more
         pass
     finally:
         os.close(descriptor)
-    return b"".join(parts).decode(errors="replace").replace("\r\n", "\n")
+    return b"".join(chunks).decode(errors="replace").replace("\r\n", "\n")
 
 
 def in_turn(names: Sequence[str], repeats: int) -> Iterator[str]:
-    """Yields each name once a repeat, every time another one first, so that none is always measured after the same."""
+    """Yields each name once a repeat, each time starting with another, so that none always follows the same one."""
     for repeat in range(repeats):
         turn = repeat % len(names)
         yield from [*names[turn:], *names[:turn]]
 
 
-def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Returns ours / theirs of each repeat."""
-    return [one / other for one, other in zip(ours, theirs, strict=True)]
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Returns the ratio of the two values of each repeat."""
+    return [one / other for one, other in zip(numerators, denominators, strict=True)]
 
 
 @dataclass(frozen=True)
 class Row:
     """One system's measurements of one quantity.
 
-    values: of the repeats, in their order.
-    ratios: of flaxcls to this system within each repeat; none for flaxcls itself.
-    versions: of the libraries that the system ran with.
-    note: what else is to be known, such as why there are no values.
+    values: one of each repeat, in order.
+    ratios: flaxcls to this system within each repeat; empty for flaxcls itself.
+    versions: of the system's libraries.
+    note: further information, such as why there are no values.
     """
 
     system: str
@@ -136,7 +136,7 @@ def compare(
     versions: Mapping[str, dict[str, str]] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """Returns a row for each system, with the ratios of `ours` to it; one without values has failed."""
+    """Returns a row for each system, with the ratios of the system `ours` to it; a system without values failed."""
     return [
         Row(
             system,
@@ -154,21 +154,20 @@ def compare(
 def tables(rows: Sequence[Row]) -> list[Table]:
     """Returns a table for each quantity: n, median, least and largest value, and the same of the ratios.
 
-    The ratios are of the one system that has none to itself: flaxcls or, within it, what others are changes of.
+    The ratios are those of the one system that has none to itself: flaxcls, or its unchanged form.
     """
-    made = []
+    printed = []
     for title in dict.fromkeys((row.quantity, row.unit) for row in rows):
         table = Table(title=escape(", ".join(title)), title_justify="left")
-        shown = [row for row in rows if (row.quantity, row.unit) == title]
-        ours = (
-            [row.system for row in shown if row.values and not row.ratios] if any(row.ratios for row in shown) else []
-        )
-        for header in ("", "n", "median", "spread", f"{escape(ours[0])} to it" if ours else ""):
+        of_title = [row for row in rows if (row.quantity, row.unit) == title]
+        has_ratios = any(row.ratios for row in of_title)
+        compared = [row.system for row in of_title if row.values and not row.ratios] if has_ratios else []
+        for header in ("", "n", "median", "spread", f"{escape(compared[0])} to it" if compared else ""):
             table.add_column(header, justify="right" if header in ("n", "median", "spread") else "left")
-        for row in shown:
+        for row in of_title:
             table.add_row(*map(escape, _cells(row)))
-        made.append(table)
-    return made
+        printed.append(table)
+    return printed
 
 
 def _cells(row: Row) -> list[str]:
@@ -177,13 +176,13 @@ def _cells(row: Row) -> list[str]:
     return [
         row.system,
         str(len(values)),
-        _shown(statistics.median(values)) if values else "",
-        f"{_shown(min(values))} to {_shown(max(values))}" if values else "",
+        _format(statistics.median(values)) if values else "",
+        f"{_format(min(values))} to {_format(max(values))}" if values else "",
         " ".join(filter(None, (ratio, row.note))),
     ]
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
@@ -191,15 +190,15 @@ def report(rows: Sequence[Row], out: Path, settings: Mapping[str, Any], console:
     """Prints the table, and writes the rows as JSON, each with the machine, the settings, medians and spreads."""
     console = console or Console()
     where = {"processor": processor(), "cores": cores(), "platform": platform.platform(terse=True)}
-    console.print(f"{where['cores']} cores of {where['processor']}; " + _listed(settings))
-    for versions in {_listed(row.versions): row.versions for row in rows if row.versions}.values():
+    console.print(f"{where['cores']} cores of {where['processor']}; " + _join(settings))
+    for versions in {_join(row.versions): row.versions for row in rows if row.versions}.values():
         names = dict.fromkeys(row.system for row in rows if row.versions == versions)
-        console.print(f"{', '.join(names)}: {_listed(versions)}", highlight=False)
+        console.print(f"{', '.join(names)}: {_join(versions)}", highlight=False)
     for table in tables(rows):
         console.print(table)
     out.parent.mkdir(parents=True, exist_ok=True)
-    kept = [{**_with_summary(row), **where, "settings": dict(settings)} for row in rows]
-    out.write_text(json.dumps(kept, indent=1) + "\n")
+    records = [{**_with_summary(row), **where, "settings": dict(settings)} for row in rows]
+    out.write_text(json.dumps(records, indent=1) + "\n")
 
 
 def _with_summary(row: Row) -> dict[str, Any]:
@@ -209,17 +208,17 @@ def _with_summary(row: Row) -> dict[str, Any]:
     return {**asdict(row), "n": len(row.values), "summary": summary(row.values), "ratio": summary(row.ratios)}
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def _join(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def processor() -> str:
-    """Returns its name."""
+    """Returns the name of the processor."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

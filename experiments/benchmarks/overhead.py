@@ -1,22 +1,19 @@
-"""What `fit` costs beyond the compiled steps, on the digits and on the tutorial's network with images of noise.
+"""The cost of `fit` beyond its compiled steps, on the digits and on the tutorial's network with images of noise.
 
-`fit` runs with progress, log, validation and checkpoints. After every dozen of its dispatches it is held, and the bare
-steps, the same program over batches that are on the device already, take their turn for as many steps: machines whose
-speed drifts change little within such a second. Compared are
+`fit` runs with progress, log, validation and checkpoints. After every dozen of its dispatches it is held, and bare
+steps take their turn for as many steps: the same program over batches that are on the device already. The speed of a
+drifting machine changes little within such a second. The comparisons:
 
-- a step: where `fit` does not validate and save, of all such turns, with the bare one;
+- a step: `fit` in all turns without validation and save, with bare steps;
 - an epoch: all turns from a few dispatches after one checkpoint to as many after the next, with as many bare steps and
-  a bare evaluation of the validation split, its batches on the device;
-- what a checkpoint holds up: by how much the turn with it takes longer than bare steps and evaluation. That it is
-  whole is waited for at the end of the turn, in the time of `fit`; without that it is written beside further steps.
+  a bare evaluation of the validation split, whose batches are on the device;
+- a checkpoint: the time that the turn with it takes longer than bare steps and evaluation. `fit` waits for the whole
+  checkpoint at the end of the turn, within its time; otherwise the checkpoint would be written beside later steps.
 
 Command:   python -m experiments.benchmarks.overhead
 Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts by a fifth), 26 November 2026, Python
            3.13 with jax 0.12.0.1
-Result:    the tutorial's network, four steps a dispatch, --epochs 10: a step 1.009 times a bare one (n = 126 turns,
-           half of them 0.973 to 1.040), an epoch of 703 steps 1.022 times (n = 8, 0.964 to 1.043), where a checkpoint
-           holds up 66 ms (n = 8, 17 to 90). Digits: a step 1.041 times (n = 39, half of them 0.995 to 1.094), an epoch
-           of 20 steps of 7 ms 1.80 times (n = 38, 1.64 to 2.14), where a checkpoint holds up 120 ms (n = 38, 88 to 169)
+Result:    README.md
 """
 
 import dataclasses
@@ -50,14 +47,14 @@ from flaxcls.sharding import batch_sharding, batches_sharding, on_devices
 from flaxcls.state import TrainState
 
 TURN = 12  # dispatches
-AFTER = 6  # dispatches after a checkpoint that are in the same turn, beside which it is written
+AFTER = 6  # dispatches of a turn after its checkpoint, which is written beside them
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Some steps of `fit`, and as many bare ones right after them, in seconds.
+    """Some steps of `fit`, and as many bare steps right after them, in seconds.
 
-    evaluation: where `fit` has evaluated and saved among them, that of a bare evaluation, else 0.
+    evaluation: seconds of a bare evaluation if `fit` evaluated and saved in this turn, otherwise 0.
     """
 
     steps: int
@@ -66,11 +63,11 @@ class Turn:
     evaluation: float
 
 
-class TakingTurns:
-    """The compiled dispatch of a setup, for `fit` to call, which is held for the bare steps.
+class TurnTaker:
+    """The compiled dispatch of a setup, for `fit` to call; between two turns of `fit` it runs bare steps.
 
-    wait: returns when the latest checkpoint is whole, which counts as time of `fit`.
-    turns: what was measured, from the first checkpoint on, when all is compiled.
+    wait: returns when the latest checkpoint is whole; it counts as time of `fit`.
+    turns: the measured turns, from the first checkpoint on, when all is compiled.
     """
 
     def __init__(self, setup: Setup, wait: Callable[[], None]) -> None:
@@ -87,8 +84,8 @@ class TakingTurns:
         self._dispatches, self._steps, self._saved = 0, 0, False
 
     def __call__(self, state: TrainState, batches: Any, key: jax.Array, frozen: tuple[str, ...] = ()) -> Any:
-        """Is `Setup.train`."""
-        if self._is_to_be_held():
+        """Trains like `Setup.train`."""
+        if self._turn_is_over():
             jax.block_until_ready(state)
             self._wait()
             if self._began is None:
@@ -107,13 +104,13 @@ class TakingTurns:
             self._since_save += 1
         return self._setup.train(state, batches, key, frozen=frozen)
 
-    def _is_to_be_held(self) -> bool:
+    def _turn_is_over(self) -> bool:
         if self._since_save is None or self._since_save < AFTER:
             return False
         return self._since_save == AFTER or self._dispatches >= TURN
 
     def _bare_seconds(self) -> float:
-        """Returns those of a step."""
+        """Returns the seconds of a bare step."""
         began = time.perf_counter()
         for batches in self._batches:
             self._state, _ = self._setup.train(self._state, batches, self._key)
@@ -122,13 +119,13 @@ class TakingTurns:
 
 
 def bare_evaluation_seconds(setup: Setup) -> float:
-    """Returns the seconds of evaluating the validation split, compiled before and with its batches on the device."""
+    """Returns the seconds of a compiled evaluation of the validation split, with its batches on the device."""
     split, state = setup.dataset.splits["validation"], setup.create(jax.random.key(0))
     size = fit_batch_size(setup.eval_batch_size, len(split.labels), setup.mesh.size)
-    parts = [slice(start, start + size) for start in range(0, len(split.labels), size)]
+    rows = [slice(start, start + size) for start in range(0, len(split.labels), size)]
     batches = [
-        on_devices(pad_batch(np.asarray(split.images[part]), split.labels[part], size), batch_sharding(setup.mesh))
-        for part in parts
+        on_devices(pad_batch(np.asarray(split.images[one]), split.labels[one], size), batch_sharding(setup.mesh))
+        for one in rows
     ]
     jax.block_until_ready([setup.evaluate(state, batches[0]), batches])
     began = time.perf_counter()
@@ -138,33 +135,33 @@ def bare_evaluation_seconds(setup: Setup) -> float:
 
 def measure(config: Config, dataset: Dataset) -> list[Turn]:
     """Runs `fit` as the command does, and returns its turns."""
-    made: list[TakingTurns] = []
+    takers: list[TurnTaker] = []
     opened: list[Checkpoints] = []
 
-    class Remembered(Checkpoints):
+    class RecordingCheckpoints(Checkpoints):
         def __init__(self, directory: Path) -> None:
             super().__init__(directory)
             opened.append(self)
 
-    def taking_turns(*args: Any, **options: Any) -> Setup:
+    def make_setup_with_turns(*args: Any, **options: Any) -> Setup:
         setup = make_setup(*args, **options)
-        made.append(TakingTurns(setup, lambda: opened[0].wait()))
-        changed: Any = {"train": made[0]}
-        return dataclasses.replace(setup, **changed)
+        takers.append(TurnTaker(setup, lambda: opened[0].wait()))
+        changes: Any = {"train": takers[0]}
+        return dataclasses.replace(setup, **changes)
 
     with (
         tempfile.TemporaryDirectory() as place,
         Path(os.devnull).open("w") as nowhere,
-        mock.patch.object(loop, "make_setup", taking_turns),
-        mock.patch.object(loop, "Checkpoints", Remembered),
+        mock.patch.object(loop, "make_setup", make_setup_with_turns),
+        mock.patch.object(loop, "Checkpoints", RecordingCheckpoints),
     ):
         console = Console(file=nowhere, force_terminal=True)  # with its progress bar
         fit(config, dataset=dataset, workdir=Path(place) / "run", console=console)
-    return made[0].turns
+    return takers[0].turns
 
 
 def epochs_of(turns: Sequence[Turn]) -> list[list[Turn]]:
-    """Returns the turns of each epoch, which ends with the one that holds its checkpoint."""
+    """Returns the turns of each epoch; an epoch ends with the turn that holds its checkpoint."""
     epochs: list[list[Turn]] = [[]]
     for turn in turns:
         epochs[-1].append(turn)
@@ -210,7 +207,7 @@ def _with_quartiles(rows: Sequence[Row]) -> list[Row]:
 
 
 def noise(examples: int) -> Dataset:
-    """Returns images u8[n 32 32 3] of noise in ten classes, a ninth as many for validation, and some to test."""
+    """Returns images u8[n 32 32 3] of noise in ten classes, a ninth as many for validation, and ten to test."""
     rng = np.random.default_rng(0)
 
     def part(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -225,13 +222,13 @@ def main(
     digits_epochs: int = 40,
     out: Path = Path("build/overhead.json"),
 ) -> None:
-    """Prints medians over the turns and the epochs, their spread, and the ratio of `fit` to what is bare within each.
+    """Prints medians over the turns and the epochs, their spread, and the ratio of `fit` to the bare steps within each.
 
     Args:
-      epochs: of the run on noise, 3 or more: the first is not counted, nor is what follows the last checkpoint but one.
+      epochs: epochs of the run on noise, 3 or more; the first, and all after the last but one checkpoint, do not count.
       examples: training images of noise.
-      digits_epochs: of the run on the digits, likewise.
-      out: JSON file of the rows.
+      digits_epochs: epochs of the run on the digits, 3 or more, counted in the same way.
+      out: JSON file for the rows.
     """
     if min(epochs, digits_epochs) < 3:
         raise SystemExit(f"epochs is {epochs} and digits_epochs {digits_epochs}, but both must be 3 or more.")

@@ -1,18 +1,16 @@
-"""What sharing one step's work among devices and processes costs on this machine: the tutorial's network on CIFAR-10.
+"""The cost of sharing a step among devices and processes on one machine: the tutorial's network on CIFAR-10.
 
-The command trains the same batches on 1, 2 and 4 virtual devices of one process, and on 1 and 2 devices in each of two
-processes, which send each other the gradients over the loopback by gloo. The work is the same each time, and so are
-the cores, so a run without any cost would be as fast as one device. One runs at a time, in turn, another one first each
-time.
+It trains the same batches on 1, 2 and 4 virtual devices of one process, and on 1 and 2 devices in each of two
+processes, which send each other the gradients over the loopback by gloo. Work and cores are the same each time, so a
+layout without any cost would be as fast as one device. One layout runs at a time, in turn, each repeat starting with
+another.
 
-It can say what dispatching several devices, cutting the batch and adding up gradients cost. It cannot say how fast
-several hosts are: here they share two cores, their caches and no network.
+It shows the cost of dispatching to several devices, of cutting the batch, and of adding up gradients. It cannot show
+the speed of several hosts: here they share two cores and caches, and have no network.
 
 Command:   python -m experiments.benchmarks.scaling --data-dir DATA_DIR
 Hardware:  2 cores of an AMD EPYC, otherwise idle, 26 November 2026, Python 3.13 with jax 0.12.0.1
-Result:    1 device 3,947 images/s (n = 3, 3,099 to 4,238); 2 devices 3,717, which takes 1.06 times as long (0.83 to
-           1.35); 4 devices 3,070, 1.33 times (1.00 to 1.38); 2 processes 1,467, 2.39 times (2.11 to 3.06); 2 processes
-           of 2 devices 1,124, 3.77 times (2.67 to 4.07)
+Result:    README.md
 """
 
 import importlib.metadata
@@ -33,19 +31,19 @@ import tyro
 from rich.console import Console
 
 from experiments.benchmarks.measure import compare, in_turn, report
-from experiments.benchmarks.systems import EXPERIMENT
+from experiments.benchmarks.peers.systems import EXPERIMENT
 from flaxcls.run.result import versions
 from flaxcls.run.runtime import CPU_FLAGS
 
 ONE = "1 device"
-# name -> processes, and devices of each
+# name -> processes, devices of each process
 LAYOUTS = {ONE: (1, 1), "2 devices": (1, 2), "4 devices": (1, 4), "2 processes": (2, 1), "2 processes of 2": (2, 2)}
 
 
 def epoch_rates(lines: Sequence[Mapping[str, Any]], batch_size: int, epochs: int) -> list[float]:
     """Returns images/s of each epoch after the first, from the lines of metrics.jsonl.
 
-    A line counts to the epoch that it ends in; an epoch of fewer steps than there are between two lines may have none.
+    A line counts for the epoch that it ends in. An epoch with fewer steps than one log interval may have no line.
     """
     images, seconds = np.zeros(epochs), np.zeros(epochs)
     trained = [line for line in lines if line["split"] == "train"]
@@ -57,7 +55,7 @@ def epoch_rates(lines: Sequence[Mapping[str, Any]], batch_size: int, epochs: int
 
 
 def images_per_second(processes: int, devices: int, options: Sequence[str], *, epochs: int, batch_size: int) -> float:
-    """Returns the speed of the median epoch after the first, with further options of the command.
+    """Returns the speed of the median epoch after the first, with further `options` of the command.
 
     Raises RuntimeError if a process fails.
     """
@@ -99,15 +97,15 @@ def main(
     """Prints medians over the repeats, their spread, and the ratio of one device to each within a repeat.
 
     Args:
-      data_dir: where tensorflow-datasets has prepared cifar10.
+      data_dir: folder that tensorflow-datasets prepared cifar10 in.
       batch_size: images a step, over all devices.
       repeats: runs of each layout.
       examples: training images.
-      epochs: of each run, 2 or more; the first is not counted.
-      out: JSON file of the rows.
+      epochs: epochs of each run, 2 or more; the first does not count.
+      out: JSON file for the rows.
     """
     if epochs < 2:
-        raise SystemExit(f"epochs is {epochs}, but must be 2 or more: the first, which compiles, is not counted.")
+        raise SystemExit(f"epochs is {epochs}, but must be 2 or more: the first compiles and does not count.")
     console, rates = Console(), {name: list[float]() for name in LAYOUTS}
     for name in in_turn([*LAYOUTS], repeats):
         options = ["--data.dir", str(data_dir.absolute()), "--data.train-examples", str(examples)]

@@ -1,22 +1,20 @@
-"""How long `python -m flaxcls.train` takes on the digits, beside the same task in Keras on TensorFlow.
+"""The time of `python -m flaxcls.train` on the digits, beside the same task in Keras on TensorFlow.
 
-Measured is the time from the start of the process to the end of the first training step, and to its end. Cold means an
-empty folder of compiled programs, warm the one that a whole run has left; Keras keeps none, so that its times stand
-beside both. The files of both have been read once before.
+It is measured from the start of the process to the end of the first training step, and to the end of the process. Cold
+means an empty folder of compiled programs; warm means the folder that a whole run left. Keras keeps no compiled
+programs, so its times stand beside both. The files of both have been read once before.
 
-The first step of flaxcls ends when its line of the log is written, which waits for its result. So that there is such a
-line, this is a run of its own, with --stop-after 1 --loop.log-every 1, and the line's time is that of metrics.jsonl.
-Keras says by a callback when its first batch has ended.
+flaxcls's first step ends when its log line is written, because the line waits for the result. This is a run of its own,
+with --stop-after 1 --loop.log-every 1; the time is that of metrics.jsonl. Keras's first step ends with its callback for
+the first batch.
 
 The task: 1,294 images of 8x8, the default network with batch normalisation and dropout, shifts by up to a pixel, AdamW
-with a cosine schedule, an average of the parameters, validation in each epoch, the best checkpoint kept and tested.
+with a cosine schedule, an average of the parameters, validation in each epoch; the best checkpoint is kept and tested.
 
 Command:   python -m experiments.benchmarks.startup
 Hardware:  2 cores of an AMD EPYC (Zen 4, a virtual machine whose speed drifts by a fifth), otherwise idle, 26 November
            2026, Python 3.13 with jax 0.12.0.1; the others with Python 3.11
-Result:    to the end of the first step 3.3 s warm (n = 3, 3.3 to 3.6) and 4.6 s cold (4.2 to 4.9), where Keras 3.15.1
-           on TensorFlow 2.21 takes 5.0 s (4.4 to 5.8); the whole command 17.0 s warm (0.79 times Keras, 0.77 to 0.86)
-           and 19.9 s cold (0.90 times, 0.85 to 0.93)
+Result:    README.md
 """
 
 import json
@@ -31,7 +29,7 @@ import tyro
 from rich.console import Console
 
 from experiments.benchmarks.measure import Ran, Row, compare, in_turn, report, run
-from experiments.benchmarks.peers import install, run_peer
+from experiments.benchmarks.peers.environment import install, run_peer
 from flaxcls.config import Config
 from flaxcls.data import load_dataset
 
@@ -40,7 +38,7 @@ FIRST, WHOLE = "from the start to the end of the first step", "the whole command
 
 
 def save_data(place: Path) -> Path:
-    """Writes the digits, as flaxcls splits them, for Keras: images u8[n 8 8 1] and labels of each split."""
+    """Writes images u8[n 8 8 1] and labels of flaxcls's splits of the digits for Keras."""
     dataset = load_dataset(Config().data)
     arrays: dict[str, Any] = {}
     for name in ("train", "validation", "test"):
@@ -59,7 +57,7 @@ def first_step_seconds(cache: Path) -> float:
 
 
 def whole_run(cache: Path, epochs: int) -> tuple[float, dict[str, Any]]:
-    """Returns the seconds of flaxcls's command, and what its result.json holds."""
+    """Returns the seconds of flaxcls's command, and its result.json."""
     with tempfile.TemporaryDirectory() as place:
         workdir = Path(place) / "run"
         ran = _train(cache, workdir, "--loop.epochs", str(epochs))
@@ -72,10 +70,10 @@ def _train(cache: Path, workdir: Path, *options: str) -> Ran:
 
 
 def keras_run(env: Mapping[str, str], data: Path, epochs: int) -> tuple[float, float, dict[str, Any]]:
-    """Returns Keras's seconds to the end of the first step and of the whole, and what it has written."""
+    """Returns Keras's seconds to the end of the first step and to the end of the process, and its JSON."""
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "result.json"
-        result, ran = run_peer(env, "startup_keras.py", out, str(data), "--epochs", str(epochs))
+        result, ran = run_peer(env, "train_keras.py", out, "digits", str(data), "--epochs", str(epochs))
     return result["first_step"] - ran.began, ran.seconds, result
 
 
@@ -84,7 +82,7 @@ def rows_of(
     keras_seconds: Mapping[str, list[float]],
     versions: Mapping[str, dict[str, str]],
 ) -> list[Row]:
-    """Returns the rows: flaxcls, cold and warm, each beside Keras."""
+    """Returns the rows: flaxcls cold and warm, each beside Keras."""
     return [
         row
         for quantity in (FIRST, WHOLE)
@@ -105,11 +103,11 @@ def main(
     """Prints medians over the repeats, their spread, and the ratio of each pair within a repeat.
 
     Args:
-      repeats: runs of each.
-      epochs: of a whole run.
-      peers: environment of Keras, made where it is missing.
-      python: Python that it is made with.
-      out: JSON file of the rows.
+      repeats: runs of each system.
+      epochs: epochs of a whole run.
+      peers: environment of Keras; it is made if it is missing.
+      python: Python to make that environment with.
+      out: JSON file for the rows.
     """
     console, env = Console(), {**install(peers, base=python), "KERAS_BACKEND": "tensorflow"}
     seconds: dict[str, dict[str, list[float]]] = {state: {FIRST: [], WHOLE: []} for state in ("cold", "warm")}
@@ -118,12 +116,12 @@ def main(
     accuracy: dict[str, float] = {}
 
     def measure_flaxcls() -> None:
-        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-            seconds["cold"][FIRST].append(first_step_seconds(Path(one)))
+        with tempfile.TemporaryDirectory() as unused, tempfile.TemporaryDirectory() as cache:
+            seconds["cold"][FIRST].append(first_step_seconds(Path(unused)))
             for state in ("cold", "warm"):
-                took, result = whole_run(Path(other), epochs)
-                seconds[state][WHOLE].append(took)
-            seconds["warm"][FIRST].append(first_step_seconds(Path(other)))
+                whole, result = whole_run(Path(cache), epochs)
+                seconds[state][WHOLE].append(whole)
+            seconds["warm"][FIRST].append(first_step_seconds(Path(cache)))
         versions["flaxcls"], accuracy["flaxcls"] = result["versions"], result["test"]["accuracy"]
 
     with tempfile.TemporaryDirectory() as place:

@@ -1,7 +1,7 @@
 """Programs that take turns on a machine: one runs for some seconds, while the others are held by SIGSTOP.
 
-Where a machine's speed drifts within seconds, programs that run one after another meet different machines; those that
-take turns meet the same one. What a program does is then timed without the seconds in which it was held.
+If a machine's speed drifts within seconds, programs that run one after another meet different speeds. Programs that
+take turns meet the same one. Each is timed without the seconds in which it was held.
 """
 
 import contextlib
@@ -15,20 +15,20 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
-# tells the process group of a program as soon as there is one
+# receives the process group of a program after its start
 Started = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class TimeSlice:
-    """A time in which a program ran, in seconds since 1970."""
+    """A period in which a program ran, in seconds since 1970."""
 
     began: float
     ended: float
 
 
 def running_seconds(slices: Sequence[TimeSlice], began: float, ended: float) -> float:
-    """Returns for how many of the seconds from `began` to `ended` the program ran that ran in these slices."""
+    """Returns how many of the seconds from `began` to `ended` lie within the slices."""
     return sum(max(0.0, min(one.ended, ended) - max(one.began, began)) for one in slices)
 
 
@@ -38,12 +38,12 @@ def take_turns(
     """Runs programs until all have ended, one of them at a time.
 
     Args:
-      programs: each starts one program, calls what it is given with its process group, and returns when it has ended.
-      seconds: of a turn.
-      needed: the one whose error ends all.
+      programs: each starts one program, passes its process group to its argument, and returns when it has ended.
+      seconds: length of a turn.
+      needed: name of the program whose error ends all.
 
     Returns:
-      What came of each, and when it ran.
+      The result and the running periods of each.
     """
     groups: dict[str, int] = {}
     jobs: dict[str, Future[T]] = {}
@@ -67,7 +67,7 @@ def take_turns(
         return name in jobs and jobs[name].done()
 
     def send(name: str, number: int) -> None:
-        with contextlib.suppress(KeyError, ProcessLookupError):  # it did not start, or has just ended
+        with contextlib.suppress(KeyError, ProcessLookupError):  # the program did not start, or has just ended
             os.killpg(groups[name], number)
 
     with ThreadPoolExecutor(len(programs)) as pool:

@@ -1,7 +1,7 @@
-"""What the training step of `fit` holds when it is compiled for many virtual devices of a CPU; nothing runs.
+"""The contents of `fit`'s training step, compiled for many virtual devices of a CPU; nothing runs.
 
-It is compared with what `experiments.pods.scaling` takes for given, and written to compiled.json beside this file;
-SCALING.md holds the table that is printed.
+The command counts bytes, operations and collectives, compares them with the assumptions of `experiments.pods.scaling`,
+and writes them to compiled.json beside this file. SCALING.md holds the printed table.
 
 Command:   python -m experiments.pods.programs --devices 8 64 512 --fsdp 1 8
 Hardware:  2 cores of an AMD EPYC, jax 0.12.0.1; 26 November 2026
@@ -40,21 +40,21 @@ FOLDER = Path(__file__).parent
 def program(
     fsdp: int = 1, network: ModelName = "resnet50", image_size: int = 224, classes: int = 1000, per_device: int = 1
 ) -> dict[str, Any]:
-    """Compiles the training step of `fit` for all devices of this process, from shapes alone, and counts what it holds.
+    """Compiles the training step of `fit` for all devices of this process, from shapes alone, and counts its contents.
 
     Args:
-      fsdp: neighbouring devices that hold the state together.
-      network: its name.
-      image_size: pixels of a side.
-      classes: of the data.
-      per_device: images a device; the batch is shared over all.
+      fsdp: number of neighbouring devices that hold the state together.
+      network: name of the network.
+      image_size: side of the images, in pixels.
+      classes: number of classes.
+      per_device: images on each device.
 
     Returns:
-      Counts of one device's program, and what was predicted of them; bytes, seconds and FLOPs.
+      Counts of one device's program, and their predictions; bytes, seconds and FLOPs.
     """
     devices = jax.device_count()
     shape = (devices * per_device, image_size, image_size, 3)
-    images = np.broadcast_to(np.zeros((), np.uint8), shape)  # without memory of its own
+    images = np.broadcast_to(np.zeros((), np.uint8), shape)  # needs no memory
     split = Split(images, np.arange(len(images), dtype=np.int32) % classes)
     setup = make_setup(
         Config(
@@ -68,10 +68,10 @@ def program(
         None,
         None,
     )
-    state, place = setup.abstract_state, batches_sharding(setup.mesh)
+    state, sharding = setup.abstract_state, batches_sharding(setup.mesh)
     batches = {
-        "image": jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=place),
-        "label": jax.ShapeDtypeStruct((1, len(images)), jnp.int32, sharding=place),
+        "image": jax.ShapeDtypeStruct((1, *shape), jnp.uint8, sharding=sharding),
+        "label": jax.ShapeDtypeStruct((1, len(images)), jnp.int32, sharding=sharding),
     }
     began = time.process_time()
     lowered = setup.train.lower(state, batches, jax.eval_shape(lambda: jax.random.key(0)))
@@ -80,10 +80,10 @@ def program(
     ended, stopped = time.process_time(), time.perf_counter()
     text, cost = compiled.as_text() or "", compiled.cost_analysis()
     found = collectives(text, devices)
-    cut = 4 * count([leaf for leaf in jax.tree.leaves(state.params) if not leaf.sharding.is_fully_replicated])
+    sharded = 4 * count([leaf for leaf in jax.tree.leaves(state.params) if not leaf.sharding.is_fully_replicated])
     reduced = sum(reduced_bytes(count(state.params), count(state.model_state) // 2))
-    if 1 < fsdp < devices:  # then in two stages: within the neighbours, and each its part over all of them
-        reduced += cut // fsdp
+    if 1 < fsdp < devices:  # two stages: within the neighbours, then each shard over all groups of neighbours
+        reduced += sharded // fsdp
     return {
         "devices": devices,
         "fsdp": fsdp,
@@ -95,7 +95,7 @@ def program(
         "all_gather": sum(one.bytes for one in found if one.kind == "all-gather"),
         "others": sum(one.bytes for one in found if one.kind not in ("all-reduce", "all-gather")),
         "predicted_all_reduce": reduced,
-        "predicted_all_gather": cut,
+        "predicted_all_gather": sharded,
         "program_bytes": len(text.encode()),
         "instructions": sum(" = " in line for line in text.splitlines()),
         "lowering_cpu_seconds": between - began,
@@ -108,18 +108,18 @@ def program(
 
 
 def compiled_apart(devices: int, *options: str) -> dict[str, Any]:
-    """Returns what `program` does in a process of its own with so many virtual devices of a CPU; nothing is cached.
+    """Returns the counts of `program` in a process of its own with `devices` virtual devices; nothing is cached.
 
     Raises:
       RuntimeError: if the process fails.
     """
-    there = {
+    variables = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     command = [sys.executable, "-m", "experiments.pods.programs", "one", *options]
-    ran = subprocess.run(command, env={**os.environ, **there}, stdout=subprocess.PIPE, text=True)
+    ran = subprocess.run(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True)
     if ran.returncode != 0:
         raise RuntimeError(f"the program of {devices} devices ({' '.join(options)}) was not compiled.")
     counted: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
@@ -127,7 +127,7 @@ def compiled_apart(devices: int, *options: str) -> dict[str, Any]:
 
 
 def compiled_table(counted: Sequence[dict[str, Any]]) -> str:
-    """Returns what was counted as a table, with the ratios of bytes and operations to what was predicted of them."""
+    """Returns a table of the counts, with the ratios of bytes and operations to their predictions."""
     header = [
         *("devices", "mesh.fsdp", "all-reduce, MB", "to predicted", "all-gather, MB", "to predicted", "collectives"),
         *("GFLOPs a device", "to predicted", "instructions", "program, MB"),
@@ -164,28 +164,30 @@ def compile_all(
     per_device: int = 1,
     out: Path = FOLDER / "compiled.json",
 ) -> None:
-    """Compiles the training step for each number of virtual devices, runs nothing, and prints what it holds.
+    """Compiles the training step for each number of virtual devices, runs nothing, and prints the counts.
 
     Args:
-      devices: how many, each in a process of its own, one after the other.
-      fsdp: neighbouring devices that hold the state together, each of these.
-      network: its name.
-      image_size: pixels of a side; no collective of the program depends on it.
-      per_device: images a device.
-      out: JSON file of what was counted.
+      devices: numbers of devices, each compiled in a process of its own, one after the other.
+      fsdp: numbers of neighbouring devices that hold the state together.
+      network: name of the network.
+      image_size: side of the images, in pixels; no collective of the program depends on it.
+      per_device: images on each device.
+      out: JSON file for the counts.
     """
     counted = []
-    for shared in fsdp:
+    for neighbours in fsdp:
         for number in devices:
-            options = ("--fsdp", str(shared), "--network", network, "--image-size", str(image_size))
+            options = ("--fsdp", str(neighbours), "--network", network, "--image-size", str(image_size))
             counted.append(compiled_apart(number, *options, "--per-device", str(per_device)))
-            print(f"{number} devices, fsdp {shared}: {counted[-1]['compiling_seconds']:.1f} s to compile", flush=True)
+            print(
+                f"{number} devices, fsdp {neighbours}: {counted[-1]['compiling_seconds']:.1f} s to compile", flush=True
+            )
     print(compiled_table(counted))
     out.write_text(json.dumps({"versions": versions(), "programs": counted}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["one"]:  # of the processes that `compile_all` starts
+    if sys.argv[1:2] == ["one"]:  # a process that `compile_all` started
         print(json.dumps(tyro.cli(program, args=sys.argv[2:])))
     else:
         tyro.cli(compile_all, prog="python -m experiments.pods.programs")

@@ -1,1 +1,1 @@
-"""Kills real runs at random moments, resumes them, and compares every bit with a run that nothing disturbed."""
+"""The soak test: it kills real runs at random moments, resumes them, and compares every bit with an undisturbed run."""

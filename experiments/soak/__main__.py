@@ -1,9 +1,9 @@
-"""The command `python -m experiments.soak`: every fault, many moments, and whether each resumed run is the same.
+"""The command `python -m experiments.soak`: every fault at many moments, and a comparison of each resumed run.
 
-    python -m experiments.soak --moments 10                   # the table, about 25 minutes on 2 cores
-    python -m experiments.soak --moments 2 --faults sigterm   # a part of it
+    python -m experiments.soak --moments 5                    # the table of README.md, about 25 minutes on 2 cores
+    python -m experiments.soak --moments 2 --faults sigterm   # one fault
 
-A lost run's directory stays, and the exit code is 1.
+The directory of a lost run stays, and the exit code is 1.
 """
 
 import json
@@ -30,18 +30,18 @@ def command(
     memory_steps: int = 2000,
     workdir: Path | None = None,
 ) -> int:
-    """Kills runs, resumes them, and compares.
+    """Kills runs, resumes them, and compares them with undisturbed runs.
 
     Args:
-      moments: how many of each fault and each number of steps a dispatch.
-      dispatch: steps a dispatch.
-      faults: which of them.
-      seed: decides the moments.
-      memory_steps: steps over which memory, threads and open files are watched afterwards; 0: none.
-      workdir: where the runs go; without it a temporary directory.
+      moments: moments of each fault and each number of steps a dispatch.
+      dispatch: numbers of steps a dispatch.
+      faults: the faults.
+      seed: chooses the moments.
+      memory_steps: steps of the run whose memory, threads and open files are watched afterwards; 0: no such run.
+      workdir: directory for the runs; default: a temporary directory.
     """
     if 0 < memory_steps < 2 * memory.SETTLED:
-        sys.exit(f"memory_steps is {memory_steps}, but must be 0, or {2 * memory.SETTLED} or more, to settle first.")
+        sys.exit(f"memory_steps is {memory_steps}, but must be 0, or {2 * memory.SETTLED} or more to settle first.")
     console = Console()
     place = workdir or Path(tempfile.mkdtemp(prefix="soak-"))
     rows = soak(place, faults=faults, moments=moments, dispatch=dispatch, rng=random.Random(seed), console=console)
@@ -59,19 +59,19 @@ def command(
 
 
 def table(rows: list[Row]) -> Table:
-    """Returns what is printed at the end."""
-    made = Table(title="a run killed, and resumed", title_justify="left")
+    """Returns the table to print at the end."""
+    printed = Table(title="a run killed, and resumed", title_justify="left")
     for header in ("fault", "steps a dispatch", "moments tried", "resumed equal", "lost"):
-        made.add_column(header, justify="left" if header == "fault" else "right")
+        printed.add_column(header, justify="left" if header == "fault" else "right")
     for row in rows:
-        made.add_row(row.fault, str(row.dispatch), str(row.tried), str(row.equal), str(len(row.losses)))
+        printed.add_row(row.fault, str(row.dispatch), str(row.tried), str(row.equal), str(len(row.losses)))
     total = (sum(row.tried for row in rows), sum(row.equal for row in rows), sum(len(row.losses) for row in rows))
-    made.add_section()
-    made.add_row("all", "", *map(str, total))
-    return made
+    printed.add_section()
+    printed.add_row("all", "", *map(str, total))
+    return printed
 
 
 if __name__ == "__main__":
-    # a shell ignores it for what it starts in the background, and the runs would inherit that
+    # a shell ignores SIGINT for background programs, and the runs would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(tyro.cli(command, prog="python -m experiments.soak"))

@@ -1,4 +1,4 @@
-"""The faults, each a function that disturbs a run once, and what runs them."""
+"""The faults, each a function that disturbs a run once, and `soak`, which runs them."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments.soak import run as run_file
-from experiments.soak.outcome import differing, outcome
+from experiments.soak.outcome import differences, outcome
 from experiments.soak.trap import COMPILATION, EVALUATION, LINE
 from flaxcls.run.workdir import CHECKPOINTS, CONFIG, RESULT
 
@@ -29,7 +29,7 @@ MOST_TRIES = 20
 
 @dataclass
 class Subject:
-    """A run to be disturbed. reference: what the undisturbed one came to, how long it took, and its moments."""
+    """A run to disturb. reference: the undisturbed run that it is compared with."""
 
     workdir: Path
     options: list[str]
@@ -37,12 +37,12 @@ class Subject:
     rng: random.Random
 
     def start(self, trap: dict[str, Any] | None = None) -> subprocess.Popen[str]:
-        """Starts or resumes the run, as a user would; with a trap, by the trapped command."""
+        """Starts or resumes the run, as a user would; with a trap, by the command of `trap.py`."""
         arguments = ["--workdir", str(self.workdir)]
         arguments += ["--resume"] if (self.workdir / CONFIG).exists() else self.options
         command = ["flaxcls.train"] if trap is None else ["experiments.soak.trap", json.dumps(trap)]
-        # a part of the processes compiles anew, as each does on a user's machine; the others take what was compiled
-        anew = (trap or {}).get("point") == COMPILATION or self.rng.random() < 0.2
+        # some processes compile anew, as on a user's machine; the others use the cache
+        compiles_anew = (trap or {}).get("point") == COMPILATION or self.rng.random() < 0.2
         cache = self.workdir.parent / "compiled"
         return subprocess.Popen(
             [sys.executable, "-m", *command, *arguments],
@@ -53,33 +53,33 @@ class Subject:
                 **os.environ,
                 "JAX_COMPILATION_CACHE_DIR": str(cache),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "JAX_ENABLE_COMPILATION_CACHE": str(not anew).lower(),
+                "JAX_ENABLE_COMPILATION_CACHE": str(not compiles_anew).lower(),
             },
         )
 
     def kill_after(self, seconds: float) -> bool:
-        """Starts it, and kills it after so many seconds; returns whether it was still running."""
+        """Starts the run, and kills it after `seconds`; returns True if it was still running."""
         process = self.start()
         try:
-            said, _ = process.communicate(timeout=seconds)
+            output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             return True
-        assert process.returncode == 0, f"it ended with {process.returncode} by itself: {said}"
+        assert process.returncode == 0, f"it ended with {process.returncode} by itself: {output}"
         return False
 
     def kill_at(self, point: str, at: int, delay: float = 0.0) -> bool:
-        """Starts it with a trap; returns whether it fell into it."""
+        """Starts the run with a trap; returns True if the trap killed it."""
         process = self.start({"point": point, "at": at, "delay": delay})
-        said, _ = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), f"it ended with {process.returncode} by itself: {said}"
+        output, _ = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), f"it ended with {process.returncode} by itself: {output}"
         return process.returncode == -signal.SIGKILL
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The undisturbed run. points: how many moments of each kind it had; compilations: seconds of each."""
+    """The undisturbed run. points: number of moments of each kind; compilations: seconds of each compilation."""
 
     outcome: dict[str, Any]
     seconds: float
@@ -87,7 +87,7 @@ class Reference:
     compilations: list[float]
 
 
-# run -> whether it was disturbed; AssertionError where it did not end as it should have
+# run -> True if it was disturbed; raises AssertionError if the run ended in another way than it should
 Fault = Callable[[Subject], bool]
 
 
@@ -106,7 +106,7 @@ def _compilation(subject: Subject) -> bool:
 
 
 def _restart(subject: Subject) -> bool:
-    """Killed late, and killed again while it restores, cuts its logs, compiles, or a little later; often twice."""
+    """Kills a run late, and again while it restores, cuts its logs, compiles, or a little later; often twice."""
     late = subject.kill_at(
         "save", subject.rng.randint(subject.reference.points["save"] // 4, subject.reference.points["save"])
     )
@@ -120,7 +120,7 @@ def _restart(subject: Subject) -> bool:
 
 
 def _damage(subject: Subject) -> bool:
-    """Killed in the middle of a save, and then a file of the newest whole checkpoint is damaged, wherever it is."""
+    """Kills a run in the middle of a save, and then damages a random file of the newest whole checkpoint."""
     killed = subject.kill_at("save", subject.rng.randint(60, subject.reference.points["save"]))
     steps = sorted(int(path.name) for path in (subject.workdir / CHECKPOINTS).iterdir() if path.name.isdigit())
     files = [path for path in (subject.workdir / CHECKPOINTS / str(steps[-1])).rglob("*") if path.is_file()]
@@ -141,20 +141,20 @@ def _signal(number: signal.Signals) -> Fault:
     def send(subject: Subject) -> bool:
         process = subject.start()
         assert process.stdout is not None
-        said = ""
+        output = ""
         for line in process.stdout:
-            said += line
+            output += line
             if "run directory" in line:
                 break
         timer = threading.Timer(subject.rng.uniform(0, 0.6 * subject.reference.seconds), process.send_signal, [number])
         timer.start()
-        said += process.communicate()[0]
+        output += process.communicate()[0]
         timer.cancel()
-        ended = (subject.workdir / RESULT).exists()  # and the signal has come to a process that only had to exit
-        if process.returncode == 0 or (ended and process.returncode == -number):
+        has_ended = (subject.workdir / RESULT).exists()  # then the signal came when the process only had to exit
+        if process.returncode == 0 or (has_ended and process.returncode == -number):
             return False
-        assert process.returncode == 128 + number, f"exit code {process.returncode} after {number.name}: {said}"
-        assert "--resume goes on from the latest checkpoint" in said, said
+        assert process.returncode == 128 + number, f"exit code {process.returncode} after {number.name}: {output}"
+        assert "--resume goes on from the latest checkpoint" in output, output
         assert not list((subject.workdir / CHECKPOINTS).glob("*tmp*")), "the save was not finalised"
         return True
 
@@ -183,7 +183,7 @@ FAULTS: dict[FaultName, tuple[str, Fault]] = {
 
 @dataclass
 class Row:
-    """One line of the table. losses: of each run that did not end as the undisturbed one, its directory and why."""
+    """One line of the table. losses: directory and reason of each run that ended unlike the undisturbed one."""
 
     fault: str
     dispatch: int
@@ -192,7 +192,7 @@ class Row:
     losses: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the row as what JSON can hold."""
+        """Returns the row as a JSON object."""
         return dict(vars(self))
 
 
@@ -206,21 +206,21 @@ def soak(
     console: Console,
     experiment: Path = Path(run_file.__file__),
 ) -> list[Row]:
-    """Disturbs `moments` runs by each of the `faults`, for each number of steps a `dispatch`, resumes and compares."""
+    """Disturbs `moments` runs by each fault, for each number of steps a dispatch, and resumes and compares them."""
     cores: queue.Queue[int] = queue.Queue()
     for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
-    # a core for each run, for XLA's threads of one would spin in the way of the others
-    pin = lambda: os.sched_setaffinity(0, {cores.get()})  # noqa: E731
+    # each run has a core of its own, as XLA's spinning threads would slow the others down
+    pin_to_core = lambda: os.sched_setaffinity(0, {cores.get()})  # noqa: E731
     rows = [Row(FAULTS[name][0], steps) for name in faults for steps in dispatch]
-    with Progress(console=console) as progress, ThreadPoolExecutor(cores.qsize(), initializer=pin) as pool:
+    with Progress(console=console) as progress, ThreadPoolExecutor(cores.qsize(), initializer=pin_to_core) as pool:
         task = progress.add_task("runs", total=len(dispatch) + len(rows) * moments)
 
         def options(steps: int) -> list[str]:
             return [str(experiment), "--loop.steps-per-dispatch", str(steps)]
 
         def prepare(steps: int) -> Reference:
-            reference = _reference(place / f"undisturbed-{steps}", options(steps))
+            reference = _run_undisturbed(place / f"undisturbed-{steps}", options(steps))
             progress.advance(task)
             return reference
 
@@ -248,32 +248,32 @@ def soak(
     return rows
 
 
-def _reference(workdir: Path, options: list[str]) -> Reference:
+def _run_undisturbed(workdir: Path, options: list[str]) -> Reference:
     counts = workdir.with_suffix(".json")
     subject = Subject(workdir, options, None, random.Random(0))  # type: ignore[arg-type]
     began = time.perf_counter()
     process = subject.start({"point": "", "at": 0, "counts": str(counts)})
-    said, _ = process.communicate()
+    output, _ = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"the undisturbed run ended with {process.returncode}: {said}")
+        raise RuntimeError(f"the undisturbed run ended with {process.returncode}: {output}")
     seconds = time.perf_counter() - began
     return Reference(outcome(workdir), seconds, **json.loads(counts.read_text()))
 
 
 def _disturb_and_compare(subject: Subject, fault: Fault) -> str | None:
-    """Returns what was lost, or None where the resumed run is the undisturbed one, bit by bit."""
+    """Returns a description of the loss, or None if the resumed run equals the undisturbed one, bit by bit."""
     try:
         for _ in range(MOST_TRIES):
             if fault(subject):
                 break
-            shutil.rmtree(subject.workdir, ignore_errors=True)  # it had ended before the moment came
+            shutil.rmtree(subject.workdir, ignore_errors=True)  # the run ended before the moment came
         else:
             return f"in {MOST_TRIES} runs, the moment never came"
         process = subject.start()
-        said, _ = process.communicate()
+        output, _ = process.communicate()
         if process.returncode:
-            return f"the resumed run ended with {process.returncode}: {said}"
-        different = differing(subject.reference.outcome, outcome(subject.workdir))
-    except Exception as error:  # whatever is missing or cannot be read is lost
+            return f"the resumed run ended with {process.returncode}: {output}"
+        different = differences(subject.reference.outcome, outcome(subject.workdir))
+    except Exception as error:  # a missing or unreadable file is a loss, too
         return f"{type(error).__name__}: {error}"
     return f"other {' and '.join(different)} than the undisturbed run" if different else None

@@ -1,4 +1,4 @@
-"""Whether a long run's memory, threads or open files grow, as Linux counts them."""
+"""A check that the memory, threads and open files of a long run do not grow, as Linux counts them."""
 
 import json
 import subprocess
@@ -18,13 +18,13 @@ from flaxcls.train import main
 EVERY = 50  # steps from one evaluation and checkpoint to the next, and from one sample to the next
 SETTLED = 500  # steps after which nothing may grow
 BOUND = 1.0  # MB per 1,000 steps
-POOL = "ts_pool_worker"  # of tensorstore, which fills its pool, of a bounded size, when many are needed at once
-POOL_BOUND = 128  # as many file operations at once as orbax allows it
-GIVEN_BACK = 5.0  # MB less from one sample to the next
+POOL = "ts_pool_worker"  # threads of tensorstore's pool, which grows up to a bound when many are needed at once
+POOL_BOUND = 128  # the number of simultaneous file operations that orbax allows
+GIVEN_BACK = 5.0  # MB; a larger drop between two samples is memory given back to the system
 
 
 def watch(workdir: Path, *, steps: int) -> list[dict[str, Any]]:
-    """Returns samples of a run of so many steps: step, memory in MB, threads, those of tensorstore's, open files."""
+    """Returns samples of a run of `steps` steps: step, memory in MB, threads, tensorstore's threads, open files."""
     command = [sys.executable, "-m", "experiments.soak.memory", str(workdir), str(steps)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     samples: list[dict[str, Any]] = json.loads(workdir.with_suffix(".json").read_text())
@@ -32,9 +32,9 @@ def watch(workdir: Path, *, steps: int) -> list[dict[str, Any]]:
 
 
 def slope(samples: list[dict[str, Any]]) -> float:
-    """Returns how memory grows once it has settled, in MB per 1,000 steps, by least squares.
+    """Returns the growth of memory after it has settled, in MB per 1,000 steps, by least squares.
 
-    Where much of it is given back to the system at once, which would hide growth, that is left out.
+    Large drops, when memory is given back to the system at once, would hide growth; they are left out.
     """
     settled = [sample for sample in samples if sample["step"] >= SETTLED]
     changes = np.diff([sample["memory"] for sample in settled], prepend=settled[0]["memory"])
@@ -43,9 +43,9 @@ def slope(samples: list[dict[str, Any]]) -> float:
 
 
 def grows(samples: list[dict[str, Any]]) -> bool:
-    """Whether, once it has settled, memory grows by more than the bound, or threads or files from half to half.
+    """True if memory grows by more than the bound after it has settled, or threads or files from half to half.
 
-    Their least number counts, for a sample may fall into a save.
+    The least number of each half counts, because a sample may fall into a save.
     """
     settled = [sample for sample in samples if sample["step"] >= SETTLED]
     halves = settled[: len(settled) // 2], settled[len(settled) // 2 :]
@@ -55,16 +55,16 @@ def grows(samples: list[dict[str, Any]]) -> bool:
 
 
 def table(samples: list[dict[str, Any]]) -> Table:
-    """Returns the samples at every 500 steps, and the slope."""
-    made = Table(title=f"a run that evaluates and saves every {EVERY} steps", title_justify="left")
+    """Returns a table of the samples at every 500 steps, and the slope."""
+    printed = Table(title=f"a run that evaluates and saves every {EVERY} steps", title_justify="left")
     for header in ("step", "memory, MB", "threads", "and tensorstore's", "open files"):
-        made.add_column(header, justify="right")
+        printed.add_column(header, justify="right")
     for sample in samples:
         if sample["step"] % 500 == 0:
-            made.add_row(*(f"{sample[name]:g}" for name in ("step", "memory", "threads", "pool", "files")))
-    made.caption = f"memory after step {SETTLED}: {slope(samples):+.2f} MB per 1,000 steps"
-    made.caption_justify = "left"
-    return made
+            printed.add_row(*(f"{sample[name]:g}" for name in ("step", "memory", "threads", "pool", "files")))
+    printed.caption = f"memory after step {SETTLED}: {slope(samples):+.2f} MB per 1,000 steps"
+    printed.caption_justify = "left"
+    return printed
 
 
 def _sample_run(workdir: Path, steps: int) -> int:
@@ -74,7 +74,7 @@ def _sample_run(workdir: Path, steps: int) -> int:
     process = psutil.Process()
     samples: list[dict[str, Any]] = []
 
-    def sampled(*args: Any, **options: Any) -> Any:
+    def sample_and_evaluate(*args: Any, **options: Any) -> Any:
         tasks = Path("/proc/self/task").glob("*/comm")
         names = [path.read_text().strip() for path in tasks]
         samples.append(
@@ -88,9 +88,9 @@ def _sample_run(workdir: Path, steps: int) -> int:
         )
         return evaluate(*args, **options)
 
-    with mock.patch("flaxcls.run.loop.evaluate", sampled):
+    with mock.patch("flaxcls.run.loop.evaluate", sample_and_evaluate):
         code = main(arguments)
-    workdir.with_suffix(".json").write_text(json.dumps(samples[:-2]))  # the last two are of the test at the end
+    workdir.with_suffix(".json").write_text(json.dumps(samples[:-2]))  # the last two are from the test at the end
     return code
 
 

@@ -1,4 +1,4 @@
-"""What a run has come to, without its timings: what must be equal however often it was killed."""
+"""The outcome of a run without its timings, which must be equal however often the run was killed."""
 
 import json
 from collections.abc import Iterator
@@ -15,36 +15,36 @@ TIMINGS = (*SPEEDS, "seconds")
 
 
 def outcome(workdir: Path) -> dict[str, Any]:
-    """Returns result, lines of metrics, events, and of the last and the best checkpoint hash, counters and all else."""
+    """Returns result, lines of metrics, events, and the records (hash, counters, ...) of the last and the best save."""
     result = json.loads((workdir / RESULT).read_text())
     lines = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
     return {
-        "result": _timeless(result),
-        "metrics": [_timeless(line) for line in lines],
+        "result": _without_timings(result),
+        "metrics": [_without_timings(line) for line in lines],
         "events": events(workdir / TENSORBOARD),
         "last": _record(workdir / CHECKPOINTS / str(result["steps"])),
         "best": _record(workdir / CHECKPOINTS / str(result["best_step"])),
     }
 
 
-def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Returns the names of the parts in which two outcomes differ."""
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Returns the names of the items that differ between two outcomes."""
     return [name for name in one if one[name] != other[name]]
 
 
 def events(directory: Path) -> list[tuple[str, int, float]]:
-    """Returns (tag, step, value) of all numbers in the event files, less the timings."""
-    found = [
+    """Returns (tag, step, value) of all numbers in the event files, except timings."""
+    values = [
         (value.tag, event.step, value.simple_value)
         for path in sorted(directory.iterdir())
         for event in read_events(path)
         for value in event.summary.value
     ]
-    return [event for event in found if event[0].split("/")[-1] not in TIMINGS]
+    return [event for event in values if event[0].split("/")[-1] not in TIMINGS]
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """Yields the events of a file of TensorBoard's, which frames each by its length, a checksum and another one."""
+    """Yields the events of a TensorBoard file: each has its length and a checksum before it, and one after it."""
     data = path.read_bytes()
     while data:
         size = int.from_bytes(data[:8], "little")
@@ -54,9 +54,9 @@ def read_events(path: Path) -> Iterator[Event]:
 
 def _record(checkpoint: Path) -> Any:
     record = json.loads((checkpoint / "record" / "metadata").read_text())
-    del record[SEAL]  # of the timings too
-    return {**record, "meter": _timeless(record["meter"])}
+    del record[SEAL]  # it also covers the timings
+    return {**record, "meter": _without_timings(record["meter"])}
 
 
-def _timeless(values: dict[str, Any]) -> dict[str, Any]:
+def _without_timings(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in TIMINGS}

@@ -1,6 +1,6 @@
-"""The run that the soak kills: digits with everything on that a resume could forget.
+"""The run that the soak test kills: the digits, with every option on that a resume could forget.
 
-CONFIG is planned for 400 steps, and early stopping ends it after 350; with 4 steps a dispatch, after 252.
+CONFIG plans 400 steps. Early stopping ends the run after 350; with 4 steps a dispatch, after 252.
 """
 
 from flaxcls.config import (

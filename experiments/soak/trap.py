@@ -1,9 +1,9 @@
-"""The training command with a trap in it: at one moment, chosen beforehand, the process kills itself by SIGKILL.
+"""The training command with a trap: at one given moment, the process kills itself by SIGKILL.
 
     python -m experiments.soak.trap '{"point": "save", "at": 12, "delay": 0}' [arguments of flaxcls.train]
 
-A point is a kind of moment, and `at` the one of that kind, from 1; the signal comes `delay` seconds after it. With
-`at` 0 nothing is killed, and how many moments of each kind there were is written to the file `counts`.
+A point is a kind of moment; `at` is the number of the moment of that kind, from 1. The signal comes `delay` seconds
+after it. With `at` 0 nothing is killed, and the number of moments of each kind is written to the file `counts`.
 """
 
 import json
@@ -23,7 +23,7 @@ from flaxcls.run.evaluation import evaluate
 from flaxcls.run.logs import _Files
 from flaxcls.train import main
 
-# What Python does to the file system, by the first pattern that the operation and its paths match.
+# kind of moment -> pattern of a file operation of Python and its paths; the first match counts
 FILE_POINTS = {
     "finalisation": r"os\.rename .*checkpoints/\d+\.orbax-checkpoint-tmp .*checkpoints/\d+$",
     "save": r".*checkpoints/\d+\.orbax-checkpoint-tmp",
@@ -42,7 +42,7 @@ class Trap:
         self.compilations: list[float] = []
 
     def passes(self, point: str) -> None:
-        """Notes that a moment of this kind is about to come."""
+        """Counts a moment of this kind, which is about to come, and kills the process if it is the chosen one."""
         count = self.counts[point] = self.counts.get(point, 0) + 1
         if (point, count) == (self.point, self.at):
             if not self.delay:
@@ -62,16 +62,16 @@ class Trap:
             if not (writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")):
                 return
             paths = [str(arg) for arg in args[:2] if isinstance(arg, str | os.PathLike)]
-            if event in ("os.remove", "os.rmdir") and args[1] != -1:  # a name within an open folder
+            if event in ("os.remove", "os.rmdir") and args[1] != -1:  # the name is relative to an open folder
                 paths = [f"{Path(f'/proc/self/fd/{args[1]}').readlink()}/{paths[0]}"]
             if paths and inside in paths[0]:
-                what = f"{event} {' '.join(paths)}"
-                point = next((name for name, pattern in FILE_POINTS.items() if re.match(pattern, what)), None)
+                operation = f"{event} {' '.join(paths)}"
+                point = next((name for name, pattern in FILE_POINTS.items() if re.match(pattern, operation)), None)
                 if point:
                     self.passes(point)
 
-        def compiling(event: str, duration_secs: float, **kwargs: str | int) -> None:
-            if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":  # which XLA's compilation follows
+        def on_compile(event: str, duration_secs: float, **kwargs: str | int) -> None:
+            if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":  # XLA's compilation comes next
                 self.passes(COMPILATION)
             elif event == "/jax/core/compile/backend_compile_duration":
                 self.compilations.append(duration_secs)
@@ -85,18 +85,18 @@ class Trap:
 
         add_scalars = _Files._add_scalars
 
-        def watched_add_scalars(files: Any, line: Any) -> None:  # which follows on the line in metrics.jsonl
+        def watched_add_scalars(files: Any, line: Any) -> None:  # called after the line is in metrics.jsonl
             self.passes(LINE)
             add_scalars(files, line)
 
         mock.patch("flaxcls.run.loop.evaluate", watched_evaluate).start()
         mock.patch.object(_Files, "_add_scalars", watched_add_scalars).start()
-        jax.monitoring.register_event_duration_secs_listener(compiling)
+        jax.monitoring.register_event_duration_secs_listener(on_compile)
         sys.addaudithook(audit)
 
 
 def run(spec: dict[str, Any], args: list[str]) -> int:
-    """Runs the training command with these arguments and the trap that `spec` describes; returns its exit code."""
+    """Runs the training command with these arguments and the trap in `spec`; returns its exit code."""
     trap = Trap(spec["point"], spec["at"], spec.get("delay", 0.0))
     trap.watch(Path(args[args.index("--workdir") + 1]))
     code = main(args)

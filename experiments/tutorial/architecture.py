@@ -1,4 +1,4 @@
-"""Kernel size and depth compared: parameters, arithmetic, time and validation accuracy.
+"""A comparison of kernel sizes and depths: parameters, arithmetic, time and validation accuracy.
 
 Command:   python -m experiments.tutorial.architecture
            python -m experiments.tutorial.architecture --data-dir DATA_DIR --seeds 2     (CIFAR-10, not digits)
@@ -43,7 +43,7 @@ class Command(Options):
     """Options of this script."""
 
     data_dir: Path | None = None
-    """A prepared tensorflow-datasets directory with CIFAR-10; without it the digits are used."""
+    """Folder that tensorflow-datasets prepared cifar10 in; default: the digits instead."""
     seeds: int = 3
     """Runs of each network."""
 
@@ -91,7 +91,7 @@ def main(command: Command) -> None:
 
 
 def draw(axis: Axes, positions: list[int], values: list[list[float]]) -> None:
-    """Draws a point a run, and a line through the means."""
+    """Draws a point for each run, and a line through the means."""
     for position, group in zip(positions, values, strict=True):
         axis.plot([position] * len(group), group, "o", color=COLOURS[0], alpha=0.5)
     points = sorted(zip(positions, map(mean, values), strict=True))

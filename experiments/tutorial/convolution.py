@@ -1,4 +1,4 @@
-"""What a convolution and a pooling layer do to a picture: by filters made by hand, then by filters that were learned.
+"""The effect of a convolution and a pooling layer on a picture: with handmade filters, then with learned filters.
 
 Command:   python -m experiments.tutorial.convolution
 """
@@ -35,8 +35,8 @@ CONFIG = Config(
 )
 
 
-def by_hand(options: Options) -> None:
-    """Filters of a few numbers each, on a photograph."""
+def draw_handmade(options: Options) -> None:
+    """Draws the handmade filters, and a photograph after each of them."""
     picture = cv2.cvtColor(load_sample_image("china.jpg"), cv2.COLOR_RGB2GRAY)
     picture = cv2.resize(picture[0:426, 0:640], (120, 80), interpolation=cv2.INTER_AREA)
     images = to_float(jnp.asarray(picture)[None, :, :, None])
@@ -68,8 +68,8 @@ def by_hand(options: Options) -> None:
     save(figure, options, "filters_by_hand.png")
 
 
-def learned(options: Options) -> None:
-    """Filters that a small network found by itself, on one digit."""
+def draw_learned(options: Options) -> None:
+    """Draws the filters that a small network learned, and a digit after each of them."""
     config = replace(CONFIG, loop=replace(CONFIG.loop, epochs=1)) if options.shortened else CONFIG
     dataset = load_dataset(config.data)
     result = train(config, dataset).result
@@ -123,7 +123,7 @@ def label_rows(axes: np.ndarray, names: list[str]) -> None:
 
 
 def no_ticks(axes: np.ndarray) -> None:
-    """Takes the pixels' numbers away, and draws a frame around each picture."""
+    """Removes the axis ticks, and draws a frame around each picture."""
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -133,8 +133,8 @@ def no_ticks(axes: np.ndarray) -> None:
 def main(options: Options) -> None:
     """Draws both figures."""
     start(options)
-    by_hand(options)
-    learned(options)
+    draw_handmade(options)
+    draw_learned(options)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(options: Options) -> None:
     for name, loss_fn in SHOWN.items():
 
         def loss(logit: jax.Array, loss_fn=loss_fn) -> jax.Array:  # type: ignore[no-untyped-def]
-            """The other class's logit is 0."""
+            """Returns the loss with a logit of 0 for the other class."""
             return loss_fn(jnp.stack([logit, jnp.zeros_like(logit)])[None], jnp.array([0]))[0]
 
         gradient = jax.vmap(jax.grad(loss))

@@ -1,4 +1,4 @@
-"""Accuracy, recall, F1, the confusion matrix, ROC and AUC, of a network trained on few digits.
+"""Accuracy, recall, F1, the confusion matrix, ROC and AUC of a network that was trained on few digits.
 
 Command:   python -m experiments.tutorial.metrics
 """

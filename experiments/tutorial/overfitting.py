@@ -35,14 +35,14 @@ WRONG = 0.2  # share of the training labels
 
 
 def more_data(config: Config, examples: int) -> Config:
-    """Takes more training examples, for as many steps."""
+    """Takes more training examples, for the same number of steps."""
     epochs = round(config.loop.epochs * 200 / examples)
     data, loop = replace(config.data, train_examples=examples), replace(config.loop, epochs=epochs, eval_every=1)
     return replace(config, data=data, loop=loop)
 
 
 def smaller_model(config: Config, widths: tuple[int, int]) -> Config:
-    """Takes fewer channels, and as much fewer units."""
+    """Takes fewer channels, and fewer units in proportion."""
     return replace(config, model=replace(config.model, widths=widths, dense=(4 * widths[1],)))
 
 
@@ -76,7 +76,7 @@ def early_stopping(config: Config, patience: int) -> Config:
     return replace(config, stop=StopConfig(patience=patience))
 
 
-# name -> what it does to a configuration, and the strengths that are tried, from the weakest
+# name -> its change of a configuration, and the strengths to try, weakest first
 Remedy = Callable[[Config, Any], Config]
 REMEDIES: dict[str, tuple[Remedy, tuple[Any, ...]]] = {
     "more data": (more_data, (701,)),
@@ -98,7 +98,7 @@ TOGETHER = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the best of the strengths came to: one run a seed."""
+    """The runs with the best of the strengths, one for each seed."""
 
     name: str
     strength: Any
@@ -111,7 +111,7 @@ class Outcome:
 
 
 def load(config: Config) -> Dataset:
-    """Returns the digits, with a fifth of the training labels wrong. Validation and test are as they were."""
+    """Returns the digits with a fifth of the training labels wrong. Validation and test labels stay right."""
     dataset = load_dataset(config.data)
     rng = np.random.default_rng(0)
     labels = dataset.train.labels.copy()
@@ -123,7 +123,7 @@ def load(config: Config) -> Dataset:
 def try_strengths(name: str, configs: dict[Any, Config], seeds: int) -> Outcome:
     """Trains with each strength, and returns the one with the lowest mean validation loss.
 
-    `fit` computes the test accuracy of every run; of those that are not chosen nobody looks at it.
+    `fit` computes the test accuracy of every run, but only that of the chosen runs is used.
     """
     outcomes = []
     for strength, config in configs.items():
@@ -186,7 +186,7 @@ def main(options: Options) -> None:
 
 
 def draw_curves(axis: Axes, runs: list[Run]) -> None:
-    """Draws the losses of the network without a remedy: each run thin, their mean thick."""
+    """Draws the losses of the network without a remedy: thin lines for the runs, a thick one for their mean."""
     for colour, split in zip(COLOURS, ("train", "validation"), strict=False):
         lines = [getattr(run, split) for run in runs]
         losses = np.array([[line["loss"] for line in run] for run in lines])
@@ -198,7 +198,7 @@ def draw_curves(axis: Axes, runs: list[Run]) -> None:
 
 
 def draw_accuracies(axis: Axes, outcomes: list[Outcome]) -> None:
-    """Draws the test accuracy of each run, a row a remedy."""
+    """Draws the test accuracy of each run, in a row for each remedy."""
     for row, outcome in enumerate(outcomes):
         values = [100 * value for value in outcome.each("test", "accuracy")]
         colour = COLOURS[6] if row == 0 else COLOURS[2] if outcome.name in TOGETHER else COLOURS[0]

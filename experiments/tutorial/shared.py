@@ -1,4 +1,4 @@
-"""What the tutorial's scripts share: their options, quiet runs, tables and the look of the figures."""
+"""Shared code of the tutorial's scripts: their options, quiet runs, tables and the look of the figures."""
 
 import io
 import json
@@ -33,14 +33,14 @@ class Options:
     """Options of every script."""
 
     output: Path = Path(__file__).parent / "figures"
-    """Folder that the figures are written to."""
+    """Folder for the figures."""
     shortened: FlagCreatePairsOff[bool] = False
-    """A few steps only, to see that it runs; the numbers then mean nothing."""
+    """Take only a few steps, to test that it runs; the numbers then mean nothing."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, and its lines of metrics.jsonl that were measured on each split."""
+    """A finished run, and its lines of metrics.jsonl for each split."""
 
     result: FitResult
     train: list[dict[str, Any]]
@@ -48,7 +48,7 @@ class Run:
 
 
 def start(options: Options) -> None:
-    """Makes the folder of the figures, and sets what all figures have in common."""
+    """Makes the folder for the figures, and sets their common style."""
     options.output.mkdir(parents=True, exist_ok=True)
     mpl.use("agg")
     plt.rcParams.update(
@@ -63,14 +63,14 @@ def start(options: Options) -> None:
             "legend.frameon": False,
         }
     )
-    # runs that differ in their seed alone are the same program: it is compiled once
+    # runs that differ only in their seed are the same program, which is compiled once
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", _CACHE.name)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def train(config: Config, dataset: Dataset | None = None) -> Run:
-    """Trains without a word, in a run directory that is thrown away."""
+    """Trains without output, in a temporary run directory."""
     with tempfile.TemporaryDirectory() as folder:
         result = fit(config, dataset=dataset, workdir=Path(folder) / "run", console=Console(quiet=True))
         lines = [json.loads(line) for line in (result.workdir / "metrics.jsonl").read_text().splitlines()]
@@ -78,11 +78,11 @@ def train(config: Config, dataset: Dataset | None = None) -> Run:
 
 
 def save(figure: Figure, options: Options, name: str) -> None:
-    """Writes the figure in 256 colours, which keeps its file small, and says so."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn)
+    """Writes the figure in 256 colours, which keeps its file small, and prints its name."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
     plt.close(figure)
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(options.output / name, optimize=True)
+    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(options.output / name, optimize=True)
     print(f"wrote {name}")
 
 
@@ -93,6 +93,6 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Returns mean and standard deviation of the values, in the given format."""
+    """Returns the mean and the standard deviation of the values, in the given format."""
     deviation = f" ± {stdev(values):{form}}" if len(values) > 1 else ""
     return f"{mean(values):{form}}{deviation}"

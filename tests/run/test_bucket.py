@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from experiments.soak.outcome import differing, outcome
+from experiments.soak.outcome import differences, outcome
 from flaxcls.errors import InputError
 from flaxcls.run import fit
 from flaxcls.storage import as_path
@@ -133,7 +133,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_one_on_a_disk_that_was_not(buc
     printed = bucket.run(*OPTIONS, "--workdir", "gs://bucket/runs/a", "--resume", "auto")
     assert "continuing after step" in printed
     found = bucket.fetch("runs/a", tmp_path / "found")
-    assert differing(outcome(tmp_path / "whole"), outcome(found)) == []
+    assert differences(outcome(tmp_path / "whole"), outcome(found)) == []
     assert not (found / "lock.json").exists()
     assert not Path("gs:").exists()
 

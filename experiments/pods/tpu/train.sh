@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains on all hosts of a TPU slice by one command, and again after it was preempted.
+# Trains on all hosts of a TPU slice by one command. Repeat it after a preemption.
 #
 #   TPU=NAME ZONE=ZONE experiments/pods/tpu/train.sh EXPERIMENT --data.dir DATA_DIR --workdir WORKDIR [OPTION ...]
 #
-# flaxcls is installed on each host, in ~/flaxcls/.venv. WORKDIR and DATA_DIR are gs://BUCKET/PATH, or a path to the same
-# files on all of them.
+# Each host has flaxcls in ~/flaxcls/.venv. WORKDIR and DATA_DIR are gs://BUCKET/PATH, or a path to the same files on all
+# hosts.
 set -euo pipefail
 : "${TPU:?the name of the TPU VM}" "${ZONE:?its zone}"
 

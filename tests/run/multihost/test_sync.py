@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.soak.outcome import differing, outcome
+from experiments.soak.outcome import differences, outcome
 from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.run import fit
 from tests.flags import xla_flags
@@ -100,7 +100,7 @@ def test_a_signal_to_one_stops_both_at_one_step_and_they_go_on_to_the_same_bits(
     assert resumed["last"]["config"]["data"]["on_device"]
     for checkpoint in ("last", "best"):
         resumed[checkpoint]["config"]["data"]["on_device"] = False
-    assert differing(whole, resumed) == []
+    assert differences(whole, resumed) == []
 
     one_process = fit(CONFIG, workdir=tmp_path / "one", console=quiet)  # with as many devices
     assert one_process.validation["loss"] == pytest.approx(whole["result"]["validation"]["loss"], rel=1e-2)

@@ -28,7 +28,7 @@ from flaxcls.run.plan import Plan
 from flaxcls.train import main
 from flaxcls.validation import validate
 
-FILES = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
+FILES = sorted((Path(__file__).parents[2] / "experiments").glob("*.py"))
 EXPERIMENTS = [path for path in FILES if "\nCONFIG = " in path.read_text()]
 needs_cifar10 = pytest.mark.skipif("FLAXCLS_TFDS_DIR" not in os.environ, reason="FLAXCLS_TFDS_DIR names no data")
 
@@ -159,7 +159,7 @@ def test_the_benchmark_of_streaming_tells_its_peer_the_parts_that_are_made_of_it
     assert {upright_size(path, "") for path in paths} == {(375, 500), (500, 375)}
     split = Split(Images(Files(paths, 3), (*streaming.SIZE, 3)), np.arange(8, dtype=np.int32))
     batch = streaming.batch_maker(split, 0.08)(1)
-    stream = streaming.drawn(split, paths, 0.08, 2 * streaming.BATCH)
+    stream = streaming.draw_stream(split, paths, 0.08, 2 * streaming.BATCH)
     assert stream["labels"][streaming.BATCH :] == batch["label"].tolist()
     for number in (0, 33):
         path, (top, left, height, width) = (stream[name][streaming.BATCH + number] for name in ("paths", "boxes"))

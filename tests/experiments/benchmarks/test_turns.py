@@ -13,8 +13,8 @@ from tensorboardX import SummaryWriter
 
 from experiments.benchmarks import memory, throughput, turns
 from experiments.benchmarks.measure import ProgramError, Ran, run
-from experiments.benchmarks.systems import Span, Task, Trained, events, spans
-from experiments.benchmarks.throughput import measured
+from experiments.benchmarks.peers.systems import Span, Task, Trained, events, spans
+from experiments.benchmarks.throughput import ThroughputOptions, choose_systems, measure
 from experiments.benchmarks.turns import TimeSlice, running_seconds, take_turns
 
 TICKS = """
@@ -143,13 +143,13 @@ def trained_at(*ended, images=100, ran=30.0):
 
 def test_a_speed_is_of_what_ended_while_all_trained_and_of_the_own_turns():
     slices = [TimeSlice(0.0, 4.0), TimeSlice(8.0, 100.0)]
-    found = measured(trained_at(10.0, 20.0, 30.0), slices, until=25.0)
+    found = measure(trained_at(10.0, 20.0, 30.0), slices, until=25.0)
     assert found.images_per_second == 200 / (4 + 1 + 9)
     assert found.epoch_seconds == (4 + 2 + 10) / 2
-    slow = measured(trained_at(10.0), slices, until=8.0)  # and so not yet
+    slow = measure(trained_at(10.0), slices, until=8.0)  # and so not yet
     assert (slow.images_per_second, slow.epoch_seconds) == (100 / (4 + 1), 4 + 2)
-    with pytest.raises(ProgramError, match="no line of its log between two validations: give more --examples"):
-        measured(replace(trained_at(10.0), training=[]), slices, until=8.0)
+    with pytest.raises(ProgramError, match="no log line between two validations: give more --examples"):
+        measure(replace(trained_at(10.0), training=[]), slices, until=8.0)
 
 
 @pytest.fixture
@@ -199,12 +199,12 @@ def test_a_peer_that_fails_has_a_row_that_says_so_and_is_not_tried_again(systems
 
 
 def test_memory_is_measured_one_after_another_and_without_what_fails(systems, tried, quiet):
-    done, failed = memory.train_in_turn(systems, TASK, 2, quiet)
+    done, failed = memory.train_all(systems, TASK, 2, quiet)
     assert tried == ["flaxcls", "slow", "broken", "plain", "slow", "plain", "flaxcls"]
     assert {name: len(runs) for name, runs in done.items()} == {"flaxcls": 2, "slow": 2, "broken": 0, "plain": 2}
     assert failed == {"broken": "failed: no compiler"}
     with pytest.raises(ProgramError, match="no compiler"):
-        memory.train_in_turn({"flaxcls": systems["broken"]}, TASK, 1, quiet)
+        memory.train_all({"flaxcls": systems["broken"]}, TASK, 1, quiet)
 
 
 @pytest.mark.parametrize(
@@ -213,12 +213,12 @@ def test_memory_is_measured_one_after_another_and_without_what_fails(systems, tr
 )
 def test_too_few_epochs_and_no_turns_are_refused(options, problem, tmp_path):
     with pytest.raises(SystemExit, match=problem):
-        throughput.main(tmp_path, **options)
+        throughput.main(ThroughputOptions(tmp_path, **options))
 
 
 def test_flaxcls_is_compared_with_the_systems_that_were_asked_for():
     systems = dict.fromkeys(["flaxcls", "Keras", "PyTorch"])
-    assert [*throughput.chosen(systems, ())] == ["flaxcls", "Keras", "PyTorch"]
-    assert [*throughput.chosen(systems, ("PyTorch",))] == ["flaxcls", "PyTorch"]
+    assert [*choose_systems(systems, ())] == ["flaxcls", "Keras", "PyTorch"]
+    assert [*choose_systems(systems, ("PyTorch",))] == ["flaxcls", "PyTorch"]
     with pytest.raises(SystemExit, match=r"only names \['Torch'\], but the systems are flaxcls, Keras, PyTorch"):
-        throughput.chosen(systems, ("Torch",))
+        choose_systems(systems, ("Torch",))

@@ -1,7 +1,7 @@
-"""PyTorch's side of `experiments.benchmarks.throughput` and `.memory`, which start it with a Python that has PyTorch.
+"""PyTorch's side of `throughput` and `memory`, which start it with a Python that has PyTorch.
 
-The usual loop: batches are picked from tensors in memory, in a fresh order each epoch. Metrics stay tensors until the
-epoch is over. It writes when the training steps of each epoch began and ended as JSON, in seconds since 1970.
+The usual loop: it picks batches from tensors in memory, in a new order each epoch. Metrics stay tensors until the end
+of the epoch. It writes the start and the end of the training steps of each epoch as JSON, in seconds since 1970.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def network() -> nn.Module:
 
 
 def read(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns images f32[n c h w] of 0..1 and labels i64[n]."""
+    """Returns images f32[n c h w] in 0..1 and labels i64[n]."""
     with np.load(data) as arrays:
         images = np.ascontiguousarray(arrays[f"{split}_images"].transpose(0, 3, 1, 2))
         labels = arrays[f"{split}_labels"]
@@ -75,8 +75,8 @@ def main() -> None:
             loss_sum += loss.detach() * len(chosen)
             right += (logits.detach().argmax(1) == target).sum()
         training.append((began, time.time()))
-        shown = f"loss {loss_sum / len(labels):.4f}, accuracy {right / len(labels):.4f}, {time.time() - began:.1f} s"
-        print(f"epoch {epoch + 1}: {shown}", flush=True)
+        metrics = f"loss {loss_sum / len(labels):.4f}, accuracy {right / len(labels):.4f}, {time.time() - began:.1f} s"
+        print(f"epoch {epoch + 1}: {metrics}", flush=True)
     validation_images, validation_labels = read(args.data, "validation")
     with torch.no_grad():
         logits = torch.cat([plain(batch) for batch in validation_images.split(500)])

@@ -1,8 +1,8 @@
-"""The parts of `experiments.benchmarks.gpu`, which starts each of them as a process of its own.
+"""The parts of `experiments.benchmarks.gpu`, which starts each part as a process of its own.
 
-Usage: python -m experiments.benchmarks.gpu_parts PART --data-dir DATA_DIR --out FOLDER --runs N --seconds S [--tiny]
+Usage: python -m experiments.benchmarks.gpu.parts PART --data-dir DATA_DIR --out FOLDER --runs N --seconds S [--tiny]
 
-The rows of the part, and the device and versions that they are of, are written to FOLDER/PART.json.
+Each writes its rows, its device and its versions to FOLDER/PART.json.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from experiments.benchmarks import gpu_resnet
-from experiments.benchmarks.gpu_profile import profile
-from experiments.benchmarks.gpu_resnet import Training
-from experiments.benchmarks.gpu_speedrun import Speedrun, determinism, warm
+from experiments.benchmarks.gpu import resnet
+from experiments.benchmarks.gpu.profile import profile
+from experiments.benchmarks.gpu.resnet import Training
+from experiments.benchmarks.gpu.speedrun import Speedrun, determinism, warm
 from experiments.benchmarks.measure import Row, run
 from experiments.cifar10_speedrun import MUON
 from flaxcls.run.result import device, versions
@@ -27,20 +27,20 @@ from flaxcls.run.runtime import use_compilation_cache
 
 COMMAND = (sys.executable, "-m", "experiments.cifar10_speedrun", "--loop.no-deterministic")
 
-# of the seconds of a part, after which no measurement is begun: its process has started before, and ends after
+# share of a part's seconds after which no measurement starts; the process needs the rest to start and to end
 SHARE = 0.8
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured: the speed run, in processes and in this one, and the network for ImageNet's images."""
+    """The measured sizes: the speed run, in processes and in this one, and the network for ImageNet's images."""
 
     command: Sequence[str] = COMMAND
     speedrun: Speedrun = field(default_factory=Speedrun)
     training: Training = field(default_factory=Training)
 
 
-# to see on any machine that everything runs, in a few minutes; its numbers say nothing
+# tests on any machine that everything runs, in a few minutes; its numbers say nothing
 TINY = Sizes(
     command=(
         *COMMAND,
@@ -76,7 +76,11 @@ TINY = Sizes(
 
 @dataclass(frozen=True)
 class Task:
-    """A part by its name, where the data are and files go, runs of a measurement, and when they should be over."""
+    """One part to measure.
+
+    name: of the part. out: folder for its files. runs: most runs of a measurement.
+    until: the `time.perf_counter` after which no run starts.
+    """
 
     name: str
     sizes: Sizes
@@ -87,9 +91,9 @@ class Task:
 
 
 def process(task: Task) -> tuple[list[Row], dict[str, str]]:
-    """Returns the rows of the command as a process of its own, and what it ran on.
+    """Returns the rows of the command as a process of its own, and its device and versions.
 
-    It finds in the user's cache the programs that are there, and leaves its own.
+    The process uses the compiled programs in the user's cache, and adds its own.
     """
     with tempfile.TemporaryDirectory() as place:
         workdir = Path(place) / "run"
@@ -104,58 +108,58 @@ def process(task: Task) -> tuple[list[Row], dict[str, str]]:
     return rows, {"device": result["device"], **result["versions"]}
 
 
-def here(measure: Callable[[Task], list[Row]]) -> Callable[[Task], tuple[list[Row], dict[str, str]]]:
-    """Returns a part that is measured in this process."""
+def in_process(measure: Callable[[Task], list[Row]]) -> Callable[[Task], tuple[list[Row], dict[str, str]]]:
+    """Returns `measure` as a part that runs in this process."""
     return lambda task: (measure(task), {"device": device(), **versions()})
 
 
-def of_speedrun(measure: Callable[[Speedrun, Path, int, float, Path], list[Row]]) -> Callable[[Task], list[Row]]:
-    """Returns a part of the speed run."""
+def on_speedrun(measure: Callable[[Speedrun, Path, int, float, Path], list[Row]]) -> Callable[[Task], list[Row]]:
+    """Returns `measure` as a part on the speed run."""
     return lambda task: measure(task.sizes.speedrun, task.data_dir, task.runs, task.until, task.out)
 
 
 def in_torch(task: Task) -> tuple[list[Row], dict[str, str]]:
-    """Returns the rows of the same recipe in PyTorch, which has the device to itself, and nothing of what it ran on."""
-    from experiments.benchmarks import gpu_torch
+    """Returns the rows of the same recipe in PyTorch, without device and versions: JAX must leave the device to it."""
+    from experiments.benchmarks.gpu import pytorch
 
-    return gpu_torch.measure(task.sizes.speedrun, task.data_dir, task.runs, task.until), {}
+    return pytorch.measure(task.sizes.speedrun, task.data_dir, task.runs, task.until), {}
 
 
 PARTS: dict[str, Callable[[Task], tuple[list[Row], dict[str, str]]]] = {
     "cold": process,
     "cached": process,
-    "warm": here(of_speedrun(warm)),
-    "profile": here(of_speedrun(profile)),
-    "resident": here(lambda task: gpu_resnet.resident(task.sizes.training)),
-    "streaming": here(lambda task: gpu_resnet.streaming(task.sizes.training)),
+    "warm": in_process(on_speedrun(warm)),
+    "profile": in_process(on_speedrun(profile)),
+    "resident": in_process(lambda task: resnet.resident(task.sizes.training)),
+    "streaming": in_process(lambda task: resnet.streaming(task.sizes.training)),
     "torch": in_torch,
-    "determinism": here(of_speedrun(determinism)),
+    "determinism": in_process(on_speedrun(determinism)),
 }
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Measures one part, and writes its rows."""
+    """Measures one part, and writes its rows to a file."""
     began = time.perf_counter()
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.gpu_parts")
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.gpu.parts")
     parser.add_argument("part", choices=[*PARTS])
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--tiny", action="store_true")
-    given = parser.parse_args(args)
+    options = parser.parse_args(args)
     use_compilation_cache()
     task = Task(
-        name=given.part,
-        sizes=TINY if given.tiny else Sizes(),
-        data_dir=given.data_dir.absolute(),
-        out=given.out,
-        runs=given.runs,
-        until=began + SHARE * given.seconds,
+        name=options.part,
+        sizes=TINY if options.tiny else Sizes(),
+        data_dir=options.data_dir.absolute(),
+        out=options.out,
+        runs=options.runs,
+        until=began + SHARE * options.seconds,
     )
-    rows, where = PARTS[given.part](task)
-    found = {"rows": [dataclasses.asdict(row) for row in rows], "where": where}
-    (given.out / f"{given.part}.json").write_text(json.dumps(found))
+    rows, where = PARTS[options.part](task)
+    result = {"rows": [dataclasses.asdict(row) for row in rows], "where": where}
+    (options.out / f"{options.part}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

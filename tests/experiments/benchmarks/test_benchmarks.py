@@ -3,6 +3,8 @@
 import json
 import math
 import py_compile
+import re
+import runpy
 import sys
 import time
 from dataclasses import replace
@@ -14,9 +16,9 @@ import pytest
 from rich.console import Console
 
 from experiments.benchmarks import measure, overhead, scaling, startup
+from experiments.benchmarks.exactness import step_seconds
 from experiments.benchmarks.measure import ProgramError, Row, compare, in_turn, run
 from experiments.benchmarks.overhead import Turn
-from experiments.benchmarks.steps import step_seconds
 from flaxcls.config import AugmentConfig, Config, ModelConfig, OptimConfig
 from flaxcls.data import load_dataset
 from flaxcls.run import fit
@@ -24,13 +26,29 @@ from flaxcls.run.checkpoint import Checkpoints
 from flaxcls.run.checkpoint_files import fingerprint
 from flaxcls.run.setup import make_setup
 
-FOLDER = Path(measure.__file__).parent
-PEERS = sorted(path for name in ("keras", "torch", "tfdata") for path in FOLDER.glob(f"*_{name}.py"))
+COMMANDS = (
+    *("throughput", "memory", "startup", "overhead", "gpu", "gpu_pack", "gpu_traffic"),
+    *("gradients", "exactness", "scaling", "streaming", "augment"),
+)
+PEERS = sorted(Path(measure.__file__).parent.joinpath("peers").glob("*_*.py"))
 
 
 @pytest.mark.parametrize("path", PEERS, ids=lambda path: path.stem)
-def test_the_script_of_a_peer_compiles(path, tmp_path):
+def test_the_script_of_a_peer_compiles_and_needs_nothing_of_flaxcls(path, tmp_path):
+    assert not re.search(r"^\s*(from|import) (flaxcls|experiments)", path.read_text(), re.MULTILINE)
     py_compile.compile(str(path), cfile=str(tmp_path / "compiled"), doraise=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_what_it_takes(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"experiments.benchmarks.{name}", run_name="__main__")
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"usage: python -m experiments.benchmarks.{name} " in shown
+    assert "--out" in shown or name == "exactness"
 
 
 def test_each_system_is_measured_once_a_repeat_and_another_one_first_each_time():
@@ -121,7 +139,7 @@ def test_the_first_step_ends_before_the_command_does(tmp_path, monkeypatch):
 
 
 def test_the_default_run_is_still_the_one_that_keras_is_given(tmp_path):
-    config = Config()  # startup_keras.py has it once more, in Keras's words
+    config = Config()  # peers/train_keras.py states it again for Keras
     assert config.augment == AugmentConfig(normalize=True, crop_padding=1)
     assert config.model == ModelConfig(name="cnn")
     assert config.optim == OptimConfig(

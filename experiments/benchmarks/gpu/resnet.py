@@ -1,4 +1,4 @@
-"""A network for ImageNet's images on a GPU, through `fit`: from images on the device, and from JPEGs that are read."""
+"""The training speed of `fit` on a GPU with a network for ImageNet: from images on the device, and from JPEGs."""
 
 import json
 import tempfile
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from experiments.benchmarks.gpu_speedrun import utilization_row, with_mean
+from experiments.benchmarks.gpu.speedrun import utilization_row, with_mean
 from experiments.benchmarks.measure import Row, cores
 from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, ModelConfig, ModelName, OptimConfig
 from flaxcls.data import Dataset, from_arrays, load_dataset
@@ -20,17 +20,17 @@ from flaxcls.run.utilization import training_flops
 
 WIDE = (500, 375)  # of ImageNet's images, the usual size
 QUALITY = 95
-IMAGES = "images/s in training, of each interval of the log but the first and the last"
+IMAGES = "images/s in training, of each interval of the log except the first and the last"
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained: a network at a batch size, on images of `side` pixels in so many classes.
+    """A network at a batch size, on images of `side` pixels in so many classes.
 
-    images: of the training split.
-    dispatch: steps that are one program, where the images are on the device, and steps between two lines of the log;
-      a multiple of it should be the steps of either run, as another number of steps is another program.
-    resident_epochs, streamed_epochs: of the two runs.
+    images: size of the training split.
+    dispatch: steps of one program, if the images are on the device, and steps between two lines of the log. The steps
+      of both runs should be a multiple of it, because another number of steps is another program.
+    resident_epochs, streamed_epochs: epochs of the two runs.
     """
 
     model: ModelName = "resnet50"
@@ -43,7 +43,7 @@ class Training:
     streamed_epochs: int = 10
 
     def config(self, data: DataConfig, epochs: int, dispatch: int, log_every: int) -> Config:
-        """Returns the configuration of a run that only trains: it saves once, at its end."""
+        """Returns the configuration of a run that only trains, and saves once, at its end."""
         return Config(
             data=data,
             augment=AugmentConfig(flip=True, crop_padding=0),
@@ -68,7 +68,7 @@ def noise(training: Training) -> Dataset:
     return from_arrays(
         images,
         labels,
-        test=(images[:1], labels[:1]),  # an evaluation is of no interest here
+        test=(images[:1], labels[:1]),  # the evaluation is not measured
         validation_fraction=0,
         class_names=[str(number) for number in range(training.classes)],
         name="noise",
@@ -76,7 +76,7 @@ def noise(training: Training) -> Dataset:
 
 
 def jpeg(seed: int) -> bytes:
-    """Returns a JPEG of `WIDE`: coarse patches of colour under fine noise, of a photograph's size, about 100 kB."""
+    """Returns a JPEG of the size `WIDE`: coarse patches of colour under fine noise, about 100 kB, like a photograph."""
     rng, (width, height) = np.random.default_rng(seed), WIDE
     coarse = cv2.resize(rng.integers(0, 256, (height // 25, width // 25, 3), dtype=np.uint8), WIDE)
     fine = cv2.resize(rng.integers(0, 256, (height // 2, width // 2, 3), dtype=np.uint8), WIDE)
@@ -87,7 +87,7 @@ def jpeg(seed: int) -> bytes:
 
 
 def save_jpegs(place: Path, training: Training) -> float:
-    """Writes the training images, in a folder for each class, and one to test; returns their mean size in bytes."""
+    """Writes the training images in a folder for each class, and one test image; returns their mean size in bytes."""
     width = len(str(training.classes - 1))
     paths = [
         place / "train" / f"{number % training.classes:0{width}d}" / f"{number:06d}.jpg"
@@ -102,10 +102,11 @@ def save_jpegs(place: Path, training: Training) -> float:
 
 
 def rates(config: Config, dataset: Dataset) -> list[float]:
-    """Returns images/s of the intervals of the log of a run of `fit`, but for the first and the last.
+    """Returns images/s of the log intervals of a run of `fit`, except the first and the last.
 
-    The first has the compilation. Metrics are read while the next dispatch runs, and on a GPU the reading ends some way
-    into it, which makes no difference between two readings, but leaves the last with only the rest of its time.
+    The first contains the compilation. `fit` reads the metrics of a dispatch while the next one runs, and on a GPU the
+    reading ends some way into the next one. Between two readings this makes no difference, but the last interval is
+    too short.
     """
     with tempfile.TemporaryDirectory() as place:
         workdir = Path(place) / "run"
@@ -115,14 +116,14 @@ def rates(config: Config, dataset: Dataset) -> list[float]:
 
 
 def resident(training: Training) -> list[Row]:
-    """Returns the rows of training on images that are on the device."""
+    """Returns the rows of training on images on the device."""
     data = DataConfig(validation_fraction=0, on_device=True)
     config = training.config(data, training.resident_epochs, training.dispatch, training.dispatch)
     return _rows(training, f"{training.model}, images on the device", rates(config, noise(training)), "")
 
 
 def streaming(training: Training) -> list[Row]:
-    """Returns the rows of training on JPEGs that worker processes read, one for each core, from the page cache."""
+    """Returns the rows of training on JPEGs from the page cache, read by one worker process for each core."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "noise"
         size = save_jpegs(place, training)
@@ -135,13 +136,13 @@ def streaming(training: Training) -> list[Row]:
             workers=cores(),
         )
         config = training.config(data, training.streamed_epochs, 1, training.dispatch)
-        found = rates(config, load_dataset(data))
+        speeds = rates(config, load_dataset(data))
     note = f"{cores()} workers, files of {WIDE[0]}x{WIDE[1]} and {size / 1000:.0f} kB"
-    return _rows(training, f"{training.model}, JPEGs read by workers", found, note)
+    return _rows(training, f"{training.model}, JPEGs read by workers", speeds, note)
 
 
-def _rows(training: Training, system: str, found: list[float], note: str) -> list[Row]:
+def _rows(training: Training, system: str, speeds: list[float], note: str) -> list[Row]:
     model = build_model(ModelConfig(name=training.model, dtype="bfloat16"), training.classes)
     flops = training_flops(model, (training.side, training.side, 3))
-    row = Row(system, IMAGES, "images/s", found, note=note)
-    return [with_mean(row), utilization_row(system, [flops * rate for rate in found])]
+    row = Row(system, IMAGES, "images/s", speeds, note=note)
+    return [with_mean(row), utilization_row(system, [flops * rate for rate in speeds])]

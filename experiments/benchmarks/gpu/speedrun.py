@@ -1,4 +1,4 @@
-"""The CIFAR-10 speed run on a GPU: warm runs of `fit` in one process, and what deterministic operations cost."""
+"""The CIFAR-10 speed run on a GPU: warm runs of `fit` in one process, and the cost of deterministic operations."""
 
 import contextlib
 import dataclasses
@@ -25,38 +25,38 @@ from flaxcls.run.evaluation import evaluate
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.utilization import peak_flops, training_flops
 
-STEPS = 200  # of a measurement of the default run
+STEPS = 200  # steps in a measurement of the default run
 WITH, WITHOUT = "with deterministic operations", "without"
 
 
 @dataclass(frozen=True)
 class Speedrun:
-    """What is run: a configuration, options of the network, and how many test images count, None being all."""
+    """The speed run: a configuration, options of the network, and how many test images are used (None: all)."""
 
     config: Config = MUON
     network: Mapping[str, Any] = field(default_factory=dict)
     tested: int | None = None
 
     def load(self, data_dir: Path) -> Dataset:
-        """Returns the images."""
+        """Returns the data set."""
         dataset = load_dataset(dataclasses.replace(self.config.data, dir=str(data_dir)))
         chosen = np.arange(len(dataset.test.labels))[: self.tested]
         return dataclasses.replace(dataset, test=dataset.test.take(chosen))
 
     def setup(self, dataset: Dataset, *, deterministic: bool) -> Setup:
-        """Returns the parts of the run; its programs are compiled at their first call."""
+        """Returns the set-up of the run; its programs are compiled at their first call."""
         config = with_determinism(self.config, deterministic)
         return make_setup(config, **parts(config, dataset=dataset, **self.network))
 
 
 @dataclass
 class Marks:
-    """When things happened in a run of `fit`, by `time.perf_counter`.
+    """The times of events in a run of `fit`, by `time.perf_counter`.
 
-    began: `create` was called, before anything of the state was computed.
-    trained: the state after the last step was there, and the metrics of all steps were read.
-    evaluating, ended: the evaluation of the test split began, with its images in the host's memory, and its result was
-      there.
+    began: `create` was called; nothing of the state was computed yet.
+    trained: the state after the last step was computed, and the metrics of all steps were read.
+    evaluating: the evaluation of the test split began, with its images in the host's memory.
+    ended: its result was computed.
     """
 
     began: float = 0.0
@@ -67,9 +67,9 @@ class Marks:
 
 @contextlib.contextmanager
 def marked(setup: Setup) -> Iterator[Marks]:
-    """Gives what the next `fit` fills; it runs on the compiled programs of `setup`, with its own configuration.
+    """Yields marks that the next `fit` fills in; that `fit` reuses the compiled programs of `setup`.
 
-    The configurations may differ in their seeds alone.
+    Its configuration may differ from that of `setup` in the seed only.
     """
     marks = Marks()
 
@@ -77,23 +77,23 @@ def marked(setup: Setup) -> Iterator[Marks]:
         marks.began = time.perf_counter()
         return setup.create(key)
 
-    def finite(state: Any) -> jax.Array:  # `fit` asks it after the last step, having read all metrics
+    def finite(state: Any) -> jax.Array:  # `fit` calls it after the last step, when it has read all metrics
         jax.block_until_ready(state)
         marks.trained = time.perf_counter()
         return setup.finite(state)
 
     def reuse(config: Config, *_: Any) -> Setup:
         loader = dataclasses.replace(setup.loader, maker=dataclasses.replace(setup.loader.maker, seed=config.seed))
-        vars(loader)["resident"] = setup.loader.resident  # the images stay on the device: reading them is not timed
+        vars(loader)["resident"] = setup.loader.resident  # the images stay on the device; placing them is not timed
         return dataclasses.replace(setup, loader=loader, create=create, finite=finite)
 
-    def evaluated(*args: Any, **options: Any) -> Any:
+    def timed_evaluate(*args: Any, **options: Any) -> Any:
         marks.evaluating = time.perf_counter()
-        values = evaluate(*args, **options)  # numbers of Python: it has waited for them
+        values = evaluate(*args, **options)  # Python numbers, so it waits for the device
         marks.ended = time.perf_counter()
         return values
 
-    with mock.patch.object(loop, "make_setup", reuse), mock.patch.object(loop, "evaluate", evaluated):
+    with mock.patch.object(loop, "make_setup", reuse), mock.patch.object(loop, "evaluate", timed_evaluate):
         yield marks
 
 
@@ -101,9 +101,9 @@ def marked(setup: Setup) -> Iterator[Marks]:
 class Run:
     """Seconds and results of one run.
 
-    training: initialisation, with the whitening's, and all steps. evaluation: of the test split.
-    through: from the begin of training to the end of the evaluation, with the checkpoint between them.
-    whole: of `fit`. compiled: programs that were compiled within training and evaluation.
+    training: initialisation, including the whitening, and all steps. evaluation: of the test split.
+    through: from the start of training to the end of the evaluation, with the checkpoint between them.
+    whole: all of `fit`. compiled: number of programs compiled during training and evaluation.
     """
 
     training: float
@@ -116,12 +116,12 @@ class Run:
 
     @property
     def timed(self) -> float:
-        """Seconds that are compared with other speed runs."""
+        """The seconds to compare with other speed runs."""
         return self.training + self.evaluation
 
 
 def watch_compilations() -> list[float]:
-    """Returns a list that from now on gets the time at which each compilation of the process is over."""
+    """Returns a list; the end time of each later compilation in this process is appended to it."""
     ended: list[float] = []
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:
@@ -133,7 +133,7 @@ def watch_compilations() -> list[float]:
 
 
 def timed_run(config: Config, setup: Setup, seed: int, compilations: list[float]) -> Run:
-    """Runs `fit` with that seed on the programs of `setup`, which was made of `config`; the first run compiles."""
+    """Runs `fit` with that seed on the programs of `setup`, which `config` made; the first run compiles them."""
     config = dataclasses.replace(config, seed=seed)
     with tempfile.TemporaryDirectory() as place, marked(setup) as marks:
         began = time.perf_counter()
@@ -152,7 +152,7 @@ def timed_run(config: Config, setup: Setup, seed: int, compilations: list[float]
 
 
 def repeated(measure: Callable[[int], None], count: int, until: float) -> None:
-    """Calls `measure` with 1, 2, ... up to `count`, as long as another call should end before `until`."""
+    """Calls `measure` with 1, 2, ... up to `count`; stops when the next call would probably end after `until`."""
     longest = 0.0
     for number in range(1, count + 1):
         began = time.perf_counter()
@@ -163,15 +163,15 @@ def repeated(measure: Callable[[int], None], count: int, until: float) -> None:
 
 
 def with_mean(row: Row) -> Row:
-    """Returns the row with mean and standard deviation of its values in its note."""
+    """Returns the row with the mean and the standard deviation of its values added to its note."""
     if len(row.values) < 2:
         return row
-    told = f"mean {statistics.mean(row.values):.4g}, sd {statistics.stdev(row.values):.2g}"
-    return dataclasses.replace(row, note="; ".join(filter(None, (told, row.note))))
+    note = f"mean {statistics.mean(row.values):.4g}, sd {statistics.stdev(row.values):.2g}"
+    return dataclasses.replace(row, note="; ".join(filter(None, (note, row.note))))
 
 
 def utilization_row(system: str, flops_per_second: Iterable[float]) -> Row:
-    """Returns the row of model FLOPs utilisation, in percent; a card whose peak is not known has none."""
+    """Returns the row of model FLOPs utilisation in percent, without values if the card's peak is not known."""
     peak = peak_flops()
     values = [100 * speed / peak for speed in flops_per_second] if peak else []
     note = "" if peak else f"the peak of {jax.devices()[0].device_kind} is not known"
@@ -179,7 +179,7 @@ def utilization_row(system: str, flops_per_second: Iterable[float]) -> Row:
 
 
 def warm(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path) -> list[Row]:
-    """Returns the rows of so many runs after one that warms up, each with another seed, without deterministic ops."""
+    """Returns the rows of `runs` runs after a warm-up run, each with another seed, without deterministic operations."""
     setup = speedrun.setup(speedrun.load(data_dir), deterministic=False)
     compilations = watch_compilations()
     config = with_determinism(speedrun.config, False)
@@ -188,9 +188,9 @@ def warm(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path)
     repeated(lambda seed: done.append(timed_run(config, setup, seed, compilations)), runs, until)
     steps = setup.plan.total_steps
     title = f"speed run of {steps} steps, warm, without deterministic operations"
-    told = f"{sum(run.compiled for run in done)} programs compiled in it"
+    note = f"{sum(run.compiled for run in done)} programs compiled in it"
     rows = [
-        Row("initialisation and training, and evaluation", title, "s", [run.timed for run in done], note=told),
+        Row("initialisation and training, and evaluation", title, "s", [run.timed for run in done], note=note),
         Row("initialisation and training", title, "s", [run.training for run in done]),
         Row("evaluation, with test-time augmentation", title, "s", [run.evaluation for run in done]),
         Row("both, and the checkpoint between them", title, "s", [run.through for run in done]),
@@ -205,9 +205,9 @@ def warm(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path)
 
 
 def determinism(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out: Path) -> list[Row]:
-    """Returns the rows of runs with deterministic operations and without, in turn, and of a step of the default run.
+    """Returns the rows of alternating runs with and without deterministic operations, and of steps of the default run.
 
-    Notes say whether two runs of one seed came to the same bits.
+    Notes say if two runs of one seed ended with the same bits.
     """
     digits, config = load_dataset(Config().data), Config()
     small = {name: make_setup(with_determinism(config, name == WITH), digits, None, None) for name in (WITH, WITHOUT)}
@@ -220,20 +220,20 @@ def determinism(speedrun: Speedrun, data_dir: Path, runs: int, until: float, out
     repeated(step, min(runs, 7), until)
     dataset, compilations = speedrun.load(data_dir), watch_compilations()
     setups = {name: speedrun.setup(dataset, deterministic=name == WITH) for name in small}
-    found: dict[str, list[float]] = {name: [] for name in setups}
+    seconds: dict[str, list[float]] = {name: [] for name in setups}
 
     def timed(name: str, seed: int) -> Run:
         return timed_run(with_determinism(speedrun.config, name == WITH), setups[name], seed, compilations)
 
     def run(seed: int) -> None:
         for name in setups:
-            found[name].append(timed(name, seed).timed)
+            seconds[name].append(timed(name, seed).timed)
 
     bits = {name: len({timed(name, 0).fingerprint for _ in range(2)}) == 1 for name in setups}
-    notes = {name: f"seed 0 twice: {'the same' if same else 'other'} bits" for name, same in bits.items()}
+    notes = {name: f"seed 0 twice: {'the same' if same else 'different'} bits" for name, same in bits.items()}
     repeated(run, runs, until)
     return [
-        *compare("speed run, warm; the ratio is with to without", "s", found, ours=WITH, notes=notes),
+        *compare("speed run, warm; the ratio is with to without", "s", seconds, ours=WITH, notes=notes),
         *compare("a step of the default run; the ratio is with to without", "ms", steps, ours=WITH),
     ]
 

@@ -1,7 +1,7 @@
-"""tf.data's side of `experiments.benchmarks.streaming`, which starts it with a Python that has TensorFlow.
+"""tf.data's side of `streaming`, which starts it with a Python that has TensorFlow.
 
-It reads one JSON request a line, and prints one JSON answer a line. Its arguments are height and width of what is made
-and the batch size.
+It reads one JSON request a line, and prints one JSON answer a line. Its arguments are the height and the width of the
+made images, and the batch size.
 """
 
 import json
@@ -16,11 +16,11 @@ HEIGHT, WIDTH, BATCH = map(int, sys.argv[1:])
 
 
 def cut(data: Any, box: Any, kind: str) -> Any:
-    """Returns a part of a JPEG, given as row, column, height and width, at the size: u8[h w 3].
+    """Returns a part of a JPEG, given as row, column, height and width, scaled to HEIGHT x WIDTH: u8[h w 3].
 
-    kind: whole: all is decoded, by libjpeg's accurate transform, and scaled as flaxcls does. part: likewise, but the
-      part alone is decoded. usual: the part alone, and TensorFlow's defaults, the fast transform, and interpolation
-      between pixels at any scale.
+    kind: "whole" decodes the whole image by libjpeg's accurate transform, and scales as flaxcls does. "part" does the
+      same, but decodes only the part. "usual" decodes only the part, by TensorFlow's defaults: the fast transform, and
+      interpolation between pixels at any scale.
     """
     if kind == "usual":
         image = tf.io.decode_and_crop_jpeg(data, box, channels=3)
@@ -40,7 +40,7 @@ def cut(data: Any, box: Any, kind: str) -> Any:
 
 
 def seconds(kind: str, paths: list[str], boxes: list[Any], labels: list[int], warm_up: int) -> float:
-    """Returns the seconds that these images take in batches, after the first `warm_up` batches."""
+    """Returns the seconds for these images in batches, without the first `warm_up` batches."""
 
     def example(path: Any, box: Any, label: Any) -> Any:
         return cut(tf.io.read_file(path), box, kind), label
@@ -57,7 +57,7 @@ def seconds(kind: str, paths: list[str], boxes: list[Any], labels: list[int], wa
 
 
 def answer(do: str, **request: Any) -> Any:
-    """Returns what one request asks for."""
+    """Returns the answer to one request: seconds, or the pixels of one part."""
     if do == "seconds":
         return seconds(**request)
     return cut(tf.io.read_file(request["path"]), tf.constant(request["box"]), request["kind"]).numpy().tolist()

@@ -13,11 +13,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from experiments.soak.outcome import differing, outcome
+from experiments.soak.outcome import differences, outcome
 from flaxcls.train import parse
 from tests.flags import xla_flags
 
-PODS = Path(__file__).parent.parent / "experiments" / "pods"
+PODS = Path(__file__).parents[2] / "experiments" / "pods"
 SLURM = PODS / "slurm" / "train.sh"
 
 # As srun: a task is the command with Slurm's variables, SIGTERM goes to all tasks, the code is the largest.
@@ -104,7 +104,7 @@ def test_a_job_of_slurm_that_is_preempted_is_queued_again_and_goes_on(slurm, tmp
     printed = again.communicate(timeout=180)[0]
     assert again.returncode == 0, printed
     assert "continuing after step" in printed
-    assert differing(outcome(tmp_path / "whole"), outcome(tmp_path / "run")) == []
+    assert differences(outcome(tmp_path / "whole"), outcome(tmp_path / "run")) == []
     assert json.loads((tmp_path / "run" / "result.json").read_text())["device"] == "4 x cpu"
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from experiments.soak import memory, run
 from experiments.soak.__main__ import table
 from experiments.soak.faults import FAULTS, Row, soak
-from experiments.soak.outcome import differing, outcome
+from experiments.soak.outcome import differences, outcome
 from flaxcls.run import fit
 from flaxcls.run.utilization import SPEEDS
 from tests.flags import xla_flags
@@ -71,20 +71,20 @@ def finished(stripes, small_config, quiet, tmp_path):
 
 def test_what_differs_is_noticed(finished):
     before = outcome(finished)
-    assert differing(before, outcome(finished)) == []
+    assert differences(before, outcome(finished)) == []
     lines = (finished / "metrics.jsonl").read_text().splitlines(keepends=True)
     for changed in (lines[1:], [*lines, lines[-1]], [lines[0].replace('"loss": 1', '"loss": 2'), *lines[1:]]):
         (finished / "metrics.jsonl").write_text("".join(changed))
-        assert differing(before, outcome(finished)) == ["metrics"]
+        assert differences(before, outcome(finished)) == ["metrics"]
     slower = [json.dumps({**json.loads(line), **dict.fromkeys(SPEEDS, 1.0)}) + "\n" for line in lines]
     (finished / "metrics.jsonl").write_text("".join(slower))
-    assert differing(before, outcome(finished)) == []
+    assert differences(before, outcome(finished)) == []
     result = json.loads((finished / "result.json").read_text())
     (finished / "result.json").write_text(json.dumps({**result, "fingerprint": "0"}))
-    assert differing(before, outcome(finished)) == ["result"]
+    assert differences(before, outcome(finished)) == ["result"]
     (path,) = (finished / "tensorboard").iterdir()
     path.write_bytes(b"")
-    assert differing(before, outcome(finished)) == ["result", "events"]
+    assert differences(before, outcome(finished)) == ["result", "events"]
 
 
 def test_the_table():

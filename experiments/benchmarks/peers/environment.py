@@ -1,7 +1,7 @@
-"""The environment of what flaxcls is compared with: Keras on TensorFlow and on JAX, and PyTorch, at fixed versions.
+"""The environment of the peers of flaxcls: Keras on TensorFlow and on JAX, and PyTorch, at fixed versions.
 
-flaxcls does not depend on them, so they live in a virtual environment of their own, which a benchmark makes the first
-time. For a PyTorch without CUDA, which is smaller and as fast on a CPU, name its index in PIP_EXTRA_INDEX_URL.
+flaxcls does not depend on them. They live in a virtual environment of their own, which a benchmark makes when it first
+needs it. For a PyTorch without CUDA, which is smaller and as fast on a CPU, name its index in PIP_EXTRA_INDEX_URL.
 """
 
 import json
@@ -28,12 +28,12 @@ REQUIREMENTS = (
 def install(
     peers: Path, requirements: Sequence[str] = REQUIREMENTS, base: str | Path = sys.executable
 ) -> dict[str, str]:
-    """Returns the environment variables, PYTHON among them, to run the peers with; it installs what is not there yet.
+    """Returns the environment variables to run the peers with, including PYTHON; installs missing packages first.
 
     Args:
-      peers: folder of the virtual environment.
-      requirements: what it must hold.
-      base: Python that it is made with, if it is not there.
+      peers: folder of the virtual environment; it is made if it is missing.
+      requirements: packages that it must hold.
+      base: Python to make it with.
     """
     python = peers.absolute() / "bin" / "python"
     if not python.exists():
@@ -53,9 +53,9 @@ def install(
 def run_peer(
     env: Mapping[str, str], script: str, out: Path, *arguments: str, started: Callable[[int], None] | None = None
 ) -> tuple[dict[str, Any], Ran]:
-    """Runs a script of this folder, whose first argument is the file it writes JSON to; returns that, and its costs.
+    """Runs a script of this folder, whose first argument is the JSON file to write; returns the JSON and its costs.
 
-    `started` is that of `run`. Raises ProgramError if it fails.
+    `started`: see `run`. Raises ProgramError if the script fails.
     """
     ran = run([env["PYTHON"], "-P", Path(__file__).with_name(script), out, *arguments], env, started)
     return json.loads(out.read_text()), ran
@@ -63,15 +63,15 @@ def run_peer(
 
 @contextmanager
 def answering(env: Mapping[str, str], script: str, *arguments: str) -> Iterator[tuple[Any, Callable[..., Any]]]:
-    """Gives the first line of JSON of a script of this folder, and what sends it a request and returns its answer."""
+    """Yields the first line of JSON of a script of this folder, and a function that sends a request for an answer."""
     command = [env["PYTHON"], "-P", str(Path(__file__).with_name(script)), *arguments]
     with subprocess.Popen(command, text=True, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        asked, answers = process.stdin, process.stdout
-        assert asked is not None
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None
         assert answers is not None
 
         def ask(do: str, **request: Any) -> Any:
-            print(json.dumps({"do": do, **request}), file=asked, flush=True)
+            print(json.dumps({"do": do, **request}), file=requests, flush=True)
             return json.loads(answers.readline())
 
         yield json.loads(answers.readline()), ask

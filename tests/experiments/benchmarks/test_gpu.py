@@ -18,13 +18,17 @@ import optax
 import pytest
 from rich.console import Console
 
-from experiments.benchmarks import gpu, gpu_pack, gpu_parts, gpu_resnet, gpu_speedrun, gpu_traffic
-from experiments.benchmarks.gpu_files import MANIFEST, RECORDS, WHEEL_FOLDER, pack_records, unpack_records
-from experiments.benchmarks.gpu_profile import kernel_rows, walk
-from experiments.benchmarks.gpu_speedrun import Run, Speedrun, repeated, timed_run, watch_compilations, with_determinism
-from experiments.benchmarks.hlo import loop, traffic
+from experiments.benchmarks.gpu import __main__ as gpu
+from experiments.benchmarks.gpu import pack as gpu_pack
+from experiments.benchmarks.gpu import parts as gpu_parts
+from experiments.benchmarks.gpu import resnet as gpu_resnet
+from experiments.benchmarks.gpu import speedrun as gpu_speedrun
+from experiments.benchmarks.gpu import traffic as gpu_traffic
+from experiments.benchmarks.gpu.pack import MANIFEST, RECORDS, WHEEL_FOLDER, pack_records, unpack_records
+from experiments.benchmarks.gpu.profile import kernel_rows, kind_of, read_trace, summarize, time_stages, trace_file
+from experiments.benchmarks.gpu.speedrun import Run, Speedrun, repeated, timed_run, watch_compilations, with_determinism
+from experiments.benchmarks.gpu.traffic import loop, traffic
 from experiments.benchmarks.measure import Row
-from experiments.benchmarks.trace import kind_of, read_trace, summarize, trace_file
 from experiments.cifar10_speedrun import MUON, parts
 from flaxcls.config import DataConfig
 from flaxcls.data import from_arrays
@@ -157,7 +161,7 @@ def test_a_trace_is_summed_by_kind_and_its_gaps_are_idle(tmp_path):
 def test_a_trace_without_a_gpu_says_what_it_is_of(tmp_path):
     with pytest.raises(FileNotFoundError, match="was the trace stopped"):
         trace_file(tmp_path)
-    with pytest.raises(ValueError, match=r"holds no kernel of a GPU: .* It is of /host:CPU\."):
+    with pytest.raises(ValueError, match=r"holds no kernel of a GPU: .* The trace is of /host:CPU\."):
         summarize({"traceEvents": TRACE["traceEvents"][2:3]})
 
 
@@ -250,7 +254,7 @@ def test_each_operation_counts_what_it_writes_and_what_it_reads_of_others():
         "convolutions, forward": 6,
         "copies": 6,
     }
-    with pytest.raises(ValueError, match="how often the operations of while, a while, run is not known"):
+    with pytest.raises(ValueError, match="it is not known how often the operations of while, a while, run"):
         traffic(PROGRAM.replace("known_trip_count", "unknown"), "ENTRY")
 
 
@@ -315,7 +319,7 @@ def test_a_run_is_walked_through_part_by_part(setup):
         def __exit__(self, *_):
             opened.append("shut")
 
-    took = walk(setup, Traced())
+    took = time_stages(setup, Traced())
     steps = [
         part
         for step in (1, 2, 3, 4)
@@ -388,7 +392,7 @@ def test_the_recipe_in_pytorch(task):
 
 def test_the_port_to_pytorch_has_the_same_muon_and_whitening():
     torch = pytest.importorskip("torch")
-    from experiments.benchmarks import gpu_torch
+    from experiments.benchmarks.gpu import pytorch
 
     rng = np.random.default_rng(0)
     kernel, tx = jnp.asarray(rng.normal(size=(3, 3, 8, 16)), jnp.float32), renormalized_muon(0.1)
@@ -399,11 +403,11 @@ def test_the_port_to_pytorch_has_the_same_muon_and_whitening():
         update, state = tx.update(jnp.asarray(gradient), state, kernel)
         kernel = optax.apply_updates(kernel, update)
         there.grad = torch.tensor(gradient).permute(3, 2, 0, 1).contiguous()
-        gpu_torch.muon([there], buffers, 0.1, gpu_torch.orthogonalized)
+        pytorch.muon([there], buffers, 0.1, pytorch.orthogonalized)
     np.testing.assert_allclose(kernel, there.detach().permute(2, 3, 1, 0).numpy(), atol=0.01)
     images = rng.normal(size=(20, 8, 8, 3)).astype(np.float32)
     ours = np.asarray(whitening_kernel(jnp.asarray(images), 2)).transpose(3, 2, 0, 1).reshape(24, -1)
-    theirs = gpu_torch.whitening(torch.tensor(images).permute(0, 3, 1, 2)).reshape(24, -1).numpy()
+    theirs = pytorch.whitening(torch.tensor(images).permute(0, 3, 1, 2)).reshape(24, -1).numpy()
     # eigenvectors have either sign and come in another order, so that their products are compared
     np.testing.assert_allclose(ours.T @ ours, theirs.T @ theirs, rtol=1e-3, atol=1e-3)
 
@@ -494,8 +498,10 @@ if part == "profile":
 row = {"system": part, "quantity": "speed", "unit": "s", "values": [float(sys.argv[sys.argv.index("--seconds") + 1])]}
 json.dump({"rows": [row], "where": {"device": "1 x card"}}, open(out + "/" + part + ".json", "w"))
 """
-    (tmp_path / "experiments" / "benchmarks").mkdir(parents=True)
-    (tmp_path / "experiments" / "benchmarks" / "gpu_parts.py").write_text(script)
+    folder = tmp_path / "experiments" / "benchmarks" / "gpu"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "parts.py").write_text(script)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gpu, "BUDGETS", {"cold": 30, "warm": 30, "profile": 1.5, "resident": 40, "streaming": 30})
     monkeypatch.setattr(gpu, "LEAST", 1)
@@ -507,7 +513,7 @@ json.dump({"rows": [row], "where": {"device": "1 x card"}}, open(out + "/" + par
     assert (rows[0].system, rows[0].values) == ("cold", [30])
     assert [(row.system, row.quantity, row.note) for row in rows[1:3]] == [
         ("warm", gpu.MISSING, "failed with 1: ValueError: no [kernel] of that name"),
-        ("profile", gpu.MISSING, "it was not over after its 2 s"),
+        ("profile", gpu.MISSING, "it did not end within its 2 s"),
     ]
     assert 20 < rows[3].values[0] < 38  # what is left, not what it might have
     assert "Traceback" in capsys.readouterr().err
@@ -517,7 +523,7 @@ json.dump({"rows": [row], "where": {"device": "1 x card"}}, open(out + "/" + par
         "Z",
     )
     rows, where = gpu.measure(["streaming"], [], dict(os.environ), tmp_path, time.monotonic(), quiet)
-    assert (rows, where) == ([Row("streaming", gpu.MISSING, "why", [], note="not begun, as 0 s were left")], {})
+    assert (rows, where) == ([Row("streaming", gpu.MISSING, "why", [], note="not started: 0 s were left")], {})
 
 
 def test_the_command_installs_unpacks_measures_and_reports(tmp_path, monkeypatch, capsys):
@@ -574,7 +580,7 @@ def test_the_wheels_are_installed_from_their_folder_alone(tmp_path):
     assert (site / "toy.py").is_file()
     (wheels / "toy-1.0-py3-none-any.whl").rename(wheels / "toy-1.0-cp27-none-any.whl")
     with pytest.raises(
-        SystemExit, match=r"cannot be installed, as pip says above: pack them for this Python by .* 3\.\d+"
+        SystemExit, match=r"pip cannot install the wheels in .*, see above: pack them for this Python with .* 3\.\d+"
     ):
         gpu.install(wheels, site)
 

@@ -1,12 +1,11 @@
 # mypy: disable-error-code="misc, untyped-decorator"
-"""The speed run's recipe in PyTorch: what its accuracy and time are with the same images on the same GPU.
+"""The speed run's recipe in PyTorch: its accuracy and time with the same images on the same GPU.
 
-It is the network, the data and the Muon recipe of `experiments.cifar10_speedrun`, as users of PyTorch would write
-them: convolutions in float16 and in the layout that tensor cores want, chosen by cuDNN's trials, weights and statistics
-in float32, SGD in one kernel. It runs operation by operation, and compiled: the network by `reduce-overhead`, which
-makes CUDA graphs, and Muon's products; to try kernels as well (`max-autotune`) took longer than 170 s. Timed is what
-`gpu_speedrun.warm` times. It shows what accuracy the recipe comes to on the images at hand, and what a user gets who
-writes it down with what PyTorch offers; the recipe's authors name 2.59 s on an A100 for theirs (Jordan 2024).
+It has the network, the data and the Muon recipe of `experiments.cifar10_speedrun`, as users of PyTorch would write
+them: convolutions in float16 and in the layout of tensor cores, chosen by cuDNN's trials, weights and statistics in
+float32, SGD in one kernel. It runs operation by operation, and compiled: the network with `reduce-overhead`, which
+makes CUDA graphs, and Muon's products. Trying kernels as well (`max-autotune`) took longer than 170 s. The timed stages
+are those of `speedrun.warm`. The recipe's authors report 2.59 s on an A100 for their own code (Jordan 2024).
 """
 
 import time
@@ -18,13 +17,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from experiments.benchmarks.gpu_speedrun import Speedrun, repeated, with_mean
+from experiments.benchmarks.gpu.speedrun import Speedrun, repeated, with_mean
 from experiments.benchmarks.measure import Row
 from experiments.cifar10_speedrun import BIAS_RATE, DECAY, HEAD_RATE, MUON_RATE, WHITENING_SHARE
 from flaxcls.config import Config
 from flaxcls.muon import NEWTON_SCHULZ
 
-MOST = 7  # runs of each form
+MOST = 7  # runs, each of operation by operation and compiled
 WIDTHS = (64, 256, 256)
 LAYOUT = torch.channels_last
 
@@ -35,7 +34,7 @@ class Network(nn.Module):
     """The network of `flaxcls.models.airbench.Airbench`."""
 
     def __init__(self, widths: tuple[int, ...], logit_scale: float) -> None:
-        """Makes the network, whose parameters `reset` sets."""
+        """Builds the network; `reset` sets its parameters."""
         super().__init__()
         self.logit_scale = logit_scale
         self.register_buffer("whitening", torch.zeros(24, 3, 2, 2))
@@ -43,13 +42,13 @@ class Network(nn.Module):
         channels = [width for width in widths for _ in range(2)]
         pairs = zip([24, *channels], channels, strict=False)
         self.convolutions = nn.ModuleList([nn.Conv2d(*pair, 3, padding=1, bias=False) for pair in pairs])
-        # the momentum is the part that is new
+        # in PyTorch the momentum is the share of the new value
         self.norms = nn.ModuleList([nn.BatchNorm2d(width, eps=1e-12, momentum=0.4) for width in channels])
         self.head = nn.Linear(channels[-1], 10, bias=False)
 
     @torch.no_grad()
     def reset(self, images: torch.Tensor) -> None:
-        """Draws all parameters anew; `images` f32[n 3 h w] are those that the network whitens, normalised."""
+        """Draws all parameters anew; the whitening is computed from the normalised `images` f32[n 3 h w]."""
         self.whitening.copy_(whitening(images))
         self.bias.uniform_(-(12**-0.5), 12**-0.5).requires_grad_()
         for conv, norm in zip(self.convolutions, self.norms, strict=True):
@@ -61,7 +60,7 @@ class Network(nn.Module):
         self.head.weight /= self.head.weight.std()
 
     def forward(self, x: torch.Tensor, whiten: bool) -> torch.Tensor:
-        """Maps [b c h w] to logits f32[b 10]; `whiten` says whether the whitening's bias is trained."""
+        """Maps [b c h w] to logits f32[b 10]; the whitening's bias is trained if `whiten` is True."""
         x = functional.gelu(
             functional.conv2d(x, self.whitening.to(x.dtype), self.bias if whiten else self.bias.detach())
         )
@@ -81,7 +80,7 @@ def whitening(images: torch.Tensor) -> torch.Tensor:
 
 
 def orthogonalized(update: torch.Tensor) -> torch.Tensor:
-    """Returns an update [a b] made nearly orthogonal by three steps of Newton and Schulz, in bfloat16."""
+    """Returns a nearly orthogonal form of the update [a b], by three Newton-Schulz steps in bfloat16."""
     a, b, c = NEWTON_SCHULZ
     x = (update / update.norm().clamp(min=1e-30)).bfloat16()
     x = x.T if len(x) > x.shape[1] else x
@@ -104,12 +103,12 @@ def crops(images: torch.Tensor, margin: int) -> torch.Tensor:
     """Returns a random window of each image [n c h+2m w+2m]: [n c h w]."""
     size = images.shape[-1] - 2 * margin
     shifts = torch.randint(2 * margin + 1, (len(images), 2), device=images.device)
-    found = torch.empty_like(images[..., :size, :size])
+    windows = torch.empty_like(images[..., :size, :size])
     for row in range(2 * margin + 1):
         for column in range(2 * margin + 1):
             chosen = (shifts[:, 0] == row) & (shifts[:, 1] == column)
-            found[chosen] = images[chosen][..., row : row + size, column : column + size]
-    return found
+            windows[chosen] = images[chosen][..., row : row + size, column : column + size]
+    return windows
 
 
 def train(
@@ -120,15 +119,15 @@ def train(
     labels: torch.Tensor,
     config: Config,
 ) -> None:
-    """Trains the network, anew.
+    """Trains the network from new parameters.
 
     Args:
       model: the network.
-      call: it, or its compiled form.
+      call: the network, or its compiled form.
       orthogonalize: `orthogonalized`, or its compiled form.
       images: [n 3 h w], normalised, on the device.
       labels: i64[n], on the device.
-      config: the recipe's sizes.
+      config: sizes of the recipe.
     """
     batch, epochs = config.loop.batch_size, config.loop.epochs
     model.reset(images[np.linspace(0, len(images) - 1, config.model.init_images).round().astype(int)].float())
@@ -167,7 +166,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: Network, call: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int) -> float:
-    """Returns the accuracy with the six views of the recipe: images, moved diagonally, and the mirror of each."""
+    """Returns the accuracy with the six views of the recipe: images, two diagonal shifts, and the mirror of each."""
     model.eval()
     right = 0
     with torch.autocast(images.device.type, images.dtype):
@@ -175,7 +174,7 @@ def accuracy(model: Network, call: nn.Module, images: torch.Tensor, labels: torc
             size, padded = some.shape[-1], functional.pad(some, [1] * 4, "reflect")
             places = (1, 2, 0)
             views = [padded[..., at : at + size, at : at + size].contiguous(memory_format=LAYOUT) for at in places]
-            # a CUDA graph writes its next output over its last
+            # a CUDA graph overwrites its last output with the next
             means = [(call(view, False).clone() + call(view.flip(-1), False)) / 2 for view in views]
             logits = (means[0] + (means[1] + means[2]) / 2) / 2
             right += int((logits.argmax(1) == truth).sum())
@@ -184,7 +183,7 @@ def accuracy(model: Network, call: nn.Module, images: torch.Tensor, labels: torc
 
 
 def measure(speedrun: Speedrun, data_dir: Path, runs: int, until: float) -> list[Row]:
-    """Returns the rows of warm runs, called operation by operation, and compiled."""
+    """Returns the rows of warm runs, operation by operation and compiled."""
     dataset = speedrun.load(data_dir)
     images, tested = (np.asarray(split.images[:]) for split in (dataset.train, dataset.test))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -193,14 +192,14 @@ def measure(speedrun: Speedrun, data_dir: Path, runs: int, until: float) -> list
     statistics = torch.from_numpy(images.astype(np.float32) / 255)
     mean, std = (value.to(device) for value in (statistics.mean((0, 1, 2)), statistics.std((0, 1, 2))))
 
-    def placed(images: np.ndarray) -> torch.Tensor:
-        made = (torch.from_numpy(images).to(device).float() / 255 - mean) / std
-        return made.permute(0, 3, 1, 2).to(dtype).contiguous(memory_format=LAYOUT)
+    def place(images: np.ndarray) -> torch.Tensor:
+        normalized = (torch.from_numpy(images).to(device).float() / 255 - mean) / std
+        return normalized.permute(0, 3, 1, 2).to(dtype).contiguous(memory_format=LAYOUT)
 
     def label(labels: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(labels.astype(np.int64)).to(device)
 
-    trained, labels, truth = placed(images), label(dataset.train.labels), label(dataset.test.labels)
+    trained, labels, truth = place(images), label(dataset.train.labels), label(dataset.test.labels)
     batch = speedrun.config.loop.eval_batch_size
     rows = []
     for name, compiled in (("PyTorch", False), ("PyTorch, compiled", True)):
@@ -209,27 +208,27 @@ def measure(speedrun: Speedrun, data_dir: Path, runs: int, until: float) -> list
         model = model.to(device, memory_format=LAYOUT)
         call = torch.compile(model, mode="reduce-overhead") if compiled else model
         orthogonalize = torch.compile(orthogonalized) if compiled else orthogonalized
-        found: list[tuple[float, float]] = []
+        results: list[tuple[float, float]] = []
 
-        def one(
+        def run_once(
             seed: int,
             model: Network = model,
             call: nn.Module = call,
             orthogonalize: Orthogonalize = orthogonalize,
-            found: list[tuple[float, float]] = found,
+            results: list[tuple[float, float]] = results,
         ) -> None:
             torch.manual_seed(seed)
             _wait(device)
             began = time.perf_counter()
             train(model, call, orthogonalize, trained, labels, speedrun.config)
-            score = accuracy(model, call, placed(tested), truth, batch)
-            found.append((time.perf_counter() - began, 100 * score))
+            score = accuracy(model, call, place(tested), truth, batch)
+            results.append((time.perf_counter() - began, 100 * score))
 
-        one(0)  # it warms up and compiles
-        found.clear()
-        repeated(one, min(runs, MOST), until)
+        run_once(0)  # warms up and compiles
+        results.clear()
+        repeated(run_once, min(runs, MOST), until)
         versions = {"torch": torch.__version__}
-        times, scores = ([values[part] for values in found] for part in (0, 1))
+        times, scores = ([values[part] for values in results] for part in (0, 1))
         rows += [
             Row(name, "the recipe in PyTorch: initialisation, training and evaluation", "s", times, versions=versions),
             Row(name, "the recipe in PyTorch: test accuracy", "%", scores, versions=versions),

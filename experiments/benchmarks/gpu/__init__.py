@@ -1,0 +1,1 @@
+"""The benchmarks that measure, or compile for, an NVIDIA GPU."""
