@@ -94,7 +94,7 @@ def make_setup(
         create_state, model=model, tx=tx, image_shape=dataset.image_shape, ema=config.optim.ema_decay is not None
     )
     shapes = jax.eval_shape(create, jax.random.key(0))
-    check_model(config, model, shapes, dataset)
+    check_model(config.optim, model, shapes, dataset, batch_size=plan.batch_size)
     microbatches = config.optim.accumulate
     if microbatches == 1 and model_is_ours:
         microbatches = choose_microbatches(
