@@ -82,7 +82,7 @@ class Checkpoints:
                 preservation_policy=self,
                 # in the background, a folder that cannot be made would go unnoticed for twenty minutes
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-                lightweight_initialize=True,  # else it fails if another process deletes a folder just after it is listed
+                lightweight_initialize=True,  # else it fails if another process deletes a folder that it is listing
             ),
             item_names=("state", "record"),
         )
@@ -279,7 +279,7 @@ class Checkpoints:
         return target
 
     def _reload(self) -> None:
-        """Makes orbax list the directory again; it fails if another process deletes a folder just after it is listed."""
+        """Makes orbax list the directory again, which fails if another process deletes a folder meanwhile."""
         for attempt in range(1, LOOKS + 1):
             try:
                 self._manager.reload()

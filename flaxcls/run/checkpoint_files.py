@@ -152,8 +152,8 @@ def _is_from_storage(error: Exception) -> bool:
     # TensorStore puts it into the text of errors of other types
     if code := re.search(r"os_error_code='(\d+)'", str(error)):
         return int(code[1]) not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-    code = "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED"
-    return re.search(code, str(error)) is not None
+    codes = "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED"
+    return re.search(codes, str(error)) is not None
 
 
 def first_line(error: BaseException) -> str:

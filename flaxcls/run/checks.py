@@ -106,9 +106,7 @@ def _check_augmentation(augment: AugmentConfig, dataset: Dataset) -> None:
         )
 
 
-def check_model(
-    config: OptimConfig, model: nn.Module, state: TrainState, dataset: Dataset, *, batch_size: int
-) -> None:
+def check_model(config: OptimConfig, model: nn.Module, state: TrainState, dataset: Dataset, *, batch_size: int) -> None:
     """Raises InputError if the model does not fit data, batch or freezing; `state` may hold shapes alone."""
     matching(tuple(config.freeze), state.params, "optim.freeze")
     if batch_size == config.accumulate and "batch_stats" in state.model_state:
