@@ -257,6 +257,7 @@ class Checkpoints:
         return self._move_to_damaged(self._directory / str(step))
 
     def _delete(self, path: Path) -> None:
+        """Deletes an unfinished checkpoint."""
         wait_for_all(f"{path.name} is known")
         if is_first():
             remove(path)

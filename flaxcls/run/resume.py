@@ -98,9 +98,8 @@ def _check_parts(record: dict[str, Any]) -> None:
         raise StorageError("a value in the record should be a number, but is not.")
     problems = type_problems(EarlyStopping(**record["early_stopping"]))
     if problems or type(record["config"]["loop"]["eval_every"]) is not int:
-        raise StorageError(
-            f"the record does not come from a run: {(*problems, 'loop.eval_every is not an integer')[0]}"
-        )
+        problem = (*problems, "loop.eval_every is not an integer")[0]
+        raise StorageError(f"the record does not come from a run: {problem}")
 
 
 def resume_stopping(new: EarlyStopping, record: dict[str, Any], plan: Plan, step: int) -> EarlyStopping:
