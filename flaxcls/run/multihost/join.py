@@ -30,7 +30,8 @@ PROGRAM = "python -m flaxcls.train"
 class Distributed:
     """How the processes of a run find each other.
 
-    Without options, TPU, Slurm, Open MPI or Kubernetes decide; elsewhere the run has one process.
+    If coordinator, num_processes and process_id are None, TPU, Slurm, Open MPI or Kubernetes provide them; elsewhere
+    the run has one process.
     """
 
     coordinator: str | None = None

@@ -32,7 +32,7 @@ port, index, workdir, resume, on_device = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", 2, int(index))
 from dataclasses import replace
 from flaxcls.run import fit
-from tests.run.test_processes import CONFIG
+from tests.run.multihost.test_sync import CONFIG
 config = replace(CONFIG, data=replace(CONFIG.data, on_device=on_device == "True"))
 fit(config, workdir=workdir, resume=resume == "True")
 """
