@@ -26,7 +26,7 @@ from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, LossCo
 from flaxcls.data import Dataset, load_dataset
 from flaxcls.models.airbench import Airbench
 from flaxcls.muon import renormalized_muon
-from flaxcls.run.plan import Plan
+from flaxcls.run.plan import make_plan
 from flaxcls.train import main
 from flaxcls.types import Params
 
@@ -97,7 +97,7 @@ def parts(config: Config, *, dataset: Dataset | None = None, **options: Any) -> 
       options: options of the network, such as its widths.
     """
     dataset = dataset or load_dataset(config.data)
-    steps = Plan.make(config, len(dataset.train.labels)).total_steps
+    steps = make_plan(config.loop, examples=len(dataset.train.labels)).total_steps
     dtype = jnp.dtype(config.model.dtype)
     model = Airbench(len(dataset.class_names), whiten=True, dtype=dtype, **options)
     return {"dataset": dataset, "model": model, "tx": make_tx(steps, config.loop.batch_size)}

@@ -30,13 +30,16 @@ from flaxcls.storage import absolute, in_bucket, move, os_errors, remove, write_
 
 DAMAGED = "damaged"
 UNFINISHED = "it was not written to its end"
-LOOKS = 5  # at checkpoints that another process changes meanwhile
-PAUSE = 2.0  # seconds, in which it may end with what looks damaged
+LOOKS = 5  # reads of the directory, at most, while another process changes it
+PAUSE = 2.0  # seconds in which another process may finish a checkpoint that looks damaged
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a run goes on from, and the damaged checkpoints that were passed over: step -> what is wrong."""
+    """The checkpoint that a run goes on from.
+
+    passed_over: the damaged and unfinished checkpoints that were not used: step -> problem.
+    """
 
     step: int
     state: TrainState
@@ -45,24 +48,28 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """The steps of the finished checkpoints, and the others: step -> name."""
+class _Listing:
+    """The checkpoints in a directory.
+
+    steps: of the finished checkpoints.
+    unfinished: step -> name of the folder.
+    """
 
     steps: list[int]
     unfinished: dict[int, str]
 
 
-class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # it is not typed
+class _Manager(ocp.CheckpointManager):  # type: ignore[misc]  # orbax has no types
     def reached_preemption(self, step: int) -> bool:
-        """Leaves it to the training loop to ask, which counts its polls and not steps."""
+        """Returns False: the training loop itself asks for signals, and counts polls instead of steps."""
         return False
 
 
 class Checkpoints:
     """The checkpoints of one run, written in the background; to be closed.
 
-    Each holds the state's arrays, a JSON record of everything else that the run goes on from, and in it the SHA-256 of
-    the arrays. What cannot be written raises StorageError, at the next call of any method.
+    Each checkpoint holds the arrays of the state, and a JSON record of everything else that a resumed run needs. The
+    record includes the SHA-256 of the arrays. If writing fails, the next call of any method raises StorageError.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -73,17 +80,18 @@ class Checkpoints:
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self,
-                # in the background, a folder that cannot be made would be noticed by nobody for twenty minutes
+                # in the background, a folder that cannot be made would go unnoticed for twenty minutes
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-                lightweight_initialize=True,  # or it fails where another process deletes what it has just listed
+                lightweight_initialize=True,  # else it fails if another process deletes a folder that it is listing
             ),
             item_names=("state", "record"),
         )
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Keeps the two latest, lest one damaged file be the end of a run, the latest planned one, and the best.
+        """Returns True for each checkpoint to keep: the two latest, the latest planned one, and the best.
 
-        orbax's own policies lose the best where steps are saved without metrics.
+        The second latest is a reserve, so that one damaged file does not end a run. orbax's own policies lose the best
+        checkpoint if steps are saved without metrics.
         """
         steps = [item.step for item in checkpoints]
         kept = {*steps[-2:], self._planned_step, self._best_step}
@@ -102,11 +110,11 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState, record: dict[str, Any], *, best_step: int | None, planned: bool = True
     ) -> None:
-        """Writes `step` in the background; when it is whole, those that `should_preserve` does not name are deleted.
+        """Writes a checkpoint of `step` in the background, then deletes those that `should_preserve` does not keep.
 
-        The arrays are copied before this returns, so that the next step may be given the state's buffers.
+        The arrays are copied before this returns, so the next step may reuse the buffers of the state.
 
-        planned: whether it would have been saved without a signal, which is what a rollback may go back to.
+        planned: True if an undisturbed run would write it too; a rollback goes back to such a checkpoint.
         """
         if step == self.latest_step:
             return
@@ -118,7 +126,10 @@ class Checkpoints:
             self._manager.save(step, args=items)
 
     def replace_record(self, step: int, record: dict[str, Any]) -> None:
-        """Gives the finished checkpoint of `step`, now as planned, another record; it has either at any moment."""
+        """Replaces the record of the finished checkpoint of `step`, which counts as planned from now on.
+
+        At any moment the checkpoint has the old record or the new one.
+        """
         self._planned_step = step
         record = sealed({**record, "planned_step": step, "sha256": read_record(self._directory, step)["sha256"]})
         wait_for_all("the record has been read")
@@ -127,138 +138,141 @@ class Checkpoints:
                 write_whole(self._directory / str(step) / RECORD, json.dumps(record))
 
     def check(self) -> None:
-        """Raises StorageError if what is written in the background has failed."""
+        """Raises StorageError if writing in the background has failed."""
         with self._storage_errors():
             self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns when what was saved is whole on the disk."""
+        """Waits until every saved checkpoint is whole on the disk."""
         with self._storage_errors():
             self._manager.wait_until_finished()
 
     def restore_newest(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
-        """Returns the newest intact checkpoint, the same on all processes, or None where there is none at all.
+        """Returns the newest intact checkpoint, the same one on all processes, or None if there are no checkpoints.
 
-        Damaged ones that are newer are moved to damaged/ beside the directory, and so are those half written; in a
-        bucket these are deleted. There, another process from which the run was just taken may still write and delete,
-        so that what is found counts only if the same is there after it was read.
+        Newer checkpoints, which are damaged, are moved to damaged/ beside the directory. Unfinished checkpoints are
+        moved there, too; in a bucket they are deleted.
+
+        In a bucket, the process that had this run before may still write and delete checkpoints. There, a result counts
+        only if the directory lists the same checkpoints before and after they are read.
 
         Args:
           like: shapes, types and shardings of the state.
-          check: raises InputError where a record is of another run, and any other error where it is damaged.
+          check: takes a record; raises InputError if it is from another run, and any other error if it is damaged.
 
         Raises:
-          InputError: if there are checkpoints, but all are damaged; nothing is moved then.
-          StorageError: if another process goes on writing or deleting checkpoints in the bucket.
+          InputError: if all checkpoints are damaged; none is moved then.
+          StorageError: if another process keeps writing or deleting checkpoints in the bucket.
         """
         for _ in range(LOOKS):
-            listed = self._listed()
-            restored, passed_over = self._newest_of(listed.steps, like, check)
+            listing = self._list_checkpoints()
+            restored, passed_over = self._restore_intact(listing.steps, like, check)
             if not in_bucket(self._directory):
                 break
-            if passed_over or listed.unfinished:
+            if passed_over or listing.unfinished:
                 time.sleep(PAUSE)
             self._reload()
-            if self._listed() == listed and all_agree(self.steps == listed.steps):
+            if self._list_checkpoints() == listing and all_agree(self.steps == listing.steps):
                 break
-            restored = None  # its memory is needed
+            restored = None  # frees its memory for the next read
         else:
             raise StorageError(
                 f"the checkpoints in {self._directory} change while they are read: another process writes there."
             )
         if passed_over and restored is None:
-            wrong = "\n  ".join(f"step {step}: {problem}" for step, problem in passed_over.items())
+            problems = "\n  ".join(f"step {step}: {problem}" for step, problem in passed_over.items())
             raise InputError(
-                f"no checkpoint in {self._directory} is intact:\n  {wrong}\n"
+                f"no checkpoint in {self._directory} is intact:\n  {problems}\n"
                 "Restore them from a copy, or start the run anew with --overwrite."
             )
         for step in passed_over:
             self.set_aside(step)
-        for name in listed.unfinished.values():
-            if in_bucket(self._directory):  # where the checkpoint of that step is to be written
+        for name in listing.unfinished.values():
+            if in_bucket(self._directory):  # the new checkpoint of that step will be written to the same folder
                 self._delete(self._directory / name)
             else:
-                self._set_aside(self._directory / name)
+                self._move_to_damaged(self._directory / name)
         if restored is None:
             return None
         self._planned_step = restored.record.get("planned_step", restored.step)
-        return replace(restored, passed_over={**dict.fromkeys(listed.unfinished, UNFINISHED), **passed_over})
+        return replace(restored, passed_over={**dict.fromkeys(listing.unfinished, UNFINISHED), **passed_over})
 
-    def _listed(self) -> "_Listed":
-        """Returns what the first process finds in the directory."""
+    def _list_checkpoints(self) -> _Listing:
+        """Returns, on all processes, the checkpoints that the first process finds in the directory."""
 
-        def look() -> list[Any]:
+        def list_directory() -> list[Any]:
             with os_errors():
-                half = {step: path.name for step, path in unfinished(self._directory).items()}
-                return [read_steps(self._directory), list(half.items())]
+                names = [(step, path.name) for step, path in unfinished(self._directory).items()]
+                return [read_steps(self._directory), names]
 
-        steps, half = value_from_first(look)
-        return _Listed(steps, dict(half))
+        steps, names = value_from_first(list_directory)
+        return _Listing(steps, dict(names))
 
-    def _newest_of(
+    def _restore_intact(
         self, steps: list[int], like: TrainState, check: Callable[[dict[str, Any]], None]
     ) -> tuple[Restored | None, dict[int, str]]:
-        """Returns the newest of these steps that is intact, and what is wrong with those that are newer."""
+        """Returns the newest intact checkpoint of `steps`, and the problems of the newer ones: step -> problem."""
         passed_over: dict[int, str] = {}
         for step in reversed(steps):
 
-            def read(step: int = step) -> dict[str, Any]:
+            def read_checked_record(step: int = step) -> dict[str, Any]:
                 check(record := read_record(self._directory, step))
                 return record
 
             try:
-                record = run_on_all(read, f"read its part of step {step}")
+                record = run_on_all(read_checked_record, f"read its part of step {step}")
                 return Restored(step, self.restore_state(step, like), record, {}), passed_over
             except InputError:
                 raise
-            except Exception as error:  # whatever reading a damaged file comes to
+            except Exception as error:  # reading a damaged file can raise anything
                 passed_over[step] = damage(error)
         return None, passed_over
 
     def roll_back(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
-        """Deletes what is newer than the latest planned checkpoint, and restores that as `restore_newest` does."""
-        for step in self._listed().steps:
+        """Deletes the checkpoints after the latest planned one, and restores that one like `restore_newest`."""
+        for step in self._list_checkpoints().steps:
             if self._planned_step is None or step > self._planned_step:
                 self._manager.delete(step)
         return self.restore_newest(like, check)
 
     def restore_state(self, step: int, like: TrainState) -> TrainState:
-        """Returns the state at `step`, of the shapes, types and shardings of `like`.
+        """Returns the state at `step`, with the shapes, types and shardings of `like`.
 
-        Raises StorageError if its bits are not those that were saved, or a process cannot read its part.
+        Raises StorageError if its bits differ from the saved ones, or if a process cannot read its part.
         """
 
-        def read() -> tuple[str, Any]:
+        def read_part() -> tuple[str, Any]:
             record = read_record(self._directory, step)
             return record["sha256"], read_tree(self._directory / str(step) / "state", like)
 
-        sha256, tree = run_on_all(read, f"read its part of step {step}")
+        sha256, tree = run_on_all(read_part, f"read its part of step {step}")
         state = TrainState(**{name: getattr(tree, name) for name in TrainState.__dataclass_fields__})
-        if not all_agree(
-            fingerprint(state) == sha256
-        ):  # of what all hold in common, each process has read its own copy
-            raise StorageError(f"the arrays of step {step} are not those that were saved.")
+        # on each process: each has read its own copy of the replicated arrays
+        if not all_agree(fingerprint(state) == sha256):
+            raise StorageError(f"the arrays of step {step} are not the ones that were saved.")
         return state
 
     def set_aside(self, step: int) -> Path:
-        """Moves the checkpoint of `step`, if it is there, to damaged/ beside the directory, and returns its place."""
-        return self._set_aside(self._directory / str(step))
+        """Moves the checkpoint of `step`, if it exists, to damaged/ beside the directory, and returns its new path."""
+        return self._move_to_damaged(self._directory / str(step))
 
     def _delete(self, path: Path) -> None:
+        """Deletes an unfinished checkpoint."""
         wait_for_all(f"{path.name} is known")
         if is_first():
             remove(path)
         wait_for_all(f"{path.name} has been deleted")
         self._reload()
 
-    def _set_aside(self, path: Path) -> Path:
+    def _move_to_damaged(self, path: Path) -> Path:
+        """Moves a checkpoint to damaged/, with a number behind its name if that name exists, and returns its path."""
         wait_for_all(f"{path.name} has been read")
-        place = self._directory.parent / DAMAGED
-        target = place / path.name
+        folder = self._directory.parent / DAMAGED
+        target = folder / path.name
         for number in range(1, 1000):
             if not target.exists():
                 break
-            target = place / f"{path.name}-{number}"
+            target = folder / f"{path.name}-{number}"
         if is_first() and path.exists():
             move(path, target)
         wait_for_all(f"{path.name} has been set aside")
@@ -266,20 +280,21 @@ class Checkpoints:
         return target
 
     def _reload(self) -> None:
-        """Has orbax look again, which fails where another process deletes what it has just listed."""
-        for look in range(1, LOOKS + 1):
+        """Makes orbax list the directory again, which fails if another process deletes a folder meanwhile."""
+        for attempt in range(1, LOOKS + 1):
             try:
                 self._manager.reload()
                 return
             except (FileNotFoundError, NotADirectoryError):
-                if look == LOOKS:
+                if attempt == LOOKS:
                     raise
 
     @contextmanager
     def _storage_errors(self) -> Iterator[None]:
+        """Turns the errors of writing into StorageError."""
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # of what was to be computed, or of another process
+        except jax.errors.JaxRuntimeError:  # the computation or another process has failed, not the storage
             raise
         except Exception as error:
             raise StorageError(

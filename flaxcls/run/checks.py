@@ -1,4 +1,4 @@
-"""What must hold between configuration, data, devices and model; `validation` checks the configuration alone."""
+"""Checks that configuration, data, devices and model fit together; `validation` checks the configuration alone."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from flaxcls.state import TrainState
 
 
 def check_devices(config: MeshConfig, devices: int) -> None:
-    """Raises InputError where the devices cannot be arranged as the mesh says."""
+    """Raises InputError if this number of devices cannot form the mesh."""
     if devices % config.fsdp:
         possible = ", ".join(str(count) for count in range(1, devices + 1) if devices % count == 0)
         raise InputError(
@@ -26,7 +26,7 @@ def check_devices(config: MeshConfig, devices: int) -> None:
 
 
 def check_data(config: Config, dataset: Dataset, devices: int) -> None:
-    """Raises InputError where batch, devices or augmentation do not fit the data."""
+    """Raises InputError if batch, devices, early stopping or augmentation do not fit the data."""
     batch, examples = config.loop.batch_size, len(dataset.train.labels)
     if batch > examples:
         raise InputError(
@@ -35,13 +35,13 @@ def check_data(config: Config, dataset: Dataset, devices: int) -> None:
         )
     if dataset.validation is None and config.stop.patience is not None:
         raise InputError(
-            f"stop.patience is {config.stop.patience}, but {dataset.name} has no validation split to stop early by: "
-            "leave stop.patience out, or hold a split out by data.validation_fraction, such as 0.1."
+            f"stop.patience is {config.stop.patience}, but {dataset.name} has no validation split, which early "
+            "stopping needs: leave stop.patience out, or set data.validation_fraction, for example to 0.1."
         )
     if config.model.init_images > examples:
         raise InputError(
             f"model.init_images is {config.model.init_images}, but the train split of {dataset.name} has {examples} "
-            "examples: ask for no more."
+            "examples: choose a number no larger than that."
         )
     parts = devices * config.optim.accumulate
     if batch % parts:
@@ -57,17 +57,17 @@ def check_data(config: Config, dataset: Dataset, devices: int) -> None:
 def _check_resident(images: np.ndarray | Images, name: str) -> None:
     if not isinstance(images, Images) or (images.whole and images.in_memory):
         return
-    problem, way_out = "are not all in memory", "give a larger data.memory if it has room"
+    problem, way_out = "are not all in memory", "raise data.memory if the machine has room"
     if not images.whole:
-        problem, way_out = "are of several sizes, and each batch cuts out other parts of them", "bring them to one size"
+        problem, way_out = "are of several sizes, and each batch takes other crops of them", "bring them to one size"
     raise InputError(
         f"data.on_device is True, but the training images of {name} {problem}, so they cannot be kept on a device: "
-        f"{way_out}, or leave it out."
+        f"{way_out}, or leave data.on_device out."
     )
 
 
 def check_schedule(config: OptimConfig, *, total_steps: int, warmup_steps: int) -> None:
-    """Raises InputError where there are fewer steps than the schedule has parts."""
+    """Raises InputError if the schedule has more parts than there are steps."""
     left = total_steps - warmup_steps
     if config.schedule == "cosine_restarts" and config.cycles > left:
         raise InputError(
@@ -83,13 +83,13 @@ def _check_augmentation(augment: AugmentConfig, dataset: Dataset) -> None:
         pixels = getattr(augment, name)
         if pixels >= side:
             raise InputError(
-                f"augment.{name} is {pixels}, but the images of {dataset.name} have {height}x{width} pixels, and moved "
-                f"by as much nothing is left of them: give less than {side}."
+                f"augment.{name} is {pixels}, but the images of {dataset.name} have {height}x{width} pixels, and a "
+                f"shift by that much moves them out of the picture: choose less than {side}."
             )
     if augment.cutout > side:
         raise InputError(
-            f"augment.cutout is {augment.cutout}, but the images of {dataset.name} have {height}x{width} pixels: give "
-            f"no more than {side}."
+            f"augment.cutout is {augment.cutout}, but the images of {dataset.name} have {height}x{width} pixels: "
+            f"choose at most {side}."
         )
     colours = [name for name in ("saturation", "hue") if getattr(augment, name)]
     if colours and channels == 1:
@@ -102,19 +102,18 @@ def _check_augmentation(augment: AugmentConfig, dataset: Dataset) -> None:
     if colours and channels not in (1, 3):
         raise InputError(
             f"augment.{colours[0]} is {getattr(augment, colours[0])!r}, but the images of {dataset.name} have "
-            f"{channels} channels: colours are known for 3, or 1 for grey; leave it out."
+            f"{channels} channels, and colours need 3, or 1 for grey: leave it out."
         )
 
 
-def check_model(config: Config, model: nn.Module, state: TrainState, dataset: Dataset) -> None:
-    """Raises InputError where the model does not fit data, batch or freezing; of `state` only shapes are read."""
-    matching(tuple(config.optim.freeze), state.params, "optim.freeze")
-    part = config.loop.batch_size // config.optim.accumulate
-    if part == 1 and "batch_stats" in state.model_state:
+def check_model(config: OptimConfig, model: nn.Module, state: TrainState, dataset: Dataset, *, batch_size: int) -> None:
+    """Raises InputError if the model does not fit data, batch or freezing; `state` may hold shapes alone."""
+    matching(tuple(config.freeze), state.params, "optim.freeze")
+    if batch_size == config.accumulate and "batch_stats" in state.model_state:
         raise InputError(
-            f"loop.batch_size is {config.loop.batch_size} with optim.accumulate {config.optim.accumulate}: batch "
-            "normalisation of one example at a time learns nothing of use; choose larger parts, or model.norm group, "
-            "layer or none."
+            f"loop.batch_size is {batch_size} and optim.accumulate is {config.accumulate}, so each microbatch has one "
+            "example, from which batch normalisation learns nothing useful: make the microbatches larger, or choose "
+            "model.norm group, layer or none."
         )
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
     logits = jax.eval_shape(partial(model.apply, train=False), state.eval_variables, image)

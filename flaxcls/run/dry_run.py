@@ -1,4 +1,4 @@
-"""What a run would do: its network, schedule, first batch, memory and work. Nothing is trained or written."""
+"""A dry run: it shows network, schedule, first batch, memory and work of a run. Nothing is trained or written."""
 
 import math
 from pathlib import Path
@@ -41,10 +41,10 @@ def dry_run(
     allow_changes: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Shows what `fit` with the same arguments would do. The training step is compiled, for its memory, and not run.
+    """Shows what `fit` with the same arguments would do. The training step is compiled, for its memory, but not run.
 
     Raises:
-      InputError: where `fit` would refuse configuration, data, model or directory; checkpoints are not looked at.
+      InputError: if `fit` would refuse configuration, data, model or directory; checkpoints are not read.
     """
     console = (console or Console()) if is_first() else Console(quiet=True)
     validate(config)
@@ -56,7 +56,7 @@ def dry_run(
     if tx is None:
         console.print(Text(_draw_schedule(config.optim, setup.plan, width=max(20, min(console.width - 12, 72)))))
     console.print(_batch_table(setup, config.seed))
-    compiled = _compiled(setup)
+    compiled = _compile(setup)
     console.print(_cost_table(setup, compiled))
     if jax.device_count() > 1:
         console.print(_collectives_table(setup, compiled))
@@ -72,7 +72,7 @@ def _show_plan(setup: Setup, console: Console) -> None:
         f"{device()}"
     )
     for glob, begin in plan.freeze_steps:
-        console.print(f"{glob} stays as it is after step {begin:,}", markup=False)
+        console.print(f"{glob} is frozen after step {begin:,}", markup=False)
 
 
 def _draw_schedule(config: OptimConfig, plan: Plan, width: int) -> str:
@@ -81,46 +81,45 @@ def _draw_schedule(config: OptimConfig, plan: Plan, width: int) -> str:
     rates = np.array([float(schedule(step)) for step in steps])
     power = math.floor(math.log10(config.learning_rate))
     title = f"learning rate in 1e{power} by step ({config.schedule})"
-    drawn: str = plot_to_string(
+    plot: str = plot_to_string(
         xs=steps, ys=rates / 10**power, lines=True, width=width, height=10, y_min=0, title=title, character_set="block"
     )
     if config.plateau_patience is not None:
-        drawn += (
-            f"\ntimes {config.plateau_factor:g} whenever {config.plateau_patience} epochs bring no lower training loss"
-        )
-    return drawn
+        epochs = config.plateau_patience
+        plot += f"\nmultiplied by {config.plateau_factor:g} whenever {epochs} epochs bring no lower training loss"
+    return plot
 
 
 def _batch_table(setup: Setup, seed: int) -> Table:
-    """Returns statistics of the first batch, as it comes and as the model sees it in training."""
+    """Returns statistics of the first batch, as it is read and as the model sees it in training."""
     raw = jax.tree.map(lambda array: array[0], setup.loader.place([setup.loader.maker(0)]))
     key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0))  # as train_step draws it
     seen: Batch = jax.jit(setup.transform)(key, raw)
-    made = Table(title="images of the first batch", title_justify="left")
+    statistics = Table(title="images of the first batch", title_justify="left")
     for header in ("", "type", "min", "mean", "deviation", "max"):
-        made.add_column(header, justify="left" if header in ("", "type") else "right")
+        statistics.add_column(header, justify="left" if header in ("", "type") else "right")
     for name, batch in (("as read", raw), ("transformed", seen)):
         images = whole_array(batch["image"])
         kind = f"{images.dtype} [{' '.join(map(str, images.shape))}]"
         numbers = (images.min(), images.mean(dtype=np.float64), images.std(dtype=np.float64), images.max())
-        made.add_row(name, kind, *(f"{number:.4g}" for number in numbers))
+        statistics.add_row(name, kind, *(f"{number:.4g}" for number in numbers))
     labels = whole_array(raw["label"])
     counts = np.bincount(labels, minlength=len(setup.dataset.class_names))
     soft = "soft " if seen["label"].ndim == 2 else ""
-    made.caption = (
+    statistics.caption = (
         f"{soft}labels: {np.count_nonzero(counts)} of {len(counts)} classes, {counts.min()} to {counts.max()} of each"
     )
-    made.caption_justify = "left"
-    return made
+    statistics.caption_justify = "left"
+    return statistics
 
 
-def _compiled(setup: Setup) -> jax.stages.Compiled:
+def _compile(setup: Setup) -> jax.stages.Compiled:
     batches = setup.loader.load(0, setup.plan.dispatch_end(0))
     return setup.train.lower(setup.abstract_state, batches, jax.random.key(0), frozen=setup.plan.frozen(0)).compile()
 
 
 def _cost_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
-    """Returns memory and work of the compiled training step on each device, as XLA counts them where it does."""
+    """Returns memory and work of a compiled dispatch on each device, as far as XLA reports them."""
     state = setup.abstract_state
     steps = setup.plan.dispatch_end(0)
     batch = "training split" if setup.loader.on_device else "batch"
@@ -128,45 +127,45 @@ def _cost_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
     peak = work = "not known on this kind of device"
     if memory is not None:
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        peak = f"{_megabytes(held + memory.temp_size_in_bytes)}, the state, {batch} and key included"
+        peak = f"{_format_megabytes(held + memory.temp_size_in_bytes)}, with state, {batch} and key"
     if cost is not None:
         loop = max(setup.microbatches, steps) > 1 and jax.default_backend() != "cpu"
         work = f"{cost['flops'] / 1e6:,.1f} MFLOPs{', a loop counted once' if loop else ''}"
     per_image = sum(layer.flops for layer in layers(setup.model, setup.dataset.image_shape))
-    what = "a training step" if steps == 1 else f"a dispatch of {steps} training steps"
-    made = Table(title=f"{what}, on each device", title_justify="left", show_header=False)
+    program = "a training step" if steps == 1 else f"a dispatch of {steps} training steps"
+    costs = Table(title=f"{program}, on each device", title_justify="left", show_header=False)
     for name, value in (
-        ("parameters", _megabytes(_bytes(state.params))),
-        ("optimizer state", _megabytes(_bytes(state.opt_state))),
-        ("averages and statistics", _megabytes(_bytes((state.ema, state.model_state)))),
-        ("memory at its peak", peak),
+        ("parameters", _format_megabytes(_count_bytes(state.params))),
+        ("optimizer state", _format_megabytes(_count_bytes(state.opt_state))),
+        ("averages and statistics", _format_megabytes(_count_bytes((state.ema, state.model_state)))),
+        ("peak memory", peak),
         ("work", work),
-        ("the model, forward", f"{per_image / 1e6:,.3f} MFLOPs an image, norms left out"),
+        ("the model, forward", f"{per_image / 1e6:,.3f} MFLOPs per image, without norms"),
     ):
-        made.add_row(name, value)
-    return made
+        costs.add_row(name, value)
+    return costs
 
 
 def _collectives_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
-    """Returns what the devices send each other in a dispatch."""
-    found = collectives(compiled.as_text() or "", jax.device_count())
-    made = Table(title="what the devices send each other", title_justify="left")
+    """Returns the data that the devices send each other in a dispatch, by collective and number of devices."""
+    operations = collectives(compiled.as_text() or "", jax.device_count())
+    traffic = Table(title="data that the devices send each other", title_justify="left")
     for header in ("collective", "devices", "how many", "bytes", "sent by each at least"):
-        made.add_column(header, justify="left" if header == "collective" else "right")
-    for kind, group in sorted({(one.kind, one.group) for one in found}):
-        ones = [one for one in found if (one.kind, one.group) == (kind, group)]
-        sizes = (sum(one.bytes for one in ones), sum(one.sent for one in ones))
-        made.add_row(kind, str(group), str(len(ones)), *map(_megabytes, sizes))
-    made.caption = f"batch over all devices, state over mesh.fsdp {setup.mesh.shape['fsdp']}; a loop counted once"
-    made.caption_justify = "left"
-    return made
+        traffic.add_column(header, justify="left" if header == "collective" else "right")
+    for kind, group in sorted({(operation.kind, operation.group) for operation in operations}):
+        alike = [operation for operation in operations if (operation.kind, operation.group) == (kind, group)]
+        sizes = (sum(operation.bytes for operation in alike), sum(operation.sent for operation in alike))
+        traffic.add_row(kind, str(group), str(len(alike)), *map(_format_megabytes, sizes))
+    traffic.caption = f"batch over all devices, state over mesh.fsdp {setup.mesh.shape['fsdp']}; a loop counted once"
+    traffic.caption_justify = "left"
+    return traffic
 
 
-def _bytes(tree: Any) -> int:
-    """Returns the bytes of arrays that each device holds."""
+def _count_bytes(tree: Any) -> int:
+    """Returns the number of bytes of a tree of arrays that each device holds."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _megabytes(count: float) -> str:
+def _format_megabytes(count: float) -> str:
     return f"{count / 1e6:,.2f} MB"

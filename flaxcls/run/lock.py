@@ -1,7 +1,7 @@
-"""One process at a time in a run directory.
+"""The lock of a run directory, which one process at a time may hold.
 
-A bucket has no lock that the system lets go when its process dies. There, the last to come has the run, so that what
-was preempted can go on at once; one that still runs notices before it writes again, and ends.
+A bucket has no lock that the system releases when its process dies. There, the last process to start takes the run, so
+that a preempted run can go on at once. A process that still runs notices this before its next write, and ends.
 """
 
 import json
@@ -19,20 +19,20 @@ from flaxcls.errors import InputError
 from flaxcls.storage import in_bucket, os_errors
 
 LOCK, OWNER = "lock", "lock.json"
-_THIS = uuid4().hex  # tells this process from all others
+_TOKEN = uuid4().hex  # identifies this process
 
 
 @contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Holds the run directory `workdir`, which is there, for this process.
+    """Holds the run directory `workdir`, which must exist, for this process.
 
-    The system lets the lock of a dead process go, so that nothing has to be cleared away after a crash. A run directory
-    in a bucket is taken from whoever had it; `check_held` tells them.
+    The system releases the lock of a dead process, so nothing must be deleted by hand after a crash. In a bucket, the
+    run directory is taken from the process that had it; its next `check_held` raises.
 
-    Raises InputError, with the process and host that hold it, if another process does.
+    Raises InputError, with the process and host of the holder, if another process holds the directory.
     """
     if in_bucket(workdir):
-        _take(workdir)
+        _write_owner(workdir)
         try:
             yield
         finally:
@@ -45,11 +45,11 @@ def locked(workdir: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise InputError(
-            f"the run directory {workdir} is in use by {_owner(workdir)}: wait for it or stop it, or name another "
-            "--workdir."
+            f"the run directory {workdir} is in use by {_describe_owner(workdir)}: wait for it or stop it, "
+            "or name another --workdir."
         ) from None
     try:
-        _take(workdir)
+        _write_owner(workdir)
         yield
     finally:
         try:
@@ -59,29 +59,29 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def check_held(workdir: Path) -> None:
-    """Raises InputError if another process has taken the run directory, which it can in a bucket, and OSError."""
+    """Raises InputError if another process has taken this run directory in a bucket, OSError if it cannot be read."""
     if in_bucket(workdir):
         with os_errors():
             if not _is_ours(workdir):
                 raise InputError(
-                    f"the run directory {workdir} was taken over by {_owner(workdir)}, so this process ends and writes "
-                    "nothing more there: go on with one of the two alone, or name another --workdir."
+                    f"the run directory {workdir} was taken over by {_describe_owner(workdir)}, so this process ends "
+                    "and writes nothing more there: continue only one of the two, or name another --workdir."
                 )
 
 
-def _take(workdir: Path) -> None:
+def _write_owner(workdir: Path) -> None:
     owner = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    (workdir / OWNER).write_text(json.dumps({**owner, "process": _THIS}) + "\n")
+    (workdir / OWNER).write_text(json.dumps({**owner, "process": _TOKEN}) + "\n")
 
 
 def _is_ours(workdir: Path) -> bool:
     try:
-        return bool(json.loads((workdir / OWNER).read_text())["process"] == _THIS)
+        return bool(json.loads((workdir / OWNER).read_text())["process"] == _TOKEN)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
 
 
-def _owner(workdir: Path) -> str:
+def _describe_owner(workdir: Path) -> str:
     try:
         owner = json.loads((workdir / OWNER).read_text())
         return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"

@@ -1,4 +1,4 @@
-"""What the user sees while training: progress, metrics.jsonl and TensorBoard event files."""
+"""The output of a run while it trains: progress, metrics.jsonl and TensorBoard event files."""
 
 import contextlib
 import json
@@ -20,17 +20,17 @@ from flaxcls.run.lock import check_held
 from flaxcls.run.workdir import METRICS, TENSORBOARD
 from flaxcls.storage import Outbox, in_bucket, remove, write_whole
 
-SENT_EVERY = 60  # seconds; a bucket takes an object again once a second at most
+SENT_EVERY = 60  # seconds; a bucket accepts one write of an object per second at most
 
 
 class Logs:
-    """Writes each line of metrics to metrics.jsonl and TensorBoard, and shows progress; to be closed.
+    """The lines of metrics in metrics.jsonl and TensorBoard, and the progress on the console; to be closed.
 
-    What was written after the step of `restored` (by a run that went on longer than its last checkpoint) is cut off
-    first, and the event files, which hold the same values, are written anew. In a bucket, the files are those of the
-    last `flush`, or of a minute ago.
+    First, the lines after the step of `restored` are deleted, which a run writes if it goes on past its last
+    checkpoint. The event files hold the same values and are written anew. Files in a bucket are updated by each
+    `flush`, and by a line if the last update was more than a minute ago.
 
-    workdir: the run directory; without it no file is written.
+    workdir: the run directory; None: no file is written.
     """
 
     def __init__(self, workdir: Path | None, *, console: Console, total_steps: int, restored: Restored | None) -> None:
@@ -42,14 +42,14 @@ class Logs:
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=12),
             TextColumn("step {task.completed}/{task.total}"),
-            _Metrics(),
+            _MetricsColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
             transient=True,
-            refresh_per_second=4,  # each takes time from a CPU that trains
+            refresh_per_second=4,  # each refresh takes time from a CPU that trains
         )
-        self._task = self._progress.add_task("", total=total_steps, completed=start, epoch=0, shown={})
+        self._task = self._progress.add_task("", total=total_steps, completed=start, epoch=0, metrics={})
         self._progress.start()
 
     def advance(self, step: int, epoch: int) -> None:
@@ -62,27 +62,27 @@ class Logs:
         if self._files is not None:
             self._files.write(line)
         if split == "train":
-            self._progress.update(self._task, shown=values)
+            self._progress.update(self._task, metrics=values)
             if not self._console.is_terminal:
                 elapsed = time.perf_counter() - self._began
-                left = elapsed * (self._total_steps - step) / max(step - self._start, 1)
-                shown = f"epoch {epoch:3d}  step {step:6d}/{self._total_steps}  {_shown(values)}"
-                self.say(f"{shown}  {left / 60:.1f} min left")
+                seconds_left = elapsed * (self._total_steps - step) / max(step - self._start, 1)
+                text = f"epoch {epoch:3d}  step {step:6d}/{self._total_steps}  {_format_metrics(values)}"
+                self.say(f"{text}  {seconds_left / 60:.1f} min left")
 
     def flush(self) -> None:
-        """Returns when what was written is in the run directory, as it must be before a checkpoint of it is.
+        """Returns when all lines are in the run directory; a checkpoint may be saved only after that.
 
-        Raises InputError if another process has taken that over.
+        Raises InputError if another process has taken the run directory.
         """
         if self._files is not None:
             self._files.send()
 
     def say(self, line: str) -> None:
-        """Prints a line, above the progress bar where there is one."""
+        """Prints a line, above the progress bar if there is one."""
         self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
-        """Prints a table, above the progress bar where there is one."""
+        """Prints a table, above the progress bar if there is one."""
         self._progress.console.print(renderable)
 
     def __enter__(self) -> "Logs":
@@ -97,18 +97,18 @@ class Logs:
 
 
 class _Files:
-    """metrics.jsonl and the event files, of the lines up to a step and those that are written from there on."""
+    """metrics.jsonl and the event files: the lines up to a step, and the new ones after it."""
 
     def __init__(self, workdir: Path, restored: Restored | None) -> None:
         self._workdir, self._outbox = workdir, Outbox(workdir)
         folder = self._outbox.folder
-        kept = _truncate(workdir / METRICS, folder / METRICS, restored)
+        earlier_lines = _copy_up_to(restored, workdir / METRICS, folder / METRICS)
         self._metrics = (folder / METRICS).open("a")
         remove(workdir / TENSORBOARD)
         (folder / TENSORBOARD).mkdir()
-        # not its SummaryWriter, whose thread would swallow what a full disk says, and then wait for ever
+        # not SummaryWriter: its thread would hide the error of a full disk, and then wait for ever
         self._tensorboard = EventsWriter(str(folder / TENSORBOARD / "events"))
-        for line in kept:
+        for line in earlier_lines:
             self._add_scalars(line)
         self.send()
 
@@ -116,14 +116,14 @@ class _Files:
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
         self._add_scalars(line)
-        if in_bucket(self._workdir) and time.monotonic() - self._sent > SENT_EVERY:
+        if in_bucket(self._workdir) and time.monotonic() - self._sent_at > SENT_EVERY:
             self.send()
 
     def send(self) -> None:
-        """Copies the files into a bucket, if the run directory is in one and still this process's."""
+        """Copies the files into the bucket, if the run directory is in one. Raises like `check_held`."""
         check_held(self._workdir)
         self._outbox.send()
-        self._sent = time.monotonic()
+        self._sent_at = time.monotonic()
 
     def _add_scalars(self, line: Mapping[str, Any]) -> None:
         for name, value in line.items():
@@ -139,33 +139,34 @@ class _Files:
             self.send()
 
 
-class _Metrics(ProgressColumn):
+class _MetricsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        shown: dict[str, Any] = task.fields["shown"]
-        return Text(_shown(shown) if shown else "" if task.completed else "compiling")
+        metrics: dict[str, Any] = task.fields["metrics"]
+        return Text(_format_metrics(metrics) if metrics else "" if task.completed else "compiling")
 
 
-def _shown(values: Mapping[str, float]) -> str:
+def _format_metrics(values: Mapping[str, float]) -> str:
     parts = [f"loss {values['loss']:.4f}", f"accuracy {values['accuracy']:.2%}"]
     parts += [f"{values['images_per_second']:,.0f} images/s", f"{1e3 * values['step_seconds']:.3g} ms/step"]
     return "  ".join(parts + ([f"MFU {values['mfu']:.0%}"] if "mfu" in values else []))
 
 
-def _truncate(path: Path, to: Path, restored: Restored | None) -> list[dict[str, Any]]:
-    """Writes the lines of `path` that were written before the checkpoint was to `to`, and returns them.
+def _copy_up_to(restored: Restored | None, path: Path, target: Path) -> list[dict[str, Any]]:
+    """Copies the lines of `path` that were written before the checkpoint to `target`, and returns them.
 
-    A line cut short by a crash goes too; so do those of an evaluation after its step that was put off, and of the
-    training up to there if that evaluation was the last and brought the line about.
+    A line that a crash cut short is dropped. So is the line of an evaluation at the step of the checkpoint, if the
+    checkpoint was saved without it; and the line of training up to this step, if that evaluation ended the training and
+    so caused the line.
     """
     step, record = (restored.step, restored.record) if restored else (0, {})
-    at_step = {"validation": record.get("evaluated", True), "train": record.get("meter", {}).get("steps", 0) == 0}
-    kept, lines = [], []
+    kept_at_step = {"validation": record.get("evaluated", True), "train": record.get("meter", {}).get("steps", 0) == 0}
+    texts, lines = [], []
     for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
         line = json.loads(text) if text.endswith("\n") else None
         if line is None or line["step"] > step:
             break
-        if line["step"] < step or at_step[line["split"]]:
-            kept.append(text)
+        if line["step"] < step or kept_at_step[line["split"]]:
+            texts.append(text)
             lines.append(line)
-    write_whole(to, "".join(kept))
+    write_whole(target, "".join(texts))
     return lines

@@ -1,4 +1,4 @@
-"""The training metrics between two lines of the log, read from the device as late as can be."""
+"""The training metrics between two lines of the log, read from the device as late as possible."""
 
 import math
 import time
@@ -9,18 +9,22 @@ import jax
 
 from flaxcls.errors import DivergenceError
 
-# (step, mean of each metric since the last line and what was measured last alone, images a second)
+# (step, the means of the metrics since the last line and the last of the other values, images per second)
 WriteLine = Callable[[int, dict[str, float], float], None]
 
 
 class Meter:
-    """Averages the metrics of the steps between two lines.
+    """The means of the metrics between two lines of the log, and the speed.
 
-    Steps are added as soon as they are dispatched and read later, so that the device is never waited for while it has
-    nothing else to do. A resumed run goes on from `record`: the sums of an interval that is not over, and the time.
-    Steps whose update was dropped are told to `say` and left out of the means.
+    Steps are added as soon as they are dispatched, and read later: the host never waits for a device that has no other
+    step to do. A step whose update was dropped is left out of the means.
 
-    skip_limit: the most updates in a row that may be dropped; 0 where none are.
+    batch_size: images of a step.
+    logs: step -> True if a line is due.
+    write: writes a line.
+    record: `as_record` of the meter of a checkpoint, or empty.
+    say: gets a message about each dropped update.
+    skip_limit: the most updates in a row that may be dropped; 0 if no update is dropped.
     """
 
     def __init__(
@@ -47,35 +51,35 @@ class Meter:
         self._skipped_in_a_row: int = record.get("skipped_in_a_row", 0)
 
     def add(self, step: int, metrics: dict[str, jax.Array], extra: dict[str, jax.Array]) -> None:
-        """Takes what a dispatch that ends with `step` has measured: f32[k] of its k steps.
+        """Adds the values of a dispatch of k steps that ends with `step`: arrays f32[k].
 
-        Of metrics a line holds the means, of `extra` the last.
+        A line holds the means of `metrics` and the last values of `extra`.
         """
         self._pending.append((step, metrics, extra))
 
     def skip_time(self) -> None:
-        """Leaves the time since the last reading out of the speed: compilation, evaluation, saving."""
+        """Leaves the time since the last reading out of the speed, for example compilation, evaluation and saving."""
         self._mark = time.perf_counter()
 
     def read(self, upto: int) -> None:
-        """Waits for the steps up to this one, and writes the lines that are due.
+        """Waits for the steps up to `upto`, and writes the lines that are due.
 
         Raises:
-          DivergenceError: if the loss or the gradient of one of them is not finite, or too many were dropped.
+          DivergenceError: if a loss or gradient is not finite, or too many updates in a row were dropped.
         """
         ready = [item for item in self._pending if item[0] <= upto]
         self._pending = self._pending[len(ready) :]
-        read = jax.device_get([(metrics, extra) for _, metrics, extra in ready])
-        self._time(sum(len(metrics["loss"]) for metrics, _ in read) * self._batch_size)
-        for (step, _, _), (metrics, extra) in zip(ready, read, strict=True):
+        values = jax.device_get([(metrics, extra) for _, metrics, extra in ready])
+        self._count_time(sum(len(metrics["loss"]) for metrics, _ in values) * self._batch_size)
+        for (step, _, _), (metrics, extra) in zip(ready, values, strict=True):
             count = len(metrics["loss"])
             for index in range(count):
-                self._take(step - count + 1 + index, {name: float(value[index]) for name, value in metrics.items()})
+                self._add_step(step - count + 1 + index, {name: float(value[index]) for name, value in metrics.items()})
             if self._logs(step):
                 self.write(step, {name: value[-1] for name, value in extra.items()})
 
-    def _take(self, step: int, metrics: dict[str, float]) -> None:
-        problem = _problem(step, metrics)
+    def _add_step(self, step: int, metrics: dict[str, float]) -> None:
+        problem = _find_problem(step, metrics)
         if metrics.pop("skipped", 0.0):
             self.skipped += 1
             self._skipped_in_interval += 1
@@ -95,17 +99,17 @@ class Meter:
         self._steps += 1
 
     def write(self, step: int, extra: dict[str, Any] | None = None) -> None:
-        """Writes the line of the interval up to `step`, all of whose steps have been read, if there are any."""
+        """Writes the line of the interval up to `step`, if it has any steps; they must have been read."""
         if self._steps:
             values = {name: total / self._steps for name, total in self._sums.items()}
             values |= {name: float(value) for name, value in (extra or {}).items()}
             if self._skip_limit:
                 values["skipped"] = self._skipped_in_interval
-            self._write(step, values, self._speed())
+            self._write(step, values, self._take_speed())
             self._sums, self._steps, self._skipped_in_interval = {}, 0, 0
 
     def as_record(self) -> dict[str, Any]:
-        """Returns what a resumed run goes on from, when all steps have been read."""
+        """Returns the values from which a resumed run goes on; all steps must have been read."""
         return {
             "sums": self._sums,
             "steps": self._steps,
@@ -116,7 +120,7 @@ class Meter:
             "skipped_in_a_row": self._skipped_in_a_row,
         }
 
-    def _time(self, images: int) -> None:
+    def _count_time(self, images: int) -> None:
         now = time.perf_counter()
         self._interval_seconds += now - self._mark
         self._interval_images += images
@@ -124,14 +128,15 @@ class Meter:
         self.images += images
         self._mark = now
 
-    def _speed(self) -> float:
+    def _take_speed(self) -> float:
+        """Returns the images per second of the interval, and starts the next interval."""
         speed = self._interval_images / max(self._interval_seconds, 1e-9)
         self._interval_seconds, self._interval_images = 0.0, 0
         return speed
 
 
-def _problem(step: int, metrics: dict[str, float]) -> str | None:
-    for name, what in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+def _find_problem(step: int, metrics: dict[str, float]) -> str | None:
+    for name, quantity in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
         if not math.isfinite(metrics[name]):
-            return f"the {what} is {metrics[name]} at step {step}"
+            return f"the {quantity} is {metrics[name]} at step {step}"
     return None

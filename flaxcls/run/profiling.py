@@ -9,26 +9,26 @@ import jax
 from flaxcls.run.meter import Meter
 from flaxcls.storage import Outbox
 
-# dispatches before it begins, the first of which compiles, and those that it holds
+# dispatches before the trace, the first of which compiles, and dispatches in the trace
 BEFORE, TRACED = 5, 5
 
 
 class Trace:
-    """Writes one trace into the folder `place`, which is made, unless that is None.
+    """One trace of a run, written into the folder `place`, which is created; to be closed. None: no trace.
 
-    The time that this takes is left out of the meter's speed.
+    The time for starting and writing it is left out of the speed of the meter.
     """
 
     def __init__(self, place: Path | None, meter: Meter) -> None:
         self._place, self._meter = place, meter
-        self._count, self._running = 0, False
+        self._dispatches, self._running = 0, False
 
     def dispatch(self, step: int) -> AbstractContextManager[object]:
-        """Returns the context in which the dispatch after `step` is to be made. Raises what the meter's `read` does."""
+        """Returns the context for the dispatch after `step`. Raises DivergenceError like `Meter.read`."""
         if self._place is None:
             return nullcontext()
-        if self._count in (BEFORE, BEFORE + TRACED):
-            self._meter.read(step)  # waits for what was dispatched
+        if self._dispatches in (BEFORE, BEFORE + TRACED):
+            self._meter.read(step)  # waits for the steps that were dispatched
             if self._running:
                 self._stop()
             else:
@@ -36,7 +36,7 @@ class Trace:
                 jax.profiler.start_trace(self._outbox.folder)
                 self._running = True
             self._meter.skip_time()
-        self._count += 1
+        self._dispatches += 1
         return jax.profiler.StepTraceAnnotation("train", step_num=step) if self._running else nullcontext()
 
     def _stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What a finished run comes to."""
+"""The result of a finished run."""
 
 import dataclasses
 import json
@@ -21,14 +21,20 @@ LIBRARIES = ("flaxcls", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 
 @dataclass(frozen=True)
 class FitResult:
-    """The result of `fit`; all but `state` and `workdir` is in result.json.
+    """The result of `fit`; result.json holds all but `state` and `workdir`.
 
     test, validation: accuracy (0..1) and loss (nats) of the best parameters; validation is empty without such a split.
-    best_step: the step they are of, the last one without a validation split; steps: how many were trained.
-    seconds: from the call of `fit` to its end, those of earlier sessions of a resumed run not included.
-    images_per_second: of the training steps of all sessions, without compilation, evaluation and saving.
+    best_step: the step of the best parameters; without a validation split, the last step.
+    steps: the number of trained steps.
+    seconds: from the call of `fit` to its end, without earlier sessions of a resumed run.
+    images_per_second: over the training steps of all sessions, without compilation, evaluation and saving.
     skipped_updates, rollbacks: how often loop.on_nan dropped an update or went back to a checkpoint.
+    parameters: the number of parameters.
+    versions: of Python and of the libraries.
+    device: number and kind of the devices.
     fingerprint: SHA-256 over the tested parameters and model state.
+    state: the state with the best parameters.
+    workdir: the run directory.
     """
 
     test: dict[str, float]
@@ -61,16 +67,17 @@ class FitResult:
     def to_json(self) -> str:
         """Returns the text of result.json."""
         hidden = ("state", "workdir")
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in hidden}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in hidden]
+        values = {name: getattr(self, name) for name in names}
         return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
     def table(self) -> Table:
         """Returns the result as a table to print."""
-        made = Table(title=escape(f"result of {self.workdir}"), title_justify="left", show_header=False)
+        summary = Table(title=escape(f"result of {self.workdir}"), title_justify="left", show_header=False)
         for split, values in (("test", self.test), ("validation", self.validation)):
             if values:
-                made.add_row(f"{split} accuracy", f"{values['accuracy']:.2%}")
-                made.add_row(f"{split} loss", f"{values['loss']:.4f}")
+                summary.add_row(f"{split} accuracy", f"{values['accuracy']:.2%}")
+                summary.add_row(f"{split} loss", f"{values['loss']:.4f}")
         for row in (
             ("best step" if self.validation else "last step", f"{self.best_step:,} of {self.steps:,}"),
             ("time", f"{self.seconds:.1f} s, {self.images_per_second:,.0f} images/s"),
@@ -78,10 +85,10 @@ class FitResult:
             ("device", self.device),
             ("fingerprint", self.fingerprint[:16]),
         ):
-            made.add_row(*row)
+            summary.add_row(*row)
         if self.skipped_updates or self.rollbacks:
-            made.add_row("NaN or infinity", f"{self.skipped_updates} updates dropped, {self.rollbacks} rollbacks")
-        return made
+            summary.add_row("NaN or infinity", f"{self.skipped_updates} updates dropped, {self.rollbacks} rollbacks")
+        return summary
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a resumed run goes on from: the JSON record of a checkpoint, and the early-stopping controller."""
+"""The JSON record of a checkpoint, and the early-stopping controller, from which a resumed run goes on."""
 
 import dataclasses
 from dataclasses import replace
@@ -21,7 +21,7 @@ from flaxcls.validation import type_problems
 
 
 def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state: TrainState) -> dict[str, Any]:
-    """Returns what must be equal when a run is resumed: its data, and the shapes and types of its arrays."""
+    """Returns the values that must be equal when a run is resumed: its data, and the shapes and types of its arrays."""
     paths = jax.tree_util.tree_leaves_with_path(abstract_state)
     return {
         "data": dataset.name,
@@ -37,14 +37,14 @@ def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state
 def make_record(
     config: Config, identity: dict[str, Any], stop: EarlyStopping, meter: Meter, *, evaluated: bool, rollbacks: int
 ) -> dict[str, Any]:
-    """Returns what a checkpoint holds besides the state.
+    """Returns the record of a checkpoint: everything that it holds besides the state.
 
     Args:
       config: of the run.
       identity: the result of `identify`.
       stop: the early-stopping controller.
       meter: its sums and times.
-      evaluated: False if an evaluation after this step is due and not done.
+      evaluated: False if an evaluation after this step is due but not done.
       rollbacks: how often the run has gone back to a checkpoint, which decides the data order.
     """
     return {
@@ -62,43 +62,44 @@ def check_record(record: dict[str, Any], identity: dict[str, Any]) -> None:
     """Checks that a run with this `identity` can go on from a checkpoint with this record.
 
     Raises:
-      StorageError: if the record lacks something that every record holds.
-      InputError: if the record is of other data, another model or another optimizer, or of a later version of flaxcls.
+      StorageError: if a part is missing that every record has.
+      InputError: if the record comes from other data, model or optimizer, or from a later version of flaxcls.
     """
     if type(record.get("format")) is not int:
-        raise StorageError("the record names no format.")
+        raise StorageError("the record has no format number.")
     if record["format"] > FORMAT:
         raise InputError(
             f"the checkpoint has the format {record['format']}, and this version of flaxcls reads up to {FORMAT}: "
             "install the version that wrote it, or a later one."
         )
     _check_parts(record)
-    for name, ours in identity.items():
-        theirs = record.get(name)
-        if theirs == ours:
+    for name, current in identity.items():
+        recorded = record.get(name)
+        if recorded == current:
             continue
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            differing = next(key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key))
-            name, theirs, ours = f"{name} {differing}:", theirs.get(differing, "none"), ours.get(differing, "none")
+        if isinstance(current, dict) and isinstance(recorded, dict):
+            key = next(key for key in {**recorded, **current} if recorded.get(key) != current.get(key))
+            name, recorded, current = f"{name} {key}:", recorded.get(key, "none"), current.get(key, "none")
         raise InputError(
-            f"the run was started with {name} {_short(theirs)}, but is resumed with {_short(ours)}: give "
-            "it the data, model and optimizer that it was started with, or start a new run in another workdir."
+            f"the run was started with {name} {_shorten(recorded)}, but is resumed with {_shorten(current)}: "
+            "give it the data, model and optimizer that it was started with, or start a new run in another workdir."
         )
 
 
 def _check_parts(record: dict[str, Any]) -> None:
-    """Raises StorageError if a part is missing or is not what a run writes."""
+    """Raises StorageError if a part is missing, or cannot come from a run."""
     kinds = {"config": dict, "early_stopping": dict, "evaluated": bool, "meter": dict, "sha256": str}
     for name, kind in kinds.items():
         if not isinstance(record.get(name), kind):
-            raise StorageError(f"the record has no {name} that could be read.")
+            raise StorageError(f"the record has no readable {name}.")
     rollbacks, numbers = record.get("rollbacks", 0), dict(record["meter"])
     numbers |= {f"sums of {name}": value for name, value in numbers.pop("sums").items()}
     if type(rollbacks) is not int or rollbacks < 0 or not all(type(n) in (int, float) for n in numbers.values()):
-        raise StorageError("the record holds other things than numbers where numbers should be.")
+        raise StorageError("a value in the record should be a number, but is not.")
     problems = type_problems(EarlyStopping(**record["early_stopping"]))
     if problems or type(record["config"]["loop"]["eval_every"]) is not int:
-        raise StorageError(f"the record is not a run's: {(*problems, 'loop.eval_every is no integer')[0]}")
+        problem = (*problems, "loop.eval_every is not an integer")[0]
+        raise StorageError(f"the record does not come from a run: {problem}")
 
 
 def start_stopping(
@@ -121,27 +122,30 @@ def start_stopping(
 def _continue_stopping(new: EarlyStopping, record: dict[str, Any], plan: Plan, step: int) -> EarlyStopping:
     """Returns the controller of the record of `step`, with the settings of `new`."""
     old = EarlyStopping(**record["early_stopping"])
-    if old.mode != new.mode:  # the best by one metric says nothing about the other
+    if old.mode != new.mode:  # the best by one metric says nothing about another
         return replace(new, seen=old.seen)
     seen = old.seen
-    if plan.eval_epochs != record["config"]["loop"]["eval_every"]:  # count evaluations by today's period
+    if plan.eval_epochs != record["config"]["loop"]["eval_every"]:  # count evaluations with the period of this session
         seen = plan.epochs_done(step) // plan.eval_epochs - (0 if record["evaluated"] else 1)
     return replace(old, patience=new.patience, min_delta=new.min_delta, skip=new.skip, seen=max(seen, 0))
 
 
 def _check_best(step: int, checkpoints: Checkpoints, abstract_state: TrainState) -> str | None:
-    """Returns a line if the checkpoint of the best step cannot be read, and sets it aside; else None."""
+    """Returns a message if the best checkpoint, of `step`, cannot be read, and sets it aside; else None."""
     if not all_agree(step in checkpoints.steps):
-        return f"the best checkpoint, step {step}, is not there any more; later ones compete"
+        return f"the best checkpoint, step {step}, no longer exists; the best of the later ones replaces it"
     try:
         checkpoints.restore_state(step, abstract_state)
     except Exception as error:
         problem = damage(error)
         place = checkpoints.set_aside(step)
-        return f"the best checkpoint, step {step}, is damaged ({problem}); it is now {place}, and later ones compete"
+        return (
+            f"the best checkpoint, step {step}, is damaged ({problem}) and was moved to {place}; the best of the later "
+            "ones replaces it"
+        )
     return None
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = str(value)
     return text if len(text) < 200 else text[:200] + " ..."

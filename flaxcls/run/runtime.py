@@ -1,4 +1,4 @@
-"""How a process runs XLA: flags for fast convolutions on CPUs, the cache of compiled programs, memory and cores."""
+"""Settings with which a process runs XLA: flags for fast CPU convolutions, cache of programs, memory and cores."""
 
 import ctypes
 import gc
@@ -13,13 +13,13 @@ from typing import Any
 
 import jax
 
-CACHE_BYTES = 2 * 2**30  # above this size, the programs that were not used for the longest time are deleted
-# of glibc's malloc.h
+CACHE_BYTES = 2 * 2**30  # above this size, the least recently used programs are deleted
+# constants of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
-# By version of jaxlib, for those that were measured (experiments/benchmarks/NOTES.md): another one may not know the
-# flags, which would end the process. Convolutions not by YNNPACK, but by Eigen (0.10: 1.8 times the speed of the
-# tutorial's network) or by oneDNN (0.12: 1.3 times).
+# By version of jaxlib, for the versions that were measured (experiments/benchmarks/NOTES.md); a version that does not
+# know a flag ends the process. Instead of YNNPACK, Eigen computes the convolutions (0.10: 1.8 times the speed of the
+# tutorial's network), or oneDNN (0.12: 1.3 times).
 _NO_YNN_CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 CPU_FLAGS = {
     "0.10": _NO_YNN_CONVOLUTIONS,
@@ -28,11 +28,11 @@ CPU_FLAGS = {
 
 
 def use_cpu_flags() -> str | None:
-    """Sets the flags of this jaxlib for the CPU programs of the process, and returns them; None: all is as it was.
+    """Sets the flags of this jaxlib for the CPU programs of the process and returns them, or None if nothing changes.
 
-    To be called before JAX computes anything. Where XLA_FLAGS is set, be it to nothing, it is left as it is; so it is
-    where JAX may find a GPU or TPU, whose libraries need not know the flags. The warning is then silenced that a
-    program with one of oneDNN's products of matrices cannot be kept in the cache.
+    Call it before JAX computes anything. Nothing changes if XLA_FLAGS is set, even if it is empty, or if JAX may find a
+    GPU or TPU, whose libraries may not know the flags. If the flags are set, one warning is silenced: that a program
+    with one of oneDNN's matrix products cannot be kept in the cache.
     """
     flags = CPU_FLAGS.get(".".join(importlib.metadata.version("jaxlib").split(".")[:2]))
     if flags is None or "XLA_FLAGS" in os.environ or (os.environ.get("JAX_PLATFORMS") != "cpu" and _has_accelerator()):
@@ -43,25 +43,26 @@ def use_cpu_flags() -> str | None:
 
 
 def _has_accelerator() -> bool:
-    """Returns whether a library is installed by which JAX would look for a GPU or TPU."""
+    """Returns True if a library is installed with which JAX looks for a GPU or TPU."""
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     return bool(plugins) or any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
 
 
 def use_compilation_cache() -> Path | None:
-    """Turns the cache on in a directory of this user and this kind of processor, and returns it; None: it is as it was.
+    """Turns on JAX's cache of compiled programs and returns its directory, or None if nothing changes.
 
-    That is $XDG_CACHE_HOME/flaxcls, or ~/.cache/flaxcls. Where JAX has been told of a directory, by
-    JAX_COMPILATION_CACHE_DIR or its configuration, or not to use any, by JAX_ENABLE_COMPILATION_CACHE=false, nothing
-    is changed, nor where the directory cannot be written. Programs in it are code that is run: it is for its user only.
+    The directory belongs to this user and this kind of processor, and lies in $XDG_CACHE_HOME/flaxcls or
+    ~/.cache/flaxcls. Nothing changes if JAX has a directory already (by JAX_COMPILATION_CACHE_DIR or its
+    configuration), if JAX_ENABLE_COMPILATION_CACHE=false forbids the cache, or if the directory cannot be written. JAX
+    runs the programs in it as code, so only the user has access to it.
     """
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return None
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
-        place = Path(base).expanduser() / "flaxcls" / f"programs-{_processor()}"
+        place = Path(base).expanduser() / "flaxcls" / f"programs-{_hash_processor()}"
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # without a home
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
         return None
     if not os.access(place, os.W_OK):
         return None
@@ -73,42 +74,44 @@ def use_compilation_cache() -> Path | None:
     return place
 
 
-def _processor() -> str:
-    """Returns a name of the processor and what it can do: homes are shared by machines, whose programs differ."""
+def _hash_processor() -> str:
+    """Returns a hash of the processor's model and features: machines that share a home may need other programs."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else [platform.processor()]
-    told = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
-    return hashlib.sha256("\n".join(sorted(told) or lines[:1]).encode()).hexdigest()[:12]
+    features = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    return hashlib.sha256("\n".join(sorted(features) or lines[:1]).encode()).hexdigest()[:12]
 
 
 def tune_malloc() -> None:
-    """Tells malloc what suits training on CPUs, but for what MALLOC_* variables say. To be called before XLA starts.
+    """Sets options of malloc for training on CPUs, except those that MALLOC_* variables set. Call it before XLA starts.
 
-    Each checkpoint is written by new threads, and malloc gives a thread a heap of its own, which stays when it ends:
-    some MB for every thousand steps that save often. It may keep one for this thread and each of XLA's, two a core,
-    which would wait for each other in fewer. And it keeps what is freed: the memory that a step of a large batch works
-    in is otherwise mapped anew, page by page, in each step.
+    The first option limits the number of heaps. New threads write each checkpoint, and malloc gives each thread its own
+    heap, which remains when the thread ends: some MB for every thousand steps that save often. The limit is one heap
+    for this thread and one for each thread of XLA, two a core: with fewer heaps, these threads wait for each other.
+
+    The other options keep freed memory. Otherwise, each step of a large batch maps its working memory anew, page by
+    page.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
         _call("mallopt", _M_ARENA_MAX, 1 + 2 * cores())
-    told = any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"))
-    # older ones refuse the first; told the second alone they would map more than before
-    if not told and _call("mallopt", _M_MMAP_THRESHOLD, 2**30):
+    user_decides = any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"))
+    # older versions refuse the first option, and with the second option alone they would map more than before
+    if not user_decides and _call("mallopt", _M_MMAP_THRESHOLD, 2**30):
         _call("mallopt", _M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back_memory() -> None:
-    """Gives what is not in use back to the system: after compilations, that is much."""
+    """Releases unused memory to the system; after compilations, there is much of it."""
     gc.collect()
     _call("malloc_trim", 0)
 
 
 def _call(name: str, *arguments: int) -> int | None:
-    """Returns what a function of the C library returns, or None where there is none of this name."""
+    """Calls a function of the C library and returns its result, or None if there is no such function."""
     function: Any = getattr(ctypes.CDLL(None), name, None)
     return None if function is None else int(function(*arguments))
 
 
 def cores() -> int:
-    """Returns the number of cores that this process may use; on macOS, which does not say, all of them."""
+    """Returns the number of cores that this process may use; on macOS, which does not tell, all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,7 +25,7 @@ from flaxcls.run.checks import check_data, check_devices, check_model, check_sch
 from flaxcls.run.dispatch import make_dispatch
 from flaxcls.run.loader import Loader
 from flaxcls.run.microbatch import choose_microbatches
-from flaxcls.run.plan import Plan
+from flaxcls.run.plan import Plan, make_plan
 from flaxcls.run.utilization import Work, peak_flops, training_flops
 from flaxcls.sharding import batch_sharding, local_rows, make_mesh, on_devices, replicated, state_sharding
 from flaxcls.state import TrainState, create_state
@@ -84,7 +84,13 @@ def make_setup(
     check_devices(config.mesh, jax.device_count())
     mesh = make_mesh(config.mesh.fsdp)
     check_data(config, dataset, mesh.size)
-    plan = Plan.make(config, len(dataset.train.labels))
+    plan = make_plan(
+        config.loop,
+        examples=len(dataset.train.labels),
+        warmup_epochs=config.optim.warmup_epochs,
+        skip=config.stop.skip,
+        freeze=config.optim.freeze,
+    )
     check_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     mean, std = channel_statistics(_sample(dataset.train.images))
@@ -97,7 +103,7 @@ def make_setup(
         create_state, model=model, tx=tx, image_shape=dataset.image_shape, ema=config.optim.ema_decay is not None
     )
     shapes = jax.eval_shape(create, jax.random.key(0))
-    check_model(config, model, shapes, dataset)
+    check_model(config.optim, model, shapes, dataset, batch_size=plan.batch_size)
     microbatches = config.optim.accumulate
     if microbatches == 1 and model_is_ours:
         microbatches = choose_microbatches(

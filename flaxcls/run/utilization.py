@@ -1,4 +1,4 @@
-"""How fast a run trains: images a second, the time of a step, and how much of what the devices can do that is."""
+"""The speed of training: images per second, the time of a step, and the share of the devices' peak that it uses."""
 
 import time
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from flax import linen as nn
 
 from flaxcls.models.summary import layers
 
-# what `Work.speed` tells: it differs from run to run, unlike all else in a line of the log
+# the keys of `Work.speed`; unlike all other values in a line of the log, these differ from run to run
 SPEEDS = ("images_per_second", "step_seconds", "mfu")
 
-# FLOP/s of dense bfloat16 products by the makers' data sheets, by how the kind of a device begins, the longer ones
-# first; of TPU v2 and v3 those of a core, which is a device there.
+# FLOP/s of dense bfloat16 products from the makers' data sheets, by the beginning of the device kind, longer ones
+# first. A device of TPU v2 and v3 is one core, so their values are for a core.
 PEAKS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA GH200": 989e12,
@@ -37,11 +37,11 @@ PEAKS = {
 
 @dataclass(frozen=True)
 class Work:
-    """What training asks of the devices.
+    """The work of a training step, and the peak speed of the devices.
 
-    batch_size: images of a step, over all devices.
-    image_flops: `training_flops` of the model; 0: not known.
-    peak: FLOP/s of all devices together; None: not known.
+    batch_size: images of a step, on all devices together.
+    image_flops: `training_flops` of the model; 0 if not known.
+    peak: FLOP/s of all devices together; None if not known.
     """
 
     batch_size: int
@@ -57,10 +57,10 @@ class Work:
 
 
 def training_flops(model: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """Returns the floating-point operations that an update takes for each image: those of products and convolutions.
+    """Returns the floating-point operations of an update for each image, in matrix products and convolutions.
 
-    Each is done three times: forward, for the gradient of its weights, and for that of its input, which the first layer
-    does not need. What is computed again or element by element does not count, as is usual for model FLOPs
+    Each is computed three times: forward, for the gradient of its weights, and for the gradient of its input, which the
+    first layer does not need. Recomputed and elementwise operations do not count, as is usual for model FLOPs
     (Chowdhery et al. 2022, "PaLM", appendix B).
     """
     forward = [layer.flops for layer in layers(model, image_shape) if layer.flops]
@@ -68,10 +68,10 @@ def training_flops(model: nn.Module, image_shape: tuple[int, ...]) -> int:
 
 
 def peak_flops() -> float | None:
-    """Returns the FLOP/s that all devices together can reach, or None where that is not known.
+    """Returns the FLOP/s that all devices together can reach, or None if they are not known.
 
-    For GPUs and TPUs that is `PEAKS`, whatever the type of the computation; for CPUs, what a product of large float32
-    matrices reaches here and now.
+    For GPUs and TPUs they come from `PEAKS`, whatever the type of the computation. For CPUs they are measured here and
+    now, on a product of large float32 matrices.
     """
     devices = jax.devices()
     if devices[0].platform == "cpu":

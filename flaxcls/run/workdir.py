@@ -1,6 +1,6 @@
 """The run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, result.json.
 
-Nothing in it is overwritten unless that is said. What is changed when a run is resumed is kept in changes.jsonl.
+Nothing in it is overwritten unless the user asks for it. changes.jsonl keeps the options that resumed runs changed.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD, PROFILE = (
 
 
 def has_run(workdir: Path) -> bool:
-    """Returns whether a run has been started in `workdir`."""
+    """Returns True if a run has been started in `workdir`."""
     return (workdir / CONFIG).is_file()
 
 
@@ -43,7 +43,7 @@ def read_config(workdir: Path) -> Config:
     return from_json((workdir / CONFIG).read_text())
 
 
-# Fields, or changes of them, that are taken when a run is resumed: they alter no number that training was to give.
+# Fields, or changes of fields, that are allowed when a run is resumed: they alter no number of the training.
 FREE = frozenset(
     {
         "data.dir",
@@ -54,7 +54,7 @@ FREE = frozenset(
         "loop.eval_every",
         "loop.save_every",
         "loop.log_every",
-        "loop.on_nan: 'stop' -> 'rollback'",  # but skip is another program, whose bits are others
+        "loop.on_nan: 'stop' -> 'rollback'",  # not skip, which compiles another program with other bits
         "loop.on_nan: 'rollback' -> 'stop'",
         "loop.nan_limit",
         "loop.profile",
@@ -88,16 +88,16 @@ def check_workdir(
             raise InputError(
                 f"the run in {workdir} was started with another configuration:\n  "
                 + "\n  ".join(changed)
-                + "\nLeave these options as they were to resume it, start a new run in another --workdir, or go on "
-                "with the new values by --allow-changes; the run keeps what was changed."
+                + "\nTo resume it, leave these options as they were. Or start a new run in another --workdir, or go on "
+                "with the new values with --allow-changes; the changes are then kept in changes.jsonl."
             )
         return
-    if _contents(workdir) and not overwrite:
+    if _list_contents(workdir) and not overwrite:
         raise InputError(
             f"the run directory {workdir} is not empty: continue that run with --resume, replace it with --overwrite, "
             "or name another --workdir."
         )
-    if overwrite and _contents(workdir) and not has_run(workdir):
+    if overwrite and _list_contents(workdir) and not has_run(workdir):
         raise InputError(
             f"{workdir} is not empty and has no {CONFIG}, so it is no run directory, and --overwrite does not delete "
             "it: name another --workdir."
@@ -116,20 +116,20 @@ def open_workdir(
 ) -> Iterator[Path]:
     """Makes the run directory, with config.json in it, and holds it for this process; None makes one below runs/.
 
-    Raises InputError if it may not be written, another process has it, or `check_workdir` finds something, and
-    StorageError if the disk is full.
+    Raises InputError if it cannot be written, if another process holds it, or if `check_workdir` raises; StorageError
+    if the disk is full.
     """
     with contextlib.ExitStack() as stack:
         try:
-            workdir = workdir or _fresh(name)
+            workdir = workdir or _make_new(name)
             with os_errors():
                 if not in_bucket(workdir):
                     workdir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(workdir))
-                # once more: another process may have begun or ended a run there in between
+                # again, because another process may have begun or ended a run there in between
                 check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
                 if not resume:
-                    _clear(workdir)
+                    _delete_run(workdir)
                     write_whole(workdir / CONFIG, to_json(config))
                 elif not in_bucket(workdir):
                     (workdir / METRICS).open("a").close()
@@ -142,7 +142,7 @@ def open_workdir(
 
 
 def note_changes(workdir: Path, config: Config, step: int) -> list[str]:
-    """Makes `config` the run's, and returns its differences from the one before; they are kept in changes.jsonl."""
+    """Writes `config` as the run's, and returns its differences from the previous one; changes.jsonl keeps them."""
     changes = differences(read_config(workdir), config)
     if changes:
         path, line = workdir / CHANGES, json.dumps({"step": step, "changes": changes}) + "\n"
@@ -156,34 +156,35 @@ def note_changes(workdir: Path, config: Config, step: int) -> list[str]:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Returns the configuration with the place of the data as it is from any directory; a URL is one already."""
+    """Returns the configuration with an absolute path to the data; a URL stays unchanged."""
     place = config.data.dir
     if place is None or "://" in place:
         return config
     return replace(config, data=replace(config.data, dir=str(Path(place).expanduser().absolute())))
 
 
-def _contents(workdir: Path) -> list[Path]:
-    """Returns what is in the directory, if it is there, less what stays of a start that was cut off at once."""
-    uncounted = (LOCK, OWNER, f"{CONFIG}{PARTIAL}")
-    return [path for path in children(workdir) if path.name not in uncounted]
+def _list_contents(workdir: Path) -> list[Path]:
+    """Returns the contents of the directory, if it exists, without the files that a start leaves if it is cut off."""
+    ignored = (LOCK, OWNER, f"{CONFIG}{PARTIAL}")
+    return [path for path in children(workdir) if path.name not in ignored]
 
 
-def _clear(workdir: Path) -> None:
-    """Deletes the run in `workdir` but for its configuration; the new one takes its place when this is done.
+def _delete_run(workdir: Path) -> None:
+    """Deletes the run in `workdir`, except its configuration, which the caller then replaces.
 
-    Lest what is cut off mixes two runs, the old checkpoints go first, on a disk at once.
+    The old checkpoints go first, on a disk in one step, so that an interruption never mixes two runs.
     """
     if in_bucket(workdir):
         remove(workdir / CHECKPOINTS)
     elif (workdir / CHECKPOINTS).exists():
         (workdir / CHECKPOINTS).rename(workdir / f"{CHECKPOINTS}{PARTIAL}")
-    for path in _contents(workdir):
+    for path in _list_contents(workdir):
         if path.name != CONFIG:
             remove(path)
 
 
-def _fresh(name: str) -> Path:
+def _make_new(name: str) -> Path:
+    """Makes a new directory below runs/, named after `name` and the time, and returns it."""
     Path("runs").mkdir(exist_ok=True)
     stem = f"{name.replace('/', '-').replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
     for number in range(100):

@@ -24,7 +24,7 @@ from flaxcls.losses import l2
 from flaxcls.models import build_model
 from flaxcls.models.summary import count
 from flaxcls.optim import make_schedule
-from flaxcls.run.plan import Plan
+from flaxcls.run.plan import make_plan
 from flaxcls.train import main
 from flaxcls.validation import validate
 
@@ -119,7 +119,7 @@ def test_the_stand_in_has_the_form_of_imagenet_and_goes_the_way_of_its_command(t
 
 def test_the_imagenet_recipe_has_the_papers_rates_and_its_decay_is_that_of_kernels_alone():
     config = load_experiment(EXPERIMENTS[0].parent / "imagenet_resnet50.py")
-    plan = Plan.make(config, 1_268_167)
+    plan = make_plan(config.loop, examples=1_268_167, warmup_epochs=config.optim.warmup_epochs)
     schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     epochs = [0, 2.5, 5, 47.5, 90]
     rates = [float(schedule(round(epoch * plan.examples / plan.batch_size))) for epoch in epochs]

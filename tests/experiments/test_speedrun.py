@@ -20,7 +20,7 @@ from flaxcls.losses import cross_entropy
 from flaxcls.models.airbench import Airbench
 from flaxcls.models.whitening import whitening_kernel
 from flaxcls.run import fit
-from flaxcls.run.plan import Plan
+from flaxcls.run.plan import make_plan
 from flaxcls.validation import validate
 from tests.test_muon import as_matrix, one_step, relative_error
 
@@ -227,4 +227,4 @@ def test_the_whole_run_learns_and_resumes_to_the_same_bits(tmp_path):
 
 def test_the_recipe_is_the_speed_runs():
     validate(MUON)
-    assert Plan.make(MUON, 50_000).total_steps == 200
+    assert make_plan(MUON.loop, examples=50_000).total_steps == 200

@@ -48,7 +48,7 @@ def test_all_arrays_are_named_as_in_the_state(directory, state):
 
 def test_what_was_not_saved_so_is_an_error(directory):
     record = read_record(directory, 12)
-    with pytest.raises(StorageError, match="the arrays of step 12 are not those that were saved"):
+    with pytest.raises(StorageError, match="the arrays of step 12 are not the ones that were saved"):
         read_arrays(directory, 12, {**record, "sha256": "0" * 64})
     with pytest.raises(StorageError, match="the arrays of step 20 cannot be read"):
         read_arrays(directory, 20, record)

@@ -350,7 +350,9 @@ def test_colours_of_images_without_known_colours_are_refused(run, small_config):
 def test_batch_normalisation_of_one_example_is_refused(run, small_config, monkeypatch):
     monkeypatch.setattr(flaxcls.run.setup, "make_mesh", lambda fsdp: jax.make_mesh((1, 1), ("data", "fsdp")))
     for path, value in (("loop.batch_size", 1), ("optim.accumulate", 32)):
-        with pytest.raises(InputError, match=r"normalisation of one example .* model.norm group, layer or none"):
+        with pytest.raises(
+            InputError, match=r"one example, from which batch normalisation .* model.norm group, layer or none"
+        ):
             run(change(small_config, path, value))
 
 

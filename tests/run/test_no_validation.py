@@ -64,7 +64,7 @@ def test_early_stopping_needs_a_validation_split(tmp_path):
     dataset = from_arrays(*make_stripes(200), validation_fraction=0)
     for options in ({}, {"dataset": dataset}):
         with pytest.raises(
-            InputError, match=r"stop\.patience is 2, but .* has no validation split .*: leave .* such as"
+            InputError, match=r"stop\.patience is 2, but .* has no validation split, .*: leave .* for example to"
         ):
             fit(config, workdir=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()

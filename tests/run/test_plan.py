@@ -3,13 +3,12 @@ from itertools import pairwise
 
 import pytest
 
-from flaxcls.config import Config, LoopConfig, OptimConfig, StopConfig
-from flaxcls.run.plan import Plan
+from flaxcls.config import LoopConfig
+from flaxcls.run.plan import make_plan
 
 
 def make(examples, *, freeze=None, **loop):
-    optim = OptimConfig(warmup_epochs=1.5, freeze=freeze or {})
-    return Plan.make(Config(loop=LoopConfig(**loop), optim=optim), examples)
+    return make_plan(LoopConfig(**loop), examples=examples, warmup_epochs=1.5, freeze=freeze)
 
 
 def ends_of(plan):
@@ -45,8 +44,8 @@ def test_evaluation_every_other_epoch_and_at_the_end():
 
 @pytest.mark.parametrize(("skip", "evaluations"), [(0.0, 0), (0.5, 1), (0.67, 2), (0.99, 2)])
 def test_skipped_evaluations_are_a_share_that_leaves_one(skip, evaluations):
-    config = Config(loop=LoopConfig(epochs=5, eval_every=2), stop=StopConfig(skip=skip))
-    assert Plan.make(config, 1000).skipped_evaluations == evaluations
+    plan = make_plan(LoopConfig(epochs=5, eval_every=2), examples=1000, skip=skip)
+    assert plan.skipped_evaluations == evaluations
 
 
 def test_checkpoints_at_evaluations_and_every_so_many_steps():

@@ -1,4 +1,4 @@
-"""The processes of one run, each with devices of its own: how they find each other, and end together."""
+"""The connection of the processes of a run, each with its own devices: they find each other, and end together."""
 
 import importlib.util
 import json
@@ -15,48 +15,52 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import distributed as jax_distributed  # its store of keys and values has no public name
-from jax._src.clusters import ClusterEnv  # nor has what it knows of Slurm and the others
-from jax._src.xla_bridge import backends_are_initialized  # nor this; jax.distributed says it once all have come
+from jax._src import distributed as jax_distributed  # its key-value store has no public name
+from jax._src.clusters import ClusterEnv  # nor has its detection of Slurm and other launchers
+from jax._src.xla_bridge import backends_are_initialized  # nor this; jax.distributed checks it only after all have met
 
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, exit_code
 from flaxcls.run.multihost.rendezvous import meet
 
-_FAILED = "flaxcls/failed"
+_FAILURE_KEY = "flaxcls/failed"
 PROGRAM = "python -m flaxcls.train"
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """How the processes of a run find each other. None: as TPU, Slurm, Open MPI or Kubernetes say; else it is one."""
+    """How the processes of a run find each other.
+
+    If coordinator, num_processes and process_id are None, TPU, Slurm, Open MPI or Kubernetes provide them; elsewhere
+    the run has one process.
+    """
 
     coordinator: str | None = None
-    """Address and free port of process 0, which all others can reach, such as host0:8476."""
+    """Address and free port of process 0, such as host0:8476. All other processes must be able to reach it."""
     num_processes: int | None = None
-    """How many processes the run has, on all hosts."""
+    """Number of processes of the run, on all hosts together."""
     process_id: int | None = None
-    """Which of them this one is, from 0 on."""
+    """Number of this process, counted from 0."""
     timeout: int = 120
-    """Seconds within which all processes must have come."""
+    """Seconds within which all processes must connect."""
     heartbeat: int = 30
-    """Seconds without a sign of life after which a process is taken for dead, which ends all."""
+    """Seconds without a sign of life after which a process counts as dead; then all processes end."""
 
 
 @contextmanager
 def joined(options: Distributed, alike: str = "") -> Iterator[None]:
-    """Joins this process to the others of its run, where there are any; to be entered before JAX knows its devices.
+    """Connects this process with the others of its run, if there are any. Enter it before JAX looks at its devices.
 
-    An error that leaves it ends all of them: it is printed here and by process 0, and all end with its `exit_code`.
-    What all have agreed on, to stop at a step, leaves it as it came.
+    An error in the block ends all processes: this process and process 0 print it, and all end with its `exit_code`. An
+    exception for a stop that all processes have agreed on is passed on unchanged.
 
     Args:
-      options: how they find each other.
-      alike: what must be the same for all of them, such as a hash of the configuration.
+      options: how the processes find each other.
+      alike: a text that must be the same for all processes, such as a hash of the configuration.
 
     Raises:
-      InputError: if the options do not go together, not all processes came within options.timeout, or `alike` differs.
+      InputError: if the options do not fit together, processes are missing after options.timeout, or `alike` differs.
     """
-    _check(options)
+    _check_options(options)
     number = _join(options, alike)
     if number is None:
         yield
@@ -76,31 +80,31 @@ def joined(options: Distributed, alike: str = "") -> Iterator[None]:
 
 
 def launcher() -> str | None:
-    """Returns what has started several processes, by the environment it gives them, or None."""
-    given = os.environ
-    slurm = given.get("SLURM_STEP_NUM_TASKS", given.get("SLURM_NTASKS", 1))
-    if int(slurm) > 1 and {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= given.keys():
+    """Returns the name of the system that started several processes, known by its variables; None if there is none."""
+    environment = os.environ
+    slurm_tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", 1))
+    if int(slurm_tasks) > 1 and {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= environment.keys():
         return "Slurm"
-    if int(given.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return "Open MPI"
-    if given.get("JAX_PLATFORMS", "tpu").startswith("tpu") and importlib.util.find_spec("libtpu"):
+    if environment.get("JAX_PLATFORMS", "tpu").startswith("tpu") and importlib.util.find_spec("libtpu"):
         names = {"TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH"}
-        if names & given.keys() or any(Path(name).exists() for name in ("/dev/accel0", "/dev/vfio/0")):
+        if names & environment.keys() or any(Path(name).exists() for name in ("/dev/accel0", "/dev/vfio/0")):
             return "TPU"
-    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= given.keys():
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys():
         return "Kubernetes"
     return None
 
 
-def _check(options: Distributed) -> None:
+def _check_options(options: Distributed) -> None:
     for name in ("timeout", "heartbeat"):
         if getattr(options, name) < 1:
             raise InputError(f"distributed.{name} is {getattr(options, name)}, but must be 1 or more, in seconds.")
-    named = (options.coordinator, options.num_processes, options.process_id)
-    if None in named and named != (None, None, None) and options.num_processes != 1:
+    given = (options.coordinator, options.num_processes, options.process_id)
+    if None in given and given != (None, None, None) and options.num_processes != 1:
         raise InputError(
             f"distributed.coordinator is {options.coordinator}, num_processes {options.num_processes} and process_id "
-            f"{options.process_id}: give all three, or none where TPU, Slurm, Open MPI or Kubernetes tell them."
+            f"{options.process_id}: give all three, or none if TPU, Slurm, Open MPI or Kubernetes set them."
         )
     port = re.fullmatch(r".+:(\d+)", options.coordinator or "host0:1")
     if port is None or not 0 < int(port[1]) < 2**16:
@@ -116,34 +120,37 @@ def _check(options: Distributed) -> None:
 
 
 def _join(options: Distributed, alike: str) -> int | None:
-    """Initialises jax.distributed if this is one of several processes, and returns its number, else None."""
+    """Initialises jax.distributed and returns the number of this process, or None if it is the only one."""
     if options.num_processes == 1:
         return None
-    by = "its options" if options.coordinator is not None else launcher()
-    if by is None:
+    source = "the options" if options.coordinator is not None else launcher()
+    if source is None:
         return None
-    if by == "Kubernetes" and importlib.util.find_spec("kubernetes") is None:
+    if source == "Kubernetes" and importlib.util.find_spec("kubernetes") is None:
         raise InputError(
-            "this is a process of an indexed job of Kubernetes, and what tells JAX about the others is not installed: "
-            "pip install kubernetes, or give --distributed.coordinator, --distributed.num-processes and "
-            "--distributed.process-id (with 1 process if it is the only one)."
+            "this process belongs to an indexed job of Kubernetes, and the package that tells JAX about the other "
+            "processes is not installed: pip install kubernetes, or give --distributed.coordinator, "
+            "--distributed.num-processes and --distributed.process-id (only --distributed.num-processes 1 if there is "
+            "no other process)."
         )
     try:
-        place, count, number, local = _settings(options)
-    except Exception as error:  # of JAX, the network or the launcher
-        problem = f"{by} did not tell how the processes find each other: {error}"
-        raise InputError(f"{problem} {_by_hand(None, None)}") from error
+        place, count, number, local = _find_settings(options)
+    except Exception as error:  # from JAX, the network or the launcher
+        problem = f"{source} did not tell how the processes find each other: {error}"
+        raise InputError(f"{problem} {_explain_manual_start(None, None)}") from error
     if count is None or count == 1:
-        return None  # such as a TPU VM by itself
+        return None  # such as a single TPU VM
     if backends_are_initialized():
         raise InputError(
-            "JAX has computed something, or looked at its devices, before the processes of the run were joined: leave "
-            "that out of the experiment file."
+            "JAX has computed something or looked at its devices before the processes of the run were connected: "
+            "remove that from the experiment file."
         )
     try:
         meet(place, count, number, options.timeout, alike)
     except InputError as error:
-        raise InputError(f"{error} So many were named by {by}. {_by_hand(place, count)}") from error
+        raise InputError(
+            f"{error} The number of processes comes from {source}. {_explain_manual_start(place, count)}"
+        ) from error
     jax.distributed.initialize(
         coordinator_address=place,
         num_processes=count,
@@ -157,46 +164,48 @@ def _join(options: Distributed, alike: str) -> int | None:
     return int(number)
 
 
-def _settings(options: Distributed) -> tuple[Any, Any, Any, Any]:
-    """Returns the place of process 0, how many processes there are, this one's number, and its local devices."""
+def _find_settings(options: Distributed) -> tuple[Any, Any, Any, Any]:
+    """Returns the place of process 0, the number of processes, the number of this one, and its local devices."""
     if options.coordinator is not None:
         return options.coordinator, options.num_processes, options.process_id, None
     return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, options.timeout)
 
 
-def _by_hand(place: str | None, count: int | None) -> str:
+def _explain_manual_start(place: str | None, count: int | None) -> str:
     return (
-        f"Start this on each host, with its own number I from 0 on:\n  {PROGRAM} ... --distributed.coordinator "
+        f"Start this on each host, with its own number I, counted from 0:\n  {PROGRAM} ... --distributed.coordinator "
         f"{place or 'HOST0:PORT'} --distributed.num-processes {count or 'N'} --distributed.process-id I"
     )
 
 
 def _watch(done: threading.Event, number: int) -> None:
-    """Asks every other second whether a process has failed, and ends this one as that one ended."""
+    """Checks every other second if another process has failed, and then ends this one in the same way."""
     while not done.wait(2):
-        if (word := _failed()) is not None and word["process"] != number:
-            _end_as(word, number)
+        if (failure := _read_failure()) is not None and failure["process"] != number:
+            _exit_with(failure, number)
 
 
 def _end_all(error: BaseException, number: int) -> None:
-    """Tells the other processes of an error, prints it and ends this one, as waiting for them could take for ever.
+    """Tells the other processes about an error, prints it and ends this process, without waiting for the others.
 
-    Where another one has failed before, this process ends as that one did: what it met may be the other's end.
+    If another process has failed before, this one ends with the code of that one, because its error may be a
+    consequence.
     """
-    lost = isinstance(error, jax.errors.JaxRuntimeError)
-    before = _failed() if lost else None
-    word = {"process": number, "text": _told(error), "code": exit_code(error)}
-    if before is None:
+    may_be_consequence = isinstance(error, jax.errors.JaxRuntimeError)
+    earlier = _read_failure() if may_be_consequence else None
+    failure = {"process": number, "text": _describe(error), "code": exit_code(error)}
+    if earlier is None:
         try:
-            _client().key_value_set(_FAILED, json.dumps(word))
-        except Exception:  # another one has been faster, or the service is gone
-            before = _failed()
-    if before is None or (number == 0 and not lost):
-        print(word["text"] if number == 0 else f"process {number}: {word['text']}", file=sys.stderr, flush=True)
-    _end_as(before or word, number)
+            _get_client().key_value_set(_FAILURE_KEY, json.dumps(failure))
+        except Exception:  # another process was faster, or the service is gone
+            earlier = _read_failure()
+    if earlier is None or (number == 0 and not may_be_consequence):
+        print(failure["text"] if number == 0 else f"process {number}: {failure['text']}", file=sys.stderr, flush=True)
+    _exit_with(earlier or failure, number)
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
+    """Returns the text that is printed for an error."""
     if isinstance(error, InputError | DivergenceError | StorageError):
         return f"error: {error}"
     if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -204,33 +213,33 @@ def _told(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error)).rstrip()
     if isinstance(error, jax.errors.JaxRuntimeError):
         text += (
-            "\nerror: this process could not go on. Where it speaks of a connection, another one has died without a "
-            "word: it was killed, or its host is gone. --resume goes on from the latest checkpoint, with any number of "
-            "processes."
+            "\nerror: this process could not go on. If the error above is about a connection, another process has died "
+            "without a message: it was killed, or its host is gone. --resume goes on from the latest checkpoint, with "
+            "any number of processes."
         )
     return text
 
 
-def _failed() -> dict[str, Any] | None:
-    """Returns what the first process that failed has said, or None."""
+def _read_failure() -> dict[str, Any] | None:
+    """Returns number, text and exit code of the first process that failed, or None if none has failed."""
     try:
-        word: dict[str, Any] = json.loads(_client().key_value_try_get(_FAILED))
-    except Exception:  # nothing is there, or the service is gone, of which JAX says more
+        failure: dict[str, Any] = json.loads(_get_client().key_value_try_get(_FAILURE_KEY))
+    except Exception:  # there is no failure, or the service is gone, which JAX reports itself
         return None
-    return word
+    return failure
 
 
-def _end_as(word: dict[str, Any], number: int) -> None:
-    """Ends this process with the code of one that failed. Process 0 says why, and stays until all have heard of it."""
+def _exit_with(failure: dict[str, Any], number: int) -> None:
+    """Ends this process with the code of the failed one. Process 0 prints the text, and waits until all know of it."""
     if number == 0:
-        if word["process"] != 0:
-            print(f"process {word['process']}: {word['text']}", file=sys.stderr, flush=True)
-        time.sleep(4)  # the service lives here
+        if failure["process"] != 0:
+            print(f"process {failure['process']}: {failure['text']}", file=sys.stderr, flush=True)
+        time.sleep(4)  # the service, which the others ask, lives in this process
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(word["code"])
+    os._exit(failure["code"])
 
 
-def _client() -> Any:
-    """Returns what asks JAX's service, None where there is none any more."""
+def _get_client() -> Any:
+    """Returns the client of JAX's service, or None if the service is gone."""
     return jax_distributed.global_state.client

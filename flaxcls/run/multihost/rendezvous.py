@@ -1,7 +1,7 @@
-"""The processes of a run meet before JAX connects them, as it ends all without a word where one does not come.
+"""A meeting of the processes of a run before JAX connects them: if one is missing, JAX ends all without a message.
 
-Process 0 listens at the port where JAX's service will be; the others tell it their numbers, and are told when all have
-come or who has not.
+Process 0 listens on the port that JAX's service will use. The others connect and send their numbers, and process 0
+answers when all are connected, or with the numbers of those that are missing.
 """
 
 import contextlib
@@ -12,89 +12,96 @@ from typing import Any
 
 from flaxcls.errors import InputError
 
-_LONGEST = 65536  # bytes of a message
-_PAUSE = 0.2  # seconds between two tries to reach process 0
-_SHORT = 5  # seconds in which one that has connected says who it is
+_MAX_BYTES = 65536  # of a message
+_PAUSE = 0.2  # seconds between two attempts to reach process 0
+_SHORT = 5  # seconds to connect, and then to send one's number
 
 
 def meet(place: str, count: int, number: int, timeout: float, alike: str = "") -> None:
-    """Returns when all processes have come.
+    """Returns when all processes of the run are connected to process 0.
 
     Args:
       place: "host:port" of process 0.
-      count: processes that are expected.
-      number: of this one.
-      timeout: seconds within which they must come.
-      alike: what must be the same for all of them.
+      count: the number of processes of the run.
+      number: the number of this process.
+      timeout: seconds within which all must connect.
+      alike: a text that must be the same for all processes.
 
     Raises:
-      InputError: where they have not, they do not fit together, or the port is taken.
+      InputError: if processes are missing or do not fit together, or the port is in use.
     """
     host, port = place.rsplit(":", 1)
-    word = {"number": number, "count": count, "alike": alike}
+    greeting = {"number": number, "count": count, "alike": alike}
     if number == 0:
-        problem = _await_others(int(port), word, time.monotonic() + timeout)
+        problem = _await_others(int(port), greeting, time.monotonic() + timeout)
     else:
-        problem = _tell(host.strip("[]"), int(port), word, timeout)
+        problem = _ask_first(host.strip("[]"), int(port), greeting, timeout)
     if problem:
         raise InputError(f"{count} processes were expected at {place} within {timeout:g} s, {problem}")
 
 
-def _await_others(port: int, ours: dict[str, Any], deadline: float) -> str:
-    """Returns what is wrong, which those that have come are told, or nothing."""
-    others = range(1, ours["count"])
-    came: dict[int, socket.socket] = {}
+def _await_others(port: int, own: dict[str, Any], deadline: float) -> str:
+    """Waits for the other processes; returns the problem, or "", and sends it to all that are connected.
+
+    own: the greeting of process 0.
+    """
+    others = range(1, own["count"])
+    connections: dict[int, socket.socket] = {}
     refused: list[socket.socket] = []
     problem = ""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
     with contextlib.ExitStack() as stack:
         try:
-            server = stack.enter_context(socket.create_server(("", port), family=_family(), dualstack_ipv6=_dual()))
+            server = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=dual))
         except OSError as error:
-            return f"but port {port} cannot be listened at on the host of process 0: {error.strerror or error}."
-        while came.keys() != set(others) and not problem:
+            return f"but process 0 cannot listen on port {port} of its host: {error.strerror or error}."
+        while connections.keys() != set(others) and not problem:
             server.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 connection = stack.enter_context(server.accept()[0])
-                word = _read(connection, _SHORT)
-                number, count = int(word["number"]), int(word["count"])
-            except (OSError, ValueError, TypeError, KeyError):  # nobody, or somebody else
+                greeting = _receive(connection, _SHORT)
+                number, count = int(greeting["number"]), int(greeting["count"])
+            except (OSError, ValueError, TypeError, KeyError):  # no connection, or one of another program
                 if time.monotonic() >= deadline:
-                    here, missing = ([n for n in others if (n in came) is found] for found in (True, False))
-                    problem = f"but not all came; here: {_listed([0, *here])}; missing: {_listed(missing)}."
+                    connected = _join_numbers([0, *(other for other in others if other in connections)])
+                    missing = _join_numbers([other for other in others if other not in connections])
+                    problem = f"but some are missing: {missing}; connected: {connected}."
                 continue
-            if count != ours["count"]:
-                problem = f"but process {number} expects {count} of them."
-            elif number not in others or (number in came and _is_open(came[number])):
-                problem = f"but two say that they are process {number}."
-            elif word.get("alike") != ours["alike"]:
+            if count != own["count"]:
+                problem = f"but process {number} expects {count} processes."
+            elif number not in others or (number in connections and _is_open(connections[number])):
+                problem = f"but two of them have the number {number}."
+            elif greeting.get("alike") != own["alike"]:
                 problem = f"but process {number} was given other options than process 0, or has another version."
             if problem:
                 refused.append(connection)
             else:
-                came[number] = connection
-        for connection in (*came.values(), *refused):
+                connections[number] = connection
+        for connection in (*connections.values(), *refused):
             with contextlib.suppress(OSError):
                 connection.sendall(json.dumps({"problem": problem}).encode() + b"\n")
     return problem
 
 
-def _tell(host: str, port: int, word: dict[str, Any], timeout: float) -> str:
-    """Returns what process 0 says is wrong, or nothing."""
+def _ask_first(host: str, port: int, greeting: dict[str, Any], timeout: float) -> str:
+    """Sends the greeting to process 0; returns the problem that it answers with, or ""."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, ValueError), socket.create_connection((host, port), timeout=_SHORT) as there:
-            there.sendall(json.dumps(word).encode() + b"\n")
-            return str(_read(there, timeout + _SHORT).get("problem", ""))  # it answers in its own time
+        with contextlib.suppress(OSError, ValueError), socket.create_connection((host, port), _SHORT) as connection:
+            connection.sendall(json.dumps(greeting).encode() + b"\n")
+            # process 0 answers at the end of its own timeout, which may have begun later
+            return str(_receive(connection, timeout + _SHORT).get("problem", ""))
         time.sleep(_PAUSE)
     return "but process 0 could not be reached there."
 
 
-def _listed(numbers: list[int]) -> str:
+def _join_numbers(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
 def _is_open(connection: socket.socket) -> bool:
-    """Returns whether the other side still waits; what has been started again has closed its first one."""
+    """Returns True if the other side still waits; a process that was started again has closed its first connection."""
     connection.settimeout(0)
     try:
         return connection.recv(1, socket.MSG_PEEK) != b""
@@ -104,24 +111,16 @@ def _is_open(connection: socket.socket) -> bool:
         return False
 
 
-def _read(connection: socket.socket, timeout: float) -> dict[str, Any]:
-    """Returns the object of one line. Raises OSError or ValueError where none comes."""
+def _receive(connection: socket.socket, timeout: float) -> dict[str, Any]:
+    """Returns the message from one line of JSON. Raises OSError or ValueError if there is none."""
     deadline, data = time.monotonic() + timeout, b""
     while not data.endswith(b"\n"):
         connection.settimeout(max(deadline - time.monotonic(), 0.01))
         part = connection.recv(4096)
         data += part
-        if not part or len(data) > _LONGEST:
+        if not part or len(data) > _MAX_BYTES:
             raise ValueError("no message")
-    word = json.loads(data)
-    if not isinstance(word, dict):
+    message = json.loads(data)
+    if not isinstance(message, dict):
         raise ValueError("no message")
-    return word
-
-
-def _dual() -> bool:
-    return socket.has_dualstack_ipv6()
-
-
-def _family() -> socket.AddressFamily:
-    return socket.AF_INET6 if _dual() else socket.AF_INET
+    return message

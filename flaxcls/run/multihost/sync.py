@@ -1,4 +1,4 @@
-"""What the processes of one run, each on a host of its own, do together; one process alone pays nothing for it."""
+"""Joint actions of the processes of a run, each on its own host; for a single process they cost nothing."""
 
 import json
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from flaxcls.errors import InputError, StorageError, exit_code
 from flaxcls.storage import as_path
 
 T = TypeVar("T")
-_LONGEST = 8192  # bytes of what is shared, or of what is wrong with it
+_MESSAGE_BYTES = 8192  # of a shared value or an error
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what is written once: configuration, logs and result."""
+    """Returns True on the one process that writes configuration, logs and result."""
     return jax.process_index() == 0
 
 
 def path_from_first(make: Callable[[], Path]) -> Path:
-    """Returns, on all processes, the path that `make` gives on the first, once all have come here.
+    """Returns, on all processes, the path that `make` returns on the first one. Waits for all processes.
 
-    Raises what it raises there, and the same words, as InputError or StorageError, on the others.
+    Raises the error of `make` on the first process; on the others, InputError or StorageError with the same text.
     """
     if jax.process_count() == 1:
         return make()
@@ -32,36 +32,45 @@ def path_from_first(make: Callable[[], Path]) -> Path:
 
 
 def value_from_first(make: Callable[[], Any]) -> Any:
-    """Returns, on all processes, what `make` gives on the first, as JSON has it; errors are those of `share`."""
+    """Returns, on all processes, the value of `make` on the first one, converted to JSON and back.
+
+    Waits and raises like `path_from_first`.
+    """
     if jax.process_count() == 1:
         return json.loads(json.dumps(make()))
-    wait_for_all("the first one tells")
-    word: dict[str, Any] = {}
+    wait_for_all("the first process shares a value")
+    message: dict[str, Any] = {}
     try:
         if is_first():
-            word = {"value": make()}
+            message = {"value": make()}
     except BaseException as error:
-        word = {"error": str(error)[:600], "code": exit_code(error)}
+        message = {"error": str(error)[:600], "code": exit_code(error)}
         raise
     finally:
-        text = json.dumps(word).encode().ljust(_LONGEST, b" ")
-        assert len(text) == _LONGEST, f"{len(text)} bytes are more than the processes can share"
-        told = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
-    word = json.loads(told.tobytes())
-    if "error" in word:
-        raise (InputError if word["code"] == exit_code(InputError()) else StorageError)(word["error"])
-    return word["value"]
+        text = json.dumps(message).encode().ljust(_MESSAGE_BYTES, b" ")
+        assert len(text) == _MESSAGE_BYTES, f"{len(text)} bytes are more than the processes can share"
+        received = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
+    message = json.loads(received.tobytes())
+    if "error" in message:
+        raise (InputError if message["code"] == exit_code(InputError()) else StorageError)(message["error"])
+    return message["value"]
 
 
 def all_agree(good: bool) -> bool:
-    """Returns whether it is good on all processes."""
+    """Returns True if `good` is True on all processes."""
     return good if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(good)).all())
 
 
 def run_on_all(do: Callable[[], T], what: str) -> T:
-    """Returns what `do` gives. Where it fails on one process it raises on all: there the error, else StorageError.
+    """Returns the result of `do`, or raises on all processes if it fails on one.
 
-    what: it does, such as "read its part of step 3". It is to wait for no other process.
+    Args:
+      do: a function that waits for no other process.
+      what: what `do` does, such as "read its part of step 3".
+
+    Raises:
+      Exception: on a process where `do` fails, its error.
+      StorageError: on the other processes, with the numbers and errors of those that failed.
     """
     problem: Exception | None = None
     try:
@@ -69,29 +78,29 @@ def run_on_all(do: Callable[[], T], what: str) -> T:
     except Exception as error:
         problem = error
     if not all_agree(problem is None):
-        told = _lines_of_all("" if problem is None else str(problem))
-        raise problem or StorageError("; ".join(f"process {i} could not {what}: {why}" for i, why in told.items()))
+        problems = _gather_lines("" if problem is None else str(problem))
+        raise problem or StorageError("; ".join(f"process {i} could not {what}: {why}" for i, why in problems.items()))
     return value
 
 
-def _lines_of_all(line: str) -> dict[int, str]:
-    """Returns, on all processes, what each says in a line, by its number; without those that say nothing."""
+def _gather_lines(line: str) -> dict[int, str]:
+    """Returns, on all processes, the lines of all, without empty ones: number of the process -> line."""
     if jax.process_count() == 1:
         return {0: line} if line else {}
     text = " ".join(line.split()).encode()[:300].ljust(300)
-    lines = multihost_utils.process_allgather(np.frombuffer(text, np.uint8))
-    said = [row.tobytes().decode(errors="replace").strip() for row in lines]
-    return {number: words for number, words in enumerate(said) if words}
+    rows = multihost_utils.process_allgather(np.frombuffer(text, np.uint8))
+    lines = [row.tobytes().decode(errors="replace").strip() for row in rows]
+    return {number: line for number, line in enumerate(lines) if line}
 
 
 def whole_array(array: Any) -> np.ndarray:
-    """Returns all of an array; where other processes hold parts of it, all of them must ask for it."""
+    """Returns all of an array; if other processes hold parts of it, all processes must call this."""
     if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
 
 
 def wait_for_all(what: str) -> None:
-    """Returns when all processes have come here."""
+    """Returns when all processes have called this, with the same text."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)

@@ -240,7 +240,7 @@ def test_who_has_not_come_in_time_is_named_with_the_command(experiment, tmp_path
     assert codes[:2] == [2, 2], printed
     for _, error in printed[:2]:
         assert re.search(
-            r"3 processes were expected at localhost:\d+ within 8 s, but not all came; here: 0, 1; missing: 2", error
+            r"3 processes were expected at localhost:\d+ within 8 s, but some are missing: 2; connected: 0, 1\.", error
         )
         assert re.search(r"--distributed.coordinator localhost:\d+ --distributed.num-processes 3", error)
     assert not (tmp_path / "run").exists()
