@@ -38,7 +38,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Files that take minutes, which start first, so that no core waits for one of them in the end.
-_LONGEST = ("distributed", "loop", "tutorial", "bucket", "experiments", "topology", "soak", "pods", "processes", "nan")
+_LONGEST = (
+    "join",
+    "loop",
+    "tutorial",
+    "bucket",
+    "soak",
+    "gpu",
+    "experiments",
+    "topology",
+    "pods",
+    "sync",
+    "dispatch",
+    "nan",
+)
 
 
 def pytest_xdist_auto_num_workers() -> int:

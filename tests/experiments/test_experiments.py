@@ -131,6 +131,7 @@ def test_the_imagenet_recipe_has_the_papers_rates_and_its_decay_is_that_of_kerne
     assert config.optim.weight_decay == 0
 
 
+@pytest.mark.slow
 @needs_cifar10
 def test_real_cifar10_is_read_and_trained_on(tmp_path):
     config = load_experiment(EXPERIMENTS[0].parent / "cifar10_cnn.py")

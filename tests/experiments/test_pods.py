@@ -83,6 +83,7 @@ def lines(workdir):
     return path.read_text().count("\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_job_of_slurm_that_is_preempted_is_queued_again_and_goes_on(slurm, tmp_path):
     whole = slurm(tmp_path / "whole")
     printed = whole.communicate(timeout=180)[0]

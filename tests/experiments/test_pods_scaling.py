@@ -147,6 +147,7 @@ def test_a_program_of_two_devices_holds_the_predicted_bytes():
     check(one)
 
 
+@pytest.mark.slow
 def test_a_program_of_four_devices_in_a_process_of_its_own_holds_the_predicted_bytes():
     one = programs.compiled_apart(4, "--network", "cnn", "--image-size", "8", "--classes", "10", "--fsdp", "2")
     assert (one["devices"], one["fsdp"]) == (4, 2)

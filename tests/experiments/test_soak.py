@@ -13,6 +13,7 @@ from experiments.soak.outcome import differences, outcome
 from flaxcls.run import fit
 from flaxcls.run.utilization import SPEEDS
 from tests.flags import xla_flags
+from tests.slow import slow
 
 
 def sabotaged(subject):
@@ -30,6 +31,7 @@ def broken(subject):
     return subject.kill_at("save", 1)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_as_the_undisturbed_one_and_one_that_does_not_is_a_loss(
     tmp_path, monkeypatch, quiet
 ):
@@ -47,10 +49,11 @@ def test_a_run_that_was_killed_ends_as_the_undisturbed_one_and_one_that_does_not
     assert "in 20 runs, the moment never came" in rows[5].losses[0]
 
 
-def test_so_does_one_of_several_steps_a_dispatch(tmp_path, monkeypatch, quiet):
+@pytest.mark.parametrize("fault", ["save", slow("sigterm")])
+def test_so_does_one_of_several_steps_a_dispatch(fault, tmp_path, monkeypatch, quiet):
     monkeypatch.setenv("XLA_FLAGS", xla_flags(1))
     seed = random.SystemRandom().randrange(2**32)
-    (row,) = soak(tmp_path, faults=["sigterm"], moments=1, dispatch=[2], rng=random.Random(seed), console=quiet)
+    (row,) = soak(tmp_path, faults=[fault], moments=1, dispatch=[2], rng=random.Random(seed), console=quiet)
     assert row.losses == [], f"the seed was {seed}"
     assert (row.tried, row.equal) == (1, 1)
 

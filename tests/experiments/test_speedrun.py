@@ -207,6 +207,7 @@ def small_run():
     return config, parts(config, dataset=dataset, widths=(8, 16, 16), logit_scale=1 / 16)
 
 
+@pytest.mark.slow
 def test_the_whole_run_learns_and_resumes_to_the_same_bits(tmp_path):
     config, given = small_run()
     quiet = {"console": Console(quiet=True)}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.slow import slow
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "tutorial"
 README = (FOLDER / "README.md").read_text()
@@ -23,7 +25,17 @@ SHORTER = {
 }
 
 
-@pytest.mark.parametrize(("command", "shown"), COMMANDS, ids=[command for command, _ in COMMANDS])
+# one that draws a figure, and one that prints a table
+QUICK = ("python -m experiments.tutorial.losses", "python -m experiments.tutorial.convolution")
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        pytest.param(command, shown, id=command) if command in QUICK else slow(command, shown, id=command)
+        for command, shown in COMMANDS
+    ],
+)
 def test_a_command_gives_the_figures_and_tables_below_it(command, shown, tmp_path):
     words = shlex.split(command)
     assert words[:2] == ["python", "-m"]

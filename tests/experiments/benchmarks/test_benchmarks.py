@@ -207,6 +207,7 @@ def test_the_plain_loop_trains_on_each_batch_once_and_says_so(stripes, small_con
     assert 0 < seconds < 10
 
 
+@pytest.mark.slow
 def test_the_speed_of_two_processes_is_that_of_their_run(tmp_path, monkeypatch):
     experiment = tmp_path / "small.py"
     experiment.write_text("from flaxcls.config import *\nCONFIG = Config(loop=LoopConfig(log_every=2))")

@@ -291,6 +291,7 @@ def test_without_the_packages_of_cuda_it_says_what_to_install(monkeypatch):
         gpu_traffic.main()
 
 
+@pytest.mark.slow
 def test_warm_runs_compile_nothing_and_are_those_of_their_seeds(setup, noise, tmp_path, quiet):
     compilations = watch_compilations()
     cold, *warm = [timed_run(SPEEDRUN.config, setup, seed, compilations) for seed in (0, 1, 2)]
@@ -371,6 +372,7 @@ def test_the_speed_run_has_its_rows(task, monkeypatch):
     assert found["speed run, in initialisation and training"].values[0] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_deterministic_operations_are_compared_with_others(task, monkeypatch):
     monkeypatch.setattr(gpu_speedrun, "STEPS", 2)
     rows, _ = gpu_parts.PARTS["determinism"](replace(task, runs=1))
@@ -421,6 +423,7 @@ def test_a_profile_without_a_gpu_has_its_parts_and_its_trace(task):
     assert [path.name for path in task.out.iterdir()] == ["cifar10-last-dispatch.trace.json.gz"]
 
 
+@pytest.mark.slow
 def test_a_network_trains_on_images_of_the_device_and_on_files(task, monkeypatch):
     monkeypatch.setattr(gpu_resnet, "cores", lambda: 1)
     for part, system in (("resident", "cnn, images on the device"), ("streaming", "cnn, JPEGs read by workers")):
