@@ -92,7 +92,7 @@ class Classifier:
         for start in range(0, len(images), batch_size):
             batch = np.stack([self.prepared(image) for image in images[start : start + batch_size]])
             padded = pad_rows(batch, min(batch_size, len(images)))  # one shape, which is compiled once
-            found.append(np.asarray(self._apply(self.variables, padded))[: len(batch)])
+            found.append(np.asarray(self._compiled(self.variables, padded))[: len(batch)])
         return np.concatenate(found)
 
     def prepared(self, image: np.ndarray) -> np.ndarray:
@@ -117,12 +117,13 @@ class Classifier:
         """The module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
         return with_views(self.model, self.config.augment)
 
-    @cached_property
-    def _apply(self) -> Any:
-        def apply(variables: Any, images: jax.Array) -> Any:
-            return self.evaluated.apply(variables, self.normalized(images), train=False)
+    def forward(self, variables: Any, images: jax.Array) -> jax.Array:
+        """Returns the logits f32[b k] of images as `normalized` takes them. JAX can trace this."""
+        return jnp.asarray(self.evaluated.apply(variables, self.normalized(images), train=False))
 
-        return jax.jit(apply)
+    @cached_property
+    def _compiled(self) -> Any:
+        return jax.jit(lambda variables, images: self.forward(variables, images))
 
 
 def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int | None = None) -> Classifier:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,11 +24,7 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarr
     # one size, so that it is compiled once; the devices share it evenly
     size = -(-min(classifier.config.loop.eval_batch_size, max(most, 1)) // mesh.size) * mesh.size
     variables = on_devices(classifier.variables, replicated(mesh))
-
-    def apply(variables: Any, images: jax.Array) -> Any:
-        return classifier.evaluated.apply(variables, classifier.normalized(images), train=False)
-
-    compiled = jax.jit(apply, out_shardings=replicated(mesh))
+    compiled = jax.jit(lambda variables, images: classifier.forward(variables, images), out_shardings=replicated(mesh))
     made = []
     for split in splits:
         rows = np.zeros((len(split.labels), len(classifier.class_names)), np.float32)

@@ -21,20 +21,20 @@ def summary(evaluation: Evaluation) -> Table:
     made.add_row("examples", f"{values['examples']:,}")
     made.add_row("accuracy", f"{values['accuracy']:.2%}, 95 % interval {low:.2%} to {high:.2%}")
     if values["top_5"] is not None:
-        made.add_row("top-5 accuracy", _share(values["top_5"]))
-    made.add_row("balanced accuracy", _share(values["balanced_accuracy"]))
+        made.add_row("top-5 accuracy", percent(values["top_5"]))
+    made.add_row("balanced accuracy", percent(values["balanced_accuracy"]))
     for name, label in (("precision", "precision"), ("recall", "recall"), ("f1", "F1")):
         row = values[name]
-        made.add_row(label, f"{_share(row['macro'])} macro, {_share(row['weighted'])} weighted")
-    made.add_row("ROC AUC", f"{_number(values['roc_auc']['macro'])} macro")
-    made.add_row("average precision", f"{_number(values['average_precision']['macro'])} macro")
+        made.add_row(label, f"{percent(row['macro'])} macro, {percent(row['weighted'])} weighted")
+    made.add_row("ROC AUC", f"{number(values['roc_auc']['macro'])} macro")
+    made.add_row("average precision", f"{number(values['average_precision']['macro'])} macro")
     made.add_row("log loss", f"{values['log_loss']:.4f}, without temperature {calibration['log_loss_before']:.4f}")
     made.add_row("Brier score", f"{values['brier_score']:.4f}")
     made.add_row(
         "calibration error", f"{calibration['ece_after']:.4f}, without temperature {calibration['ece_before']:.4f}"
     )
     made.add_row("temperature", f"{evaluation.temperature:.3f}, fitted on {calibration['temperature_fitted_on']}")
-    made.add_row("Cohen's kappa", _number(values["cohen_kappa"]))
+    made.add_row("Cohen's kappa", number(values["cohen_kappa"]))
     return made
 
 
@@ -48,15 +48,17 @@ def per_class(evaluation: Evaluation) -> Table | None:
     for name in ("examples", "precision", "recall", "F1", "ROC AUC", "avg. precision"):
         made.add_column(name, justify="right")
     for row in rows:
-        shares = (_share(row[name]) for name in ("precision", "recall", "f1"))
-        areas = (_number(row[name]) for name in ("roc_auc", "average_precision"))
+        shares = (percent(row[name]) for name in ("precision", "recall", "f1"))
+        areas = (number(row[name]) for name in ("roc_auc", "average_precision"))
         made.add_row(escape(row["name"]), f"{row['support']:,}", *shares, *areas)
     return made
 
 
-def _share(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2%}"
+def percent(value: float | None, digits: int = 2) -> str:
+    """Returns a share as a percentage, or "undefined" for None."""
+    return "undefined" if value is None else f"{value:.{digits}%}"
 
 
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+def number(value: float | None, digits: int = 4) -> str:
+    """Returns a number with a fixed count of decimals, or "undefined" for None."""
+    return "undefined" if value is None else f"{value:.{digits}f}"

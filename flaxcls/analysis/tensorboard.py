@@ -15,7 +15,7 @@ from tensorboardX.summary import image
 
 from flaxcls.analysis.evaluation import Evaluation, worst
 from flaxcls.analysis.pictures import as_bytes, data_url, enlarged
-from flaxcls.analysis.report.charts import Spec, confusion
+from flaxcls.analysis.report.charts import Spec, confusion, evenly_spaced
 from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError
 
@@ -31,9 +31,9 @@ def write_events(evaluation: Evaluation, directory: str | Path) -> Path:
     cannot be written.
     """
     directory = Path(directory)
-    every = np.unique(np.linspace(0, len(evaluation.labels) - 1, SAMPLES).round().astype(int))
+    spread = evenly_spaced(len(evaluation.labels), SAMPLES)
     pictures = {"confusion_matrix": _drawn({**_on_white(confusion(evaluation)), "width": 600})}
-    for tag, chosen in (("samples", every.tolist()), ("mistakes", worst(evaluation, SAMPLES))):
+    for tag, chosen in (("samples", spread), ("mistakes", worst(evaluation, SAMPLES))):
         if chosen:
             pictures[tag] = _drawn(_gallery(evaluation, chosen))
     try:

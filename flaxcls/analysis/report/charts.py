@@ -223,6 +223,12 @@ def reliability_diagram(evaluation: Evaluation) -> Spec:
     return _finished(alt.layer(ideal, points), "Reliability diagram: accuracy by confidence", height=260)
 
 
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Returns the positions 0 .. count - 1, or `most` of them from the first to the last in even steps."""
+    positions: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return positions
+
+
 def _finished(chart: alt.LayerChart | alt.FacetChart, description: str, *, height: int) -> Spec:
     made: Spec = (
         chart.properties(width="container", height=height, description=description)
@@ -249,7 +255,6 @@ def _finished(chart: alt.LayerChart | alt.FacetChart, description: str, *, heigh
 
 def _points(run: RunContent, split: str, field: str) -> list[dict[str, Any]]:
     lines = [line for line in run.lines if line["split"] == split and line.get(field) is not None]
-    chosen = np.unique(np.linspace(0, len(lines) - 1, min(len(lines), MOST_POINTS)).round().astype(int))
     return [
         {
             "run": run.name,
@@ -258,7 +263,7 @@ def _points(run: RunContent, split: str, field: str) -> list[dict[str, Any]]:
             "step": lines[at]["step"],
             "epoch": lines[at]["epoch"],
         }
-        for at in chosen
+        for at in evenly_spaced(len(lines), MOST_POINTS)
     ]
 
 
@@ -276,10 +281,9 @@ def _curve_points(evaluation: Evaluation, names: Sequence[str]) -> list[dict[str
         positives = int((evaluation.labels == evaluation.class_names.index(name)).sum())
         right, wrong = tpr * positives, fpr * (len(evaluation.labels) - positives)
         precision = np.divide(right, right + wrong, out=np.ones_like(right), where=right + wrong > 0)
-        chosen = np.unique(np.linspace(0, len(fpr) - 1, min(len(fpr), most)).round().astype(int))
         rows += [
             {"c": name, "o": order, **_rounded(fpr=fpr[at], tpr=tpr[at], precision=precision[at])}
-            for order, at in enumerate(chosen)
+            for order, at in enumerate(evenly_spaced(len(fpr), most))
         ]
     return rows
 

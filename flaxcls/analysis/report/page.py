@@ -15,6 +15,7 @@ from flaxcls.analysis.evaluation import Evaluation
 from flaxcls.analysis.report import charts
 from flaxcls.analysis.report.content import RunContent
 from flaxcls.analysis.scores import McNemar, holm, mcnemar
+from flaxcls.analysis.tables import number, percent
 from flaxcls.run.result import versions
 
 # lines of metrics.jsonl that are drawn: the value, its title, and whether its axis is logarithmic
@@ -51,18 +52,18 @@ def render(runs: Sequence[RunContent]) -> str:
     ]
     specs |= {f"curve-{name}": spec for name, _, spec in curves}
     thresholds: dict[str, Any] = {}
-    for number, run in enumerate(runs):
+    for place, run in enumerate(runs):
         evaluation = run.evaluation
-        specs[f"confusion-{number}"] = charts.confusion(evaluation)
-        specs[f"reliability-{number}"] = charts.reliability_diagram(evaluation)
-        thresholds[str(number)] = charts.threshold_counts(evaluation)
-        if names := list(thresholds[str(number)]):
-            specs[f"roc-{number}"], specs[f"precision-recall-{number}"] = charts.roc_curves(evaluation, names)
+        specs[f"confusion-{place}"] = charts.confusion(evaluation)
+        specs[f"reliability-{place}"] = charts.reliability_diagram(evaluation)
+        thresholds[str(place)] = charts.threshold_counts(evaluation)
+        if names := list(thresholds[str(place)]):
+            specs[f"roc-{place}"], specs[f"precision-recall-{place}"] = charts.roc_curves(evaluation, names)
     same = all(_same_examples(runs[0].evaluation, run.evaluation) for run in runs[1:])
     environment = Environment(
         loader=PackageLoader("flaxcls.analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number, "shown": _shown}
+    environment.filters |= {"percent": percent, "number": number, "shown": _shown}
     source = environment.loader.get_source  # type: ignore[union-attr]
     return environment.get_template("report.html").render(
         title=", ".join(run.name for run in runs),
@@ -126,7 +127,7 @@ def _same_examples(first: Evaluation, second: Evaluation) -> bool:
     """Returns whether two runs were evaluated on the same examples; of the images, a hundred are looked at."""
     if first.ids != second.ids or not np.array_equal(first.labels, second.labels):
         return False
-    chosen = np.unique(np.linspace(0, len(first.ids) - 1, 100).round().astype(int)).tolist()
+    chosen = charts.evenly_spaced(len(first.ids), 100)
     # runs of other image sizes may have been given the same files
     return first.images.shape != second.images.shape or all(
         np.array_equal(first.images[index], second.images[index]) for index in chosen
@@ -138,14 +139,6 @@ def _at(metrics: dict[str, Any], path: str) -> float | None:
     for key in path.split("/"):
         found = found[key]
     return None if found is None else float(found)
-
-
-def _percent(value: float | None, digits: int = 2) -> str:
-    return "undefined" if value is None else f"{value:.{digits}%}"
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "undefined" if value is None else f"{value:.{digits}f}"
 
 
 def _shown(value: Any) -> str:
