@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with all that it needs inside it."""
+"""The page of a report: one self-contained HTML file."""
 
 import json
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from flaxcls.analysis.scores import McNemar, holm, mcnemar
 from flaxcls.analysis.tables import number, percent
 from flaxcls.run.result import versions
 
-# lines of metrics.jsonl that are drawn: the value, its title, and whether its axis is logarithmic
+# learning curves: field of metrics.jsonl, title, and True for a logarithmic axis
 CURVES = (
     ("loss", "loss", True),
     ("accuracy", "accuracy", False),
     ("learning_rate", "learning rate", False),
     ("images_per_second", "images per second", False),
 )
-# metrics in the table of several runs: the path in metrics.json, its title, and which is better
+# metrics in the comparison of runs: path in metrics.json, title, and max or min, whichever is better
 COMPARED = (
     ("accuracy", "accuracy", max),
     ("balanced_accuracy", "balanced accuracy", max),
@@ -41,8 +41,8 @@ COMPARED = (
 def render(runs: Sequence[RunContent]) -> str:
     """Returns the HTML of a report on one run, or on several side by side.
 
-    It loads nothing: charts, pictures and the program that draws them (Vega) are in it, and its content security policy
-    forbids every request.
+    The page loads nothing. It contains the charts, the pictures and the program that draws them (Vega), and its content
+    security policy forbids every request.
     """
     specs: dict[str, charts.Spec] = {}
     curves = [
@@ -73,7 +73,7 @@ def render(runs: Sequence[RunContent]) -> str:
         same=same,
         alike=ALIKE,
         differing=_differing(runs),
-        tests=_tests(runs),
+        tests=_test_pairs(runs),
         data={"specs": specs, "thresholds": thresholds, "grid": charts.THRESHOLDS.round(3).tolist()},
         made=f"{datetime.now():%-d %B %Y, %H:%M}",
         version=versions()["flaxcls"],
@@ -84,9 +84,9 @@ def render(runs: Sequence[RunContent]) -> str:
 
 
 def _compared(runs: Sequence[RunContent], *, same: bool) -> list[dict[str, Any]]:
-    """Returns the rows of the table of several runs, each with the places of its best values.
+    """Returns the rows of the comparison of runs; "best" is True for the best values of a row.
 
-    same: whether they were evaluated on the same examples; else none is the best.
+    same: True if the runs were evaluated on the same examples; otherwise no value is the best.
     """
     rows = []
     for path, title, better in COMPARED:
@@ -100,16 +100,16 @@ def _compared(runs: Sequence[RunContent], *, same: bool) -> list[dict[str, Any]]
 
 
 def _differing(runs: Sequence[RunContent]) -> list[tuple[str, list[str]]]:
-    """Returns the options that are not the same in all runs."""
+    """Returns the options that differ between runs, each with its value in each run."""
     names = {name: None for run in runs for name in run.config}
     rows = [(name, [_shown(run.config.get(name)) for run in runs]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 
-def _tests(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
-    """Returns McNemar's test for each pair of runs that were evaluated on the same examples."""
+def _test_pairs(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
+    """Returns McNemar's test for each pair of runs; "found" is None if they were evaluated on different examples."""
     pairs = [(first, second) for place, first in enumerate(runs) for second in runs[place + 1 :]]
-    found = [_tested(first.evaluation, second.evaluation) for first, second in pairs]
+    found = [_compare_pair(first.evaluation, second.evaluation) for first, second in pairs]
     adjusted = iter(holm([test.p_value for test in found if test]))
     return [
         {"first": first.name, "second": second.name, "found": test, "adjusted": next(adjusted) if test else None}
@@ -117,18 +117,18 @@ def _tests(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
     ]
 
 
-def _tested(first: Evaluation, second: Evaluation) -> McNemar | None:
+def _compare_pair(first: Evaluation, second: Evaluation) -> McNemar | None:
     if not _same_examples(first, second):
         return None
     return mcnemar(first.predicted == first.labels, second.predicted == second.labels)
 
 
 def _same_examples(first: Evaluation, second: Evaluation) -> bool:
-    """Returns whether two runs were evaluated on the same examples; of the images, a hundred are looked at."""
+    """Returns True if two runs were evaluated on the same examples; compares names, labels and 100 images."""
     if first.ids != second.ids or not np.array_equal(first.labels, second.labels):
         return False
     chosen = charts.evenly_spaced(len(first.ids), 100)
-    # runs of other image sizes may have been given the same files
+    # images of different sizes may come from the same files
     return first.images.shape != second.images.shape or all(
         np.array_equal(first.images[index], second.images[index]) for index in chosen
     )
