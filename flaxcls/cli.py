@@ -22,8 +22,8 @@ NAMES = ConstructorRegistry()
 
 
 @NAMES.primitive_rule
-def _name(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str | None] | None:
-    """Parses an option with a few known names; the error for a mistyped name suggests one."""
+def _choice_option(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str | None] | None:
+    """Returns the parser of an option with a few known names; its error for a mistyped name suggests one."""
     names = choices(type_info.type)
     if not names:
         return None
@@ -44,10 +44,10 @@ def _name(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str | None] 
 
 
 @NAMES.primitive_rule
-def _by_path(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, float]] | None:
-    """Parses pairs of a path and a number.
+def _pairs_option(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, float]] | None:
+    """Returns the parser of an option that takes pairs of a path and a number.
 
-    Without it, tyro makes an option of each key if the default is not empty.
+    Without this rule, tyro makes an option of each key if the default is not empty.
     """
     if type_info.type not in (dict[str, float], dict[str, int]):
         return None

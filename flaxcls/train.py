@@ -35,7 +35,7 @@ class Command:
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in the run directory."""
     allow_changes: tyro.conf.FlagCreatePairsOff[bool] = False
-    """With --resume: accept options that change the results, if all arrays keep their shapes; the run stores them."""
+    """With --resume: accept options that change the results, but not the shapes of arrays; the run keeps them."""
     stop_after: int | None = None
     """Save and stop after this step; --resume continues as if the run had never stopped."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -52,12 +52,12 @@ def near_duplicates(first: Split, second: Split, *, alike: float = ALIKE) -> lis
 
 def _thumbnails(split: Split) -> np.ndarray:
     """Returns f32[n p]: the grey pixels of each thumbnail, minus their mean, scaled to length 1 (or 0)."""
-    made = np.zeros((len(split.labels), SIDE * SIDE), np.float32)
-    for index in range(len(made)):
+    rows = np.zeros((len(split.labels), SIDE * SIDE), np.float32)
+    for index in range(len(rows)):
         image = split.images[index]
         grey = with_channels(image, 1) if image.dtype == np.uint8 else image.mean(axis=2, keepdims=True)
         small = cv2.resize(grey.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
         small = small - small.mean()
         length = np.linalg.norm(small)
-        made[index] = small / length if length > 1e-3 * grey.max(initial=1) else 0
-    return made
+        rows[index] = small / length if length > 1e-3 * grey.max(initial=1) else 0
+    return rows

@@ -25,7 +25,7 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarr
     size = -(-min(classifier.config.loop.eval_batch_size, max(most, 1)) // mesh.size) * mesh.size
     variables = on_devices(classifier.variables, replicated(mesh))
     compiled = jax.jit(lambda variables, images: classifier.forward(variables, images), out_shardings=replicated(mesh))
-    made = []
+    logits_by_split = []
     for split in splits:
         rows = np.zeros((len(split.labels), len(classifier.class_names)), np.float32)
         for start in range(0, len(rows), size):
@@ -38,8 +38,8 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarr
                 f"the model's output is NaN or infinite for {wrong} of {len(rows)} examples: the parameters of step "
                 f"{classifier.step} cannot be used. Choose another step (--step)."
             )
-        made.append(rows)
-    return made
+        logits_by_split.append(rows)
+    return logits_by_split
 
 
 def validation_split(classifier: Classifier) -> Split:

@@ -71,11 +71,11 @@ def tiled(pictures: Sequence[np.ndarray], *, columns: int) -> np.ndarray:
     height, width = pictures[0].shape[:2]
     gap = max(2, max(height, width) // 16)
     rows = math.ceil(len(pictures) / columns)
-    made = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for index, picture in enumerate(pictures):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
-        made[top : top + height, left : left + width] = picture
-    return made
+        canvas[top : top + height, left : left + width] = picture
+    return canvas
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
