@@ -30,8 +30,7 @@ class Command:
     workdir: Path | None = None
     """Run directory; may be gs://BUCKET/PATH. Without it, the run gets a new directory in runs/."""
     resume: Literal["no", "yes", "auto"] = "no"
-    """Continue the run in the run directory; its configuration gives the defaults of the options. auto: continue if
-    there is a run, else start one. --resume alone means yes."""
+    """Continue the run, with its configuration as the defaults. auto: start one if there is none. Alone, it is yes."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in the run directory."""
     allow_changes: tyro.conf.FlagCreatePairsOff[bool] = False
