@@ -1,12 +1,20 @@
-"""What the commands share: names answered with a suggestion, and experiment files."""
+"""The parts that commands share: option types, exit codes, experiment files, and what `--resume` means."""
 
+import hashlib
+import json
 import runpy
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Literal
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from flaxcls.config import Config
-from flaxcls.errors import InputError, unknown
+from flaxcls.config_json import to_json
+from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, exit_code, unknown
+from flaxcls.run.workdir import has_run, read_config
 from flaxcls.storage import as_path, in_bucket
 from flaxcls.validation import choices, validate
 
@@ -14,8 +22,8 @@ NAMES = ConstructorRegistry()
 
 
 @NAMES.primitive_rule
-def _name(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str | None] | None:
-    """Answers a mistyped name among a few with a suggestion."""
+def _choice_option(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str | None] | None:
+    """Returns the parser of an option with a few known names; its error for a mistyped name suggests one."""
     names = choices(type_info.type)
     if not names:
         return None
@@ -36,8 +44,11 @@ def _name(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[str | None] 
 
 
 @NAMES.primitive_rule
-def _by_path(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, float]] | None:
-    """Takes pairs of words, also where the default is not empty (tyro then makes an option of each of its keys)."""
+def _pairs_option(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, float]] | None:
+    """Returns the parser of an option that takes pairs of a path and a number.
+
+    Without this rule, tyro makes an option of each key if the default is not empty.
+    """
     if type_info.type not in (dict[str, float], dict[str, int]):
         return None
     kind = int if type_info.type == dict[str, int] else float
@@ -45,7 +56,7 @@ def _by_path(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str,
     def parse(words: list[str]) -> dict[str, float]:
         if len(words) % 2:
             raise ValueError(
-                f"{' '.join(words)!r} is no list of pairs: a path and its number, each separated by a space."
+                f"{' '.join(words)!r} is no list of pairs: give each path and its number, all separated by spaces."
             )
         return {path: kind(number) for path, number in zip(words[::2], words[1::2], strict=True)}
 
@@ -58,19 +69,90 @@ def _by_path(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str,
     )
 
 
+def run_command(work: Callable[[], int]) -> int:
+    """Runs a command and returns its exit code.
+
+    The code is the one that `work` returns, 0 if a run stopped as asked, or 130 after SIGINT. An error that a user can
+    cause is printed, and its `exit_code` is returned.
+    """
+    try:
+        return work()
+    except Interrupted:
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (InputError, DivergenceError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_code(error)
+
+
 def local_out(out: Path | None, default: Path) -> Path:
-    """Returns where a command writes to. Raises InputError if that is in a bucket, where only a run is written."""
+    """Returns the path that a command writes to.
+
+    Raises InputError if it is in a bucket: only runs can be written there.
+    """
     place = default if out is None else as_path(out)
     if in_bucket(place):
         raise InputError(
-            f"{place} is in a bucket, but what a command makes of a run is written to this machine: name a place "
-            "there by --out."
+            f"{place} is in a bucket, but the output of this command is written to this machine: name a place there "
+            "by --out."
         )
     return place
 
 
+def expand_resume(args: Sequence[str]) -> list[str]:
+    """Returns the arguments with `--resume` and `--resume auto` each as one word, as the parser needs them."""
+    expanded: list[str] = []
+    for index, arg in enumerate(args):
+        if arg == "--resume":
+            expanded.append("--resume=auto" if args[index + 1 : index + 2] == ["auto"] else "--resume=yes")
+        elif not (arg == "auto" and expanded and expanded[-1] == "--resume=auto" and args[index - 1] == "--resume"):
+            expanded.append(arg)
+    return expanded
+
+
+def resolve_resume(
+    resume: Literal["no", "yes", "auto"], workdir: Path | None, *, overwrite: bool
+) -> Literal["no", "yes"]:
+    """Returns yes or no for `--resume`; auto becomes yes if `workdir` holds a run.
+
+    Raises InputError for auto without a directory, or together with overwrite.
+    """
+    if resume != "auto":
+        return resume
+    if workdir is None or overwrite:
+        raise InputError(
+            "resume is auto, which needs the run's directory, named with --workdir, and does not go with overwrite."
+        )
+    return "yes" if has_run(workdir) else "no"
+
+
+def base_config(experiment: Path | None, resumed: Path | None, default: Config | None) -> Config:
+    """Returns the configuration that the options change: the first that is given of the arguments.
+
+    Args:
+      experiment: a Python file that defines CONFIG.
+      resumed: the directory of a run that is resumed.
+      default: the caller's own; None: `Config()`.
+    """
+    if experiment is not None:
+        return load_experiment(experiment)
+    if resumed is not None:
+        return read_config(resumed)
+    return default or Config()
+
+
+def shared_hash(config: Config, *settings: object) -> str:
+    """Returns a hash of the configuration and settings that all processes of a run must share."""
+    shared: dict[str, Any] = json.loads(to_json(config))
+    for name in ("dir", "memory", "workers"):  # each host may have its own
+        del shared["data"][name]
+    text = json.dumps([version("flaxcls"), shared, *settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def load_experiment(path: Path) -> Config:
-    """Returns CONFIG of a Python file, which is run. Raises InputError if there is none, or none that is valid."""
+    """Runs a Python file and returns its CONFIG. Raises InputError if it has none, or an invalid one."""
     if not path.is_file():
         raise InputError(f"the experiment {path} is no file: name a Python file that defines CONFIG.")
     try:

@@ -13,7 +13,7 @@ from flaxcls.analysis.classifier import config_path, load_run
 from flaxcls.analysis.evaluation import evaluate_run, write
 from flaxcls.analysis.tables import per_class, summary
 from flaxcls.analysis.tensorboard import write_events
-from flaxcls.cli import NAMES, local_out
+from flaxcls.cli import NAMES, local_out, run_command
 from flaxcls.config import DataConfig
 from flaxcls.config_json import from_json
 from flaxcls.errors import InputError
@@ -23,24 +23,24 @@ from flaxcls.storage import as_path
 
 @dataclass(frozen=True)
 class Command:
-    """Evaluates a run's best parameters: writes metrics, ROC curves, predictions and pictures for TensorBoard."""
+    """Evaluates the best parameters of a run; writes metrics, ROC curves, predictions and pictures for TensorBoard."""
 
     run: tyro.conf.Positional[Path]
-    """Run directory, as flaxcls.train has made it."""
+    """Run directory, made by flaxcls.train."""
     split: Literal["train", "validation", "test"] = "test"
-    """Examples to evaluate; none is augmented."""
+    """Split to evaluate; its images are not augmented."""
     step: int | None = None
-    """Another checkpoint than that of the best parameters."""
+    """Checkpoint to evaluate; without it, the one with the best parameters."""
     out: Path | None = None
-    """Directory to write to; without it RUN/evaluation/SPLIT."""
+    """Directory for the results; without it, RUN/evaluation/SPLIT."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Where the examples come from; what is left out is as it was in the run."""
+    """Source of the examples; the defaults are the values of the run."""
 
 
 def parse(args: list[str]) -> Command:
-    """Returns the command, with the options on top of the run's own data.
+    """Returns the command; its options change the data configuration of the run.
 
-    Raises SystemExit for an option that is not known, and InputError where there is no run.
+    Raises SystemExit for an unknown option, and InputError if there is no run.
     """
     words = [arg for arg in args if arg not in ("-h", "--help")]
     if not words and args:
@@ -51,7 +51,7 @@ def parse(args: list[str]) -> Command:
         return replace(_parse(args, from_json(text).data), run=run)
     except InputError:
         if (run / CHECKPOINTS).is_dir():
-            load_run(run)  # which says so if it is of a later version
+            load_run(run)  # raises a clearer error if a later version wrote the run
         raise
 
 
@@ -61,18 +61,15 @@ def _parse(args: list[str], data: DataConfig) -> Command:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 2 for bad input, 130 after SIGINT."""
+    """Runs the command and returns its exit code: 0, 2 for bad input, or 130 after SIGINT."""
+    return run_command(lambda: _evaluate(parse(sys.argv[1:] if args is None else args)))
+
+
+def _evaluate(command: Command) -> int:
     console = Console()
-    try:
-        command = parse(sys.argv[1:] if args is None else args)
-        out = local_out(command.out, command.run / "evaluation" / command.split)
-        evaluation = evaluate_run(command.run, split=command.split, data=command.data, step=command.step)
-        files = [*write(evaluation, out), write_events(evaluation, out)]
-    except KeyboardInterrupt:
-        return 130
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    out = local_out(command.out, command.run / "evaluation" / command.split)
+    evaluation = evaluate_run(command.run, split=command.split, data=command.data, step=command.step)
+    files = [*write(evaluation, out), write_events(evaluation, out)]
     console.print(summary(evaluation))
     if table := per_class(evaluation):
         console.print(table)

@@ -1,4 +1,4 @@
-"""The command `python -m flaxcls.explain`: it parses, calls and prints."""
+"""The command `python -m flaxcls.explain`: it parses, explains image files and prints."""
 
 import sys
 from dataclasses import dataclass
@@ -8,42 +8,35 @@ from typing import Annotated
 import tyro
 
 from flaxcls.analysis import load_run
-from flaxcls.analysis.explain_files import explain_files, make_plan
+from flaxcls.analysis.explain_files import explain_files, make_options
 from flaxcls.analysis.explanation import TOLERANCE
 from flaxcls.analysis.prediction import find_images, predict_files
-from flaxcls.cli import NAMES, local_out
-from flaxcls.errors import InputError
+from flaxcls.cli import NAMES, local_out, run_command
 from flaxcls.storage import as_path
 
 
 @dataclass(frozen=True)
 class Command:
-    """Shows what in images a trained model answers to, as pictures and as arrays."""
+    """Shows which parts of an image a trained model responds to, as pictures and as arrays."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Directory of the run."""
+    """Run directory."""
     paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
     """Images, folders of them, or globs in quotes."""
     methods: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME...")] = None
-    """What to explain them by: some of grad-cam, integrated-gradients, smooth-grad and occlusion; without it by all."""
+    """Methods: any of grad-cam, integrated-gradients, smooth-grad and occlusion; without it, all of them."""
     class_name: str | None = None
-    """Class whose logit is explained; without it the one that the model finds in each image."""
+    """Class whose logit is explained; without it, the class predicted for each image."""
     layer: str | None = None
-    """For Grad-CAM and feature maps, as --dry-run names it; without it the last whose map has several pixels."""
+    """Layer for Grad-CAM and feature maps, named as in --dry-run; without it, the last with a map of several pixels."""
     out: Path | None = None
-    """Directory for what is written; without it explanations/ of the run."""
+    """Directory for the files; without it, RUN/explanations."""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command; its exit code is 0, 1 where files could not be read, 2 for bad input, 130 after SIGINT."""
+    """Runs the command and returns its exit code: 0, 1 for unreadable files, 2 for bad input, or 130 after SIGINT."""
     command = tyro.cli(Command, args=args, prog="python -m flaxcls.explain", registry=NAMES)
-    try:
-        return _explain(command)
-    except KeyboardInterrupt:
-        return 130
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _explain(command))
 
 
 def _explain(command: Command) -> int:
@@ -51,21 +44,21 @@ def _explain(command: Command) -> int:
     run = as_path(command.run)
     out = local_out(command.out, run / "explanations")
     classifier = load_run(run)
-    plan = make_plan(classifier, methods=command.methods, class_name=command.class_name, layer=command.layer)
-    for sentence in plan.left_out:
+    options = make_options(classifier, methods=command.methods, class_name=command.class_name, layer=command.layer)
+    for sentence in options.left_out:
         print(sentence, file=sys.stderr)
     found = predict_files(classifier, paths)
-    for image in explain_files(classifier, plan, found, out):
+    for image in explain_files(classifier, options, found, out):
         other = "" if image.explained == image.predicted else f", explained as {image.explained}"
         print(f"{image.source}: {image.predicted}, {image.probability:.1%}{other}")
         if not image.is_complete:
             print(
-                f"  Integrated gradients are not exact here: their sum is {image.gap:.1%} off the difference of the "
-                f"logits, and up to {TOLERANCE:.0%} is usual."
+                "  Integrated gradients are not exact here: their sum differs from the difference of the logits by "
+                f"{image.gap:.1%}, more than the usual {TOLERANCE:.0%}."
             )
         print("  " + "  ".join(file.name for file in image.files))
     if found.paths:
-        print(f"The files{'' if plan.filters is None else ', and filters.png,'} are in {out}.")
+        print(f"The files{'' if options.filters is None else ', and filters.png,'} are in {out}.")
     if found.unreadable:
         print(found.complaint, file=sys.stderr)
     return 1 if found.unreadable else 0

@@ -1,4 +1,4 @@
-"""The command `python -m flaxcls.export`: it parses, exports a run and prints what that cost."""
+"""The command `python -m flaxcls.export`: it parses, exports a run and prints its files and cost."""
 
 import sys
 from dataclasses import dataclass
@@ -12,49 +12,42 @@ from flaxcls.analysis.classifier import load_run
 from flaxcls.analysis.export import DESCRIPTION, ONNX, STABLEHLO, add_onnx, check_folder, export_run
 from flaxcls.analysis.export.onnx import ADVICE
 from flaxcls.analysis.inference import calibrated
-from flaxcls.cli import NAMES, local_out
+from flaxcls.cli import NAMES, local_out, run_command
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path
 
 
 @dataclass(frozen=True)
 class Command:
-    """Exports a trained run as one program, from the bytes of images to calibrated probabilities."""
+    """Exports a trained run as one program that turns the bytes of images into calibrated probabilities."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Type that the weights are stored in; what another one costs and brings is measured on the validation split."""
+    """Type of the stored weights; a smaller one is compared with float32 on the validation split."""
     format: Literal["stablehlo", "onnx"] = "stablehlo"
-    """onnx adds model.onnx, made by --onnx-python."""
+    """onnx: also write model.onnx, converted by --onnx-python."""
     onnx_python: Path | None = None
-    """Python of an environment of its own that has jax2onnx, which needs another orbax."""
+    """Python of a separate environment with jax2onnx, which needs another version of orbax."""
     out: Path | None = None
-    """Folder to write to; without it RUN/export, or RUN/export-DTYPE for other types than float32."""
+    """Folder to write to; without it, RUN/export for float32 and RUN/export-DTYPE for other types."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace model.stablehlo, model.onnx and model.json in the folder."""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 2 for bad input, 130 after SIGINT."""
+    """Runs the command and returns its exit code: 0, 2 for bad input, or 130 after SIGINT."""
     command = tyro.cli(Command, args=args, prog="python -m flaxcls.export", registry=NAMES)
-    try:
-        _export(command)
-    except KeyboardInterrupt:
-        return 130
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: _export(command))
 
 
-def _export(command: Command) -> None:
+def _export(command: Command) -> int:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     plain = command.dtype == "float32"
     run = as_path(command.run)
     out = local_out(command.out, run / ("export" if plain else f"export-{command.dtype}"))
     if command.format == "onnx" and command.onnx_python is None:
-        raise InputError(f"--format onnx needs --onnx-python: {ADVICE}, and give --onnx-python onnx/bin/python.")
+        raise InputError(f"--format onnx needs --onnx-python: {ADVICE}, then give --onnx-python onnx/bin/python.")
     check_folder(out, overwrite=command.overwrite)
     classifier, reason = calibrated(run, load_run(run))
     description = export_run(run, classifier, out, dtype=command.dtype, not_calibrated=reason)
@@ -63,28 +56,31 @@ def _export(command: Command) -> None:
     console.print(f"{out / DESCRIPTION}: class names, shapes, and how to use it")
     if command.onnx_python is not None:
         record = add_onnx(classifier, out, description, command.onnx_python)
-        console.print(f"{out / ONNX}: {record['bytes']:,} bytes, off by {record['largest_difference']:.1e} at most")
+        largest = record["largest_difference"]
+        console.print(f"{out / ONNX}: {record['bytes']:,} bytes, outputs within {largest:.1e} of those of JAX")
     if reason is not None:
         console.print(f"The probabilities are not calibrated: {reason}")
     if not plain:
-        console.print(_cost(description))
+        console.print(_comparison_text(description))
+    return 0
 
 
-def _cost(description: dict[str, Any]) -> str:
+def _comparison_text(description: dict[str, Any]) -> str:
     found, dtype = description["compared_with_float32"], description["dtype"]
     if found is None:
         return f"What {dtype} costs was not measured: {description['not_compared']}"
     (accuracy, smaller), (before, after) = found["accuracy"], found["milliseconds"]
-    won = f"{found['latency_won']:.1%} won" if found["latency_won"] > 0 else f"{-found['latency_won']:.1%} lost"
+    saved = found["latency_won"]
+    difference = f"{saved:.1%} less time" if saved > 0 else f"{-saved:.1%} more time"
     if found["chance"] > 0.01:
-        won = "no clear difference"
+        difference = "no clear difference"
     return "\n".join(
         [
             f"{dtype} against float32, on the {found['examples']} examples of the validation split:",
             f"  accuracy  {accuracy:.4f} -> {smaller:.4f}, {100 * found['accuracy_lost']:.2f} points lost, "
             f"{found['changed']} predictions changed",
-            f"  latency   {before:.3f} -> {after:.3f} ms for {found['batch_size']} images on {found['device']}: {won} "
-            f"(medians of {found['repetitions']} pairs, faster in {found['faster_in']})",
+            f"  latency   {before:.3f} -> {after:.3f} ms for {found['batch_size']} images on {found['device']}: "
+            f"{difference} (medians of {found['repetitions']} pairs, faster in {found['faster_in']})",
             f"  size      {found['bytes'][0]:,} -> {found['bytes'][1]:,} bytes",
         ]
     )

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flaxcls.analysis.classifier import load_run
 from flaxcls.analysis.inference import calibrated
 from flaxcls.analysis.prediction import check_new, find_images, predict_files, write
-from flaxcls.cli import NAMES
+from flaxcls.cli import NAMES, run_command
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path
 
@@ -27,27 +27,22 @@ class Command:
     paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
     """Images, folders of them, or globs in quotes."""
     top: int = 1
-    """Classes an image, the most probable first."""
+    """Number of classes listed for each image, the most probable first."""
     format: Literal["table", "csv", "jsonl", "parquet"] | None = None
-    """None: as the file of --out is called, else a table on a terminal and CSV in a pipe."""
+    """None: by the ending of --out; without --out, a table on a terminal and CSV in a pipe."""
     out: Path | None = None
-    """A new file to write to, instead of the standard output."""
+    """New file to write to, instead of the standard output."""
     batch_size: int = 256
-    """Images that are predicted at once."""
+    """Number of images computed at once."""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command; its exit code is 0, 1 where files could not be read, 2 for bad input, 130 after SIGINT."""
+    """Runs the command and returns its exit code: 0, 1 for unreadable files, 2 for bad input, or 130 after SIGINT."""
     command = tyro.cli(Command, args=args, prog="python -m flaxcls.predict", registry=NAMES)
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
-        return _predict(command, errors)
-    except KeyboardInterrupt:
-        return 130
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # as after `| head`
+        return run_command(lambda: _predict(command, errors))
+    except BrokenPipeError:  # such as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -58,7 +53,7 @@ def _predict(command: Command, errors: Console) -> int:
     if command.batch_size < 1:
         raise InputError(f"batch_size is {command.batch_size}, but must be 1 or more.")
     if form == "parquet" and out is None:
-        raise InputError("Parquet is not for the standard output: name a file by --out.")
+        raise InputError("Parquet cannot go to the standard output: name a file by --out.")
     if out is not None:
         check_new(out)
     run = as_path(command.run)
@@ -67,9 +62,9 @@ def _predict(command: Command, errors: Console) -> int:
     if not 1 <= command.top <= classes:
         raise InputError(f"top is {command.top}, but the model has {classes} classes: ask for 1 to {classes}.")
     paths = find_images(command.paths)
-    classifier, reason_not = calibrated(run, classifier)
-    if reason_not is not None:
-        errors.print(f"The probabilities are not calibrated: {reason_not}")
+    classifier, reason = calibrated(run, classifier)
+    if reason is not None:
+        errors.print(f"The probabilities are not calibrated: {reason}")
     parts = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*parts, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("", total=len(paths))

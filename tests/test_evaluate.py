@@ -94,7 +94,8 @@ def test_new_images_of_any_size_in_folders(trained, capfd, tmp_path, splits):
     np.testing.assert_allclose(np.array(table["p_8"]), expected.probabilities[:, 8], atol=1e-6)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["per_class"][4]["recall"] is None
-    assert metrics["notes"]["dataset"] == "not the run's own data, so it may hold examples that it was trained on"
+    note = "not the run's own data, so the run may have been trained on some of these examples"
+    assert metrics["notes"]["dataset"] == note
     code, _, err = call(capfd, trained.workdir, *args, "--split", "validation")
     assert code == (2 if splits else 0)
     assert not splits or "has the splits test, but not validation" in err

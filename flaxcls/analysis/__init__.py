@@ -1,4 +1,4 @@
-"""What looks at a trained model."""
+"""Tools to use, test and explain a trained model."""
 
 from flaxcls.analysis.classifier import Classifier, Predictions, load_run
 

@@ -1,4 +1,4 @@
-"""What the layers of a model hold, and by Grad-CAM what of it speaks for a class."""
+"""The outputs of a model's layers, and Grad-CAM, which shows where they support a class."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,21 +20,21 @@ def grad_cam(
     *,
     layer: str | None = None,
 ) -> np.ndarray:
-    """Returns f32[b h w] of 0..1: where the channels of a layer that speak for the class are active.
+    """Returns f32[b h w] in 0..1: high where the active channels of a layer support the class.
 
     Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization". The
-    largest value of an image is 1, unless nothing speaks for the class. The map of the layer is interpolated to the
+    largest value of an image is 1, or 0 if no pixel supports the class. The map of the layer is interpolated to the
     size of the image.
 
     Args:
-      model: called as `model(images, train=False)`, with fields that can be hashed.
-      variables: its own.
+      model: called as `model(images, train=False)`; its fields must be hashable.
+      variables: the variables of the model.
       images: f32[b h w c], as the model takes them.
-      classes: i32[b], whose logits are explained.
+      classes: i32[b], the classes whose logits are explained.
       layer: path of a module with an output [b h' w' n], such as "stage4_block2/Conv_1"; if it is called several times,
         the last call counts. None: the last such module whose map has more than one pixel.
 
-    Raises InputError where the model has no such module.
+    Raises InputError if the model has no such module.
     """
     images = jnp.asarray(images, jnp.float32)
     return np.asarray(_grad_cam(model, layer, variables, images, jnp.asarray(classes, jnp.int32)))
@@ -48,9 +48,9 @@ def feature_maps(
 
 
 def map_layers(model: nn.Module, variables: Any, images: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:
-    """Returns path and shape of the outputs [b h w n] of the model's modules, in the order that they end in.
+    """Returns the path and shape of each module output [b h w n], in the order in which the calls end.
 
-    Nothing is computed, and shapes are enough for variables and images. A module that is called twice is there twice.
+    Nothing is computed; shapes are enough for variables and images. A module that is called twice is listed twice.
     """
     found: list[tuple[str, jax.ShapeDtypeStruct]] = []
 
@@ -58,16 +58,16 @@ def map_layers(model: nn.Module, variables: Any, images: Any) -> list[tuple[str,
         found.append((path, jax.ShapeDtypeStruct(output.shape, output.dtype)))
         return output
 
-    jax.eval_shape(lambda variables, images: _intercepted(model, variables, images, record), variables, images)
+    jax.eval_shape(lambda variables, images: _apply_with(model, variables, images, record), variables, images)
     return found
 
 
 def choose_layer(found: Sequence[tuple[str, jax.ShapeDtypeStruct]], layer: str | None) -> int:
-    """Returns which of the `map_layers` is the layer, as `grad_cam` takes it. Raises InputError where none is."""
+    """Returns the index in `map_layers` of a layer, named as in `grad_cam`. Raises InputError if there is none."""
     if not found:
         raise InputError(
-            "the model has no layer with an output [b h w c], which Grad-CAM and feature maps are made of: "
-            "use the other methods, and name no layer."
+            "the model has no layer with an output [b h w c], which Grad-CAM and feature maps need: use the other "
+            "methods, and name no layer."
         )
     if layer is None:
         large = [index for index, (_, shape) in enumerate(found) if shape.shape[1] * shape.shape[2] > 1]
@@ -79,9 +79,9 @@ def choose_layer(found: Sequence[tuple[str, jax.ShapeDtypeStruct]], layer: str |
 
 
 def first_layer_filters(model: nn.Module, variables: Any, images: Any) -> np.ndarray:
-    """Returns f32[h w c n], the kernel of the convolution that is called first. Raises InputError if there is none.
+    """Returns f32[h w c n], the kernel of the first convolution that is called. Raises InputError if there is none.
 
-    Of the images the shape is enough.
+    The shape of the images is enough.
     """
     found: list[np.ndarray] = []
 
@@ -125,8 +125,8 @@ def _feature_maps(model: nn.Module, layer: str | None, variables: Any, images: j
     return _apply(model, variables, images, index)[1].astype(jnp.float32)
 
 
-def _intercepted(model: nn.Module, variables: Any, images: jax.Array, change: Callable[[str, Any], Any]) -> Any:
-    """Applies the model; the outputs [b h w c] of its modules become what `change` makes of path and output."""
+def _apply_with(model: nn.Module, variables: Any, images: jax.Array, change: Callable[[str, Any], Any]) -> Any:
+    """Applies the model, and replaces each module output [b h w c] by `change(path, output)`."""
 
     def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
@@ -140,7 +140,7 @@ def _intercepted(model: nn.Module, variables: Any, images: jax.Array, change: Ca
 def _apply(
     model: nn.Module, variables: Any, images: jax.Array, index: int, added: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits, and the map of the call `index`, to which `added` is added."""
+    """Returns the logits, and the output of call `index` plus `added`."""
     seen: list[jax.Array] = []
 
     def change(path: str, output: jax.Array) -> jax.Array:
@@ -150,5 +150,5 @@ def _apply(
         seen.append(output)
         return output
 
-    logits = _intercepted(model, variables, images, change)
+    logits = _apply_with(model, variables, images, change)
     return logits, seen[index]

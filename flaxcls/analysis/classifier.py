@@ -1,4 +1,4 @@
-"""A trained model, with all that it needs to be used: `load_run` reads it from a run directory."""
+"""A trained model that is ready to use. `load_run` reads it from a run directory."""
 
 import dataclasses
 import json
@@ -28,7 +28,11 @@ CALIBRATION = "calibration.json"
 
 
 class Predictions(NamedTuple):
-    """probabilities: f32[n k], each row sums to 1. class_names: of the k classes."""
+    """The predictions for n images.
+
+    probabilities: f32[n k]; each row sums to 1.
+    class_names: names of the k classes.
+    """
 
     probabilities: np.ndarray
     class_names: tuple[str, ...]
@@ -40,7 +44,7 @@ class Predictions(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The names of the most probable classes."""
+        """The name of the most probable class of each image."""
         return [self.class_names[label] for label in self.labels]
 
 
@@ -48,14 +52,17 @@ class Predictions(NamedTuple):
 class Classifier:
     """A trained model.
 
-    config: of the run.
-    model: the linen module; variables: its own, as evaluation uses them (the average of the parameters, if any).
-    class_names: of the k classes.
-    image_shape: (h, w, c) that the model sees.
-    mean, std: f64[c] that images of 0..1 are normalised with, or None.
-    step: that the parameters are of; sha256: of the arrays of its checkpoint.
-    data: name of the data set; examples: in its train, validation and test splits.
-    temperature: what logits are divided by before the softmax; fitted on the validation split; None where it was not.
+    config: configuration of the run.
+    model: linen module.
+    variables: variables of the module for evaluation; with the average of the parameters, if the run keeps one.
+    class_names: names of the k classes.
+    image_shape: (h, w, c) of the images that the model sees.
+    mean, std: f64[c], mean and standard deviation that normalise images in 0..1, or None.
+    step: training step of the parameters.
+    sha256: hash of the arrays in the checkpoint.
+    data: name of the data set.
+    examples: numbers of examples in its train, validation and test splits.
+    temperature: divisor of the logits before the softmax, fitted on the validation split; None if not fitted.
     """
 
     config: Config
@@ -75,68 +82,69 @@ class Classifier:
         """Returns the probability of each class.
 
         Args:
-          images: u8[n h w c] of any size, or a sequence of u8[h w c] of several; grey ones may lack the last axis. They
-            are scaled and cut to the model's size, as `flaxcls.data.resize.fit_image` does, and grey is made colours,
-            or colours grey, as the model needs it.
-          batch_size: images that are predicted at once.
+          images: u8[n h w c] of any size, or a sequence of u8[h w c] of different sizes; grey images may lack the last
+            axis. They are scaled and cut to the model's size, as `flaxcls.data.resize.fit_image` does. Grey is
+            converted to colour, or colour to grey, as the model needs it.
+          batch_size: number of images computed at once.
 
         Raises:
-          InputError: for what is no image of unsigned bytes.
+          InputError: if an item is not an image of unsigned bytes.
         """
         logits = self.logits(images, batch_size=batch_size) / (self.temperature or 1.0)
         return Predictions(np.asarray(jax.nn.softmax(logits)), self.class_names)
 
     def logits(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 256) -> np.ndarray:
-        """Returns f32[n k] for images as `predict` takes them."""
+        """Returns the logits f32[n k] for images as `predict` takes them."""
         found = [np.zeros((0, len(self.class_names)), np.float32)]
         for start in range(0, len(images), batch_size):
             batch = np.stack([self.prepared(image) for image in images[start : start + batch_size]])
-            padded = pad_rows(batch, min(batch_size, len(images)))  # one shape, which is compiled once
-            found.append(np.asarray(self._apply(self.variables, padded))[: len(batch)])
+            padded = pad_rows(batch, min(batch_size, len(images)))  # one shape, so that it compiles once
+            found.append(np.asarray(self._compiled(self.variables, padded))[: len(batch)])
         return np.concatenate(found)
 
     def prepared(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image u8[h w c] or [h w] in the shape that the model sees. Raises InputError if it is none."""
+        """Returns an image u8[h w c] or u8[h w] in the shape that the model sees. Raises InputError for others."""
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] > (4,):
             raise InputError(
-                f"an image of {image.dtype}{list(image.shape)} was given, but u8[h w c], of 1 to 4 channels, or "
-                "u8[h w] is needed."
+                f"an image of {image.dtype}{list(image.shape)} was given, but u8[h w c] with 1 to 4 channels, or "
+                "u8[h w], is needed."
             )
         *size, channels = self.image_shape
         return fit_image(with_channels(image, channels), (size[0], size[1]))
 
     def normalized(self, images: jax.Array) -> jax.Array:
-        """Returns images u8[b h w c] of the model's shape, or floats of 0..1, as the model itself takes them."""
+        """Returns images u8[b h w c] of the model's shape, or floats in 0..1, as input for the module."""
         transform = make_transform(mean=self.mean, std=self.std)
         batch = transform(None, {"image": images, "label": jnp.zeros(len(images), jnp.int32)})
         return batch["image"]
 
     @cached_property
     def evaluated(self) -> nn.Module:
-        """The module that evaluation uses: `model`, or its mean over the views that the configuration asks for."""
+        """The module for evaluation: `model`, or its mean over the views that the configuration asks for."""
         return with_views(self.model, self.config.augment)
 
-    @cached_property
-    def _apply(self) -> Any:
-        def apply(variables: Any, images: jax.Array) -> Any:
-            return self.evaluated.apply(variables, self.normalized(images), train=False)
+    def forward(self, variables: Any, images: jax.Array) -> jax.Array:
+        """Returns the logits f32[b k] of images as `normalized` takes them. JAX can trace this."""
+        return jnp.asarray(self.evaluated.apply(variables, self.normalized(images), train=False))
 
-        return jax.jit(apply)
+    @cached_property
+    def _compiled(self) -> Any:
+        return jax.jit(lambda variables, images: self.forward(variables, images))
 
 
 def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int | None = None) -> Classifier:
-    """Returns the trained model of a run directory: the best parameters so far, by the validation split.
+    """Returns the trained model of a run, with the parameters that are the best so far on the validation split.
 
-    They are the latest ones where there is no such split.
+    Without a validation split, the parameters are the latest.
 
     Args:
-      workdir: of a run that has ended, was stopped or is still training.
-      model: the caller's own module, where the run was given one.
-      step: another checkpoint than that of the best parameters.
+      workdir: directory of a run that has ended, was stopped or is still training.
+      model: the caller's own module, if the run was trained with one.
+      step: step of another checkpoint, instead of the best one.
 
     Raises:
-      InputError: if there is no run, no checkpoint that can be read, or the model is another one's.
+      InputError: if there is no run, no readable checkpoint, or the checkpoint is of another model.
     """
     workdir = as_path(workdir)
     config_path(workdir)
@@ -159,7 +167,7 @@ def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int |
         arrays = read_arrays(directory, chosen, record)
     except (StorageError, KeyError, TypeError) as error:
         raise InputError(
-            f"the checkpoint in {workdir} cannot be used: {error} Checkpoints are there of the steps {_listed(steps)}: "
+            f"the checkpoint in {workdir} cannot be used: {error} There are checkpoints of the steps {_listed(steps)}: "
             "choose another step."
         ) from error
     config = from_json(json.dumps(record["config"]))
@@ -184,7 +192,7 @@ def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int |
 
 
 def config_path(workdir: Path) -> Path:
-    """Returns where the configuration of a run is. Raises InputError if `workdir` is no run directory."""
+    """Returns the path of a run's configuration. Raises InputError if `workdir` is no run directory."""
     path = workdir / CONFIG
     if not path.is_file():
         raise InputError(f"{workdir} has no {CONFIG}, so it is no run directory: name one that flaxcls.train has made.")
@@ -192,7 +200,7 @@ def config_path(workdir: Path) -> Path:
 
 
 def keep_temperature(workdir: Path, classifier: Classifier, temperature: float) -> Classifier:
-    """Keeps a temperature, fitted on the validation split, in the run directory; returns the classifier with it."""
+    """Writes a temperature, fitted on the validation split, to the run directory; returns the classifier with it."""
     text = json.dumps({"temperature": temperature, "step": classifier.step, "sha256": classifier.sha256})
     write_whole(workdir / CALIBRATION, text + "\n")
     return dataclasses.replace(classifier, temperature=temperature)
@@ -207,7 +215,7 @@ def _temperature(workdir: Path, record: dict[str, Any]) -> float | None:
 
 
 def _variables(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the module's variables as `TrainState.eval_variables` does."""
+    """Returns the module's variables, like `TrainState.eval_variables`."""
     average = any(path.startswith(".ema[") for path in arrays)
     trees: dict[str, Any] = {}
     for path, array in arrays.items():
@@ -224,7 +232,7 @@ def _variables(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _check_model(classifier: Classifier, workdir: Path) -> None:
-    """Raises InputError where the module's variables are not those of the checkpoint."""
+    """Raises InputError if the module needs other variables than the checkpoint holds."""
     image = jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)
     init = partial(classifier.model.init, train=False)
     expected = jax.eval_shape(init, {"params": jax.random.key(0)}, image)
@@ -233,12 +241,12 @@ def _check_model(classifier: Classifier, workdir: Path) -> None:
         leaves = jax.tree_util.tree_leaves_with_path(dict(tree))
         return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
-    ours, theirs = shapes(expected), shapes(classifier.variables)
-    if ours != theirs:
-        name = next(name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
+    needed, stored = shapes(expected), shapes(classifier.variables)
+    if needed != stored:
+        name = next(name for name in {**stored, **needed} if stored.get(name) != needed.get(name))
         raise InputError(
-            f"the checkpoint in {workdir} is of another model: {name} is {theirs.get(name, 'not in it')}, but the "
-            f"model has {ours.get(name, 'no such array')}. Give load_run the module that the run was trained with."
+            f"the checkpoint in {workdir} is of another model: {name} is {stored.get(name, 'not in it')}, but the "
+            f"model has {needed.get(name, 'no such array')}. Give load_run the module that the run was trained with."
         )
 
 

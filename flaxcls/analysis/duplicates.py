@@ -1,4 +1,4 @@
-"""Images that two splits have in common, or nearly so: what is tested on them has been learned by heart."""
+"""Images that two splits share, exactly or nearly. A test on training images measures memory, not learning."""
 
 from typing import NamedTuple
 
@@ -8,15 +8,20 @@ import numpy as np
 from flaxcls.data import Split
 from flaxcls.data.resize import with_channels
 
-# pixels on a side that images are compared at
+# side of the compared thumbnails, in pixels
 SIDE = 16
-# correlation of pixels from which two images count as nearly the same
+# least correlation of two thumbnails that count as near-duplicates
 ALIKE = 0.985
 _ROWS = 1024
 
 
 class Duplicate(NamedTuple):
-    """first, second: positions in two splits. correlation: of the pixels, 1 where they are the same."""
+    """Two examples that are nearly the same.
+
+    first: position in the first split.
+    second: position in the second split.
+    correlation: correlation of the thumbnails' pixels; 1 if they are the same.
+    """
 
     first: int
     second: int
@@ -24,20 +29,20 @@ class Duplicate(NamedTuple):
 
 
 def near_duplicates(first: Split, second: Split, *, alike: float = ALIKE) -> list[Duplicate]:
-    """Returns of each example of `first` the one of `second` that is most alike, if it is, the likest pairs first.
+    """Returns the examples of `first` that have a near-duplicate in `second`, each with the most similar one.
 
-    Compared are grey thumbnails of `SIDE` pixels, by the correlation of their pixels, so that brightness, contrast,
-    compression and size make little difference; flipped or cropped copies are not found. An image of one colour is
-    alike to none.
+    The most similar pairs come first. The correlation of pixels is measured on grey thumbnails of `SIDE` pixels a side.
+    So brightness, contrast, compression and size make little difference, but flipped or cropped copies are not found.
+    An image of a single colour has no near-duplicates.
 
     Args:
-      first, second: examples with images of one shape, u8[n h w c] or floats.
-      alike: least correlation.
+      first, second: splits with images of one shape, u8[n h w c] or floats.
+      alike: least correlation of near-duplicates.
     """
-    ours, theirs = _thumbnails(first), _thumbnails(second)
+    thumbnails, others = _thumbnails(first), _thumbnails(second)
     found = []
-    for start in range(0, len(ours), _ROWS):
-        correlations = ours[start : start + _ROWS] @ theirs.T
+    for start in range(0, len(thumbnails), _ROWS):
+        correlations = thumbnails[start : start + _ROWS] @ others.T
         nearest = correlations.argmax(axis=1)
         for row, column in enumerate(nearest.tolist()):
             if correlations[row, column] >= alike:
@@ -46,13 +51,13 @@ def near_duplicates(first: Split, second: Split, *, alike: float = ALIKE) -> lis
 
 
 def _thumbnails(split: Split) -> np.ndarray:
-    """Returns f32[n p], of each image the grey pixels of its thumbnail, less their mean, of length 1 (or 0)."""
-    made = np.zeros((len(split.labels), SIDE * SIDE), np.float32)
-    for index in range(len(made)):
+    """Returns f32[n p]: the grey pixels of each thumbnail, minus their mean, scaled to length 1 (or 0)."""
+    rows = np.zeros((len(split.labels), SIDE * SIDE), np.float32)
+    for index in range(len(rows)):
         image = split.images[index]
         grey = with_channels(image, 1) if image.dtype == np.uint8 else image.mean(axis=2, keepdims=True)
         small = cv2.resize(grey.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
         small = small - small.mean()
         length = np.linalg.norm(small)
-        made[index] = small / length if length > 1e-3 * grey.max(initial=1) else 0
-    return made
+        rows[index] = small / length if length > 1e-3 * grey.max(initial=1) else 0
+    return rows

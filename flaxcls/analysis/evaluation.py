@@ -1,4 +1,4 @@
-"""Evaluation of a run on a split: every example once, over all devices, with probabilities that are calibrated."""
+"""Evaluation of a run on a split: every example once, on all devices, with calibrated probabilities."""
 
 import dataclasses
 import json
@@ -31,14 +31,16 @@ PREDICTIONS, METRICS, ROC = "predictions.parquet", "metrics.json", "roc.json"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a run predicts for a split of n examples, and how good that is.
+    """The predictions of a run for a split of n examples, and their metrics.
 
     split: train, validation or test.
-    ids: what the examples are called; labels: i64[n], their true classes; images: [n h w c], as `Split` has them.
-    logits: f32[n k], of the model, before the temperature.
-    temperature: what the logits are divided by before the softmax.
-    class_names: of the k classes.
-    metrics: what metrics.json holds.
+    ids: names of the examples.
+    labels: i64[n], true classes.
+    images: [n h w c], as in `Split`.
+    logits: f32[n k], output of the model, before the temperature.
+    temperature: divisor of the logits before the softmax.
+    class_names: names of the k classes.
+    metrics: content of metrics.json.
     """
 
     split: str
@@ -52,12 +54,12 @@ class Evaluation:
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """f32[n k], calibrated."""
+        """The calibrated probabilities, f32[n k]."""
         return softmax(self.logits, self.temperature)
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """i64[n], the most probable classes."""
+        """The most probable class of each example, i64[n]."""
         return self.logits.argmax(axis=1)
 
 
@@ -73,23 +75,23 @@ def evaluate_run(
 ) -> Evaluation:
     """Returns the predictions of a run's best parameters for a split, and their metrics. Nothing is augmented.
 
-    The temperature is that of the run. Where it has none yet, it is fitted on the validation split, and kept in the run
-    directory if that can be written, the data is the run's own, and no other step was asked for. Without a validation
-    split it is 1.
+    The temperature is the run's. If the run has none yet, it is fitted on the validation split. It is then stored in
+    the run directory, if the directory is writable, the data is the run's own, and `step` is None. Without a validation
+    split, the temperature is 1.
 
     Args:
-      workdir: of the run.
+      workdir: directory of the run.
       split: train, validation or test.
-      data: where the examples come from, if not from where the run had them. Of another folder of images than the
-        run's all are taken where it has no splits; they may be of any size, and not all classes need be there.
-      dataset: the caller's own, where `fit` was given one.
-      model: the caller's own module, where `fit` was given one.
-      step: another checkpoint than that of the best parameters.
-      classifier: of the run, where it has been loaded already.
+      data: source of the examples; None: the run's own. It may be another folder of images than the run's: their size
+        is free, and classes may be missing. If that folder has no splits, all of its images are used.
+      dataset: the caller's own data set, if `fit` was given one.
+      model: the caller's own module, if `fit` was given one.
+      step: step of another checkpoint, instead of the best one.
+      classifier: the run's classifier, if it has been loaded already.
 
     Raises:
-      InputError: if there is no such run, step or split, or no validation split was held out, the data is not there, is
-        not what `fit` was given or has other classes or images than the run, or the model's output is not finite.
+      InputError: if the run, step, split or data does not exist, or no validation split was held out. Also if the data
+        is not what `fit` was given, or has other classes or images than the run's, or if an output is not finite.
     """
     if split not in SPLITS:
         raise InputError(unknown("split", split, SPLITS))
@@ -110,13 +112,13 @@ def evaluate_run(
             f"{dataset.name} has no {split} split, as data.validation_fraction is 0: choose test or train by --split."
         )
     found, fitted_on = {split: dataset.splits[split]}, "validation"
-    unfitted = classifier.temperature is None
-    if unfitted and dataset.validation is not None:
+    needs_temperature = classifier.temperature is None
+    if needs_temperature and dataset.validation is not None:
         found["validation"] = dataset.validation
     logits = dict(zip(found, predict_splits(classifier, list(found.values())), strict=True))
-    if unfitted and dataset.validation is None:
+    if needs_temperature and dataset.validation is None:
         fitted_on = f"nothing: {dataset.name} has no validation split, as data.validation_fraction is 0"
-    elif unfitted:
+    elif needs_temperature:
         temperature = fit_temperature(logits["validation"], found["validation"].labels)
         if differs:
             fitted_on = f"validation of {dataset.name}, which is not the run's own"
@@ -124,39 +126,39 @@ def evaluate_run(
             classifier = dataclasses.replace(classifier, temperature=temperature)
         else:
             classifier = with_temperature(workdir, classifier, temperature)
-    made = _evaluation(classifier, split, found[split], logits[split], name=dataset.name, fitted_on=fitted_on)
+    evaluation = _evaluation(classifier, split, found[split], logits[split], name=dataset.name, fitted_on=fitted_on)
     if differs:
-        made.metrics["notes"]["dataset"] = (
-            f"not the run's own data ({differs}), so the split may hold examples that it was trained on"
+        evaluation.metrics["notes"]["dataset"] = (
+            f"not the run's own data ({differs}), so the run may have been trained on examples of this split"
         )
-    return made
+    return evaluation
 
 
 def _is_new_folder(classifier: Classifier, data: DataConfig) -> bool:
-    """Returns whether the data are other images than the run's; a folder of its name is taken for it, moved."""
+    """Returns True if the data is another folder than the run's; one of the same name counts as the run's, moved."""
     return data.source == "folder" and Path(str(data.dir)).resolve().stem != classifier.data
 
 
 def _of_new_folder(workdir: Path, classifier: Classifier, data: DataConfig, split: str) -> Evaluation:
-    """Returns the evaluation of images in a folder that the run was not trained on, in the sizes that they have."""
+    """Returns the evaluation of images of any size in a folder that is not the run's."""
     name, examples, notes = load_examples(
         data, split, class_names=classifier.class_names, image_shape=classifier.image_shape
     )
     classifier, reason = calibrated(workdir, classifier)
     (logits,) = predict_splits(classifier, [examples])
-    made = _evaluation(
+    evaluation = _evaluation(
         classifier, split, examples, logits, name=name, fitted_on=f"nothing: {reason}" if reason else "validation"
     )
-    made.metrics["notes"]["dataset"] = "\n".join(
-        ["not the run's own data, so it may hold examples that it was trained on", *notes]
+    evaluation.metrics["notes"]["dataset"] = "\n".join(
+        ["not the run's own data, so the run may have been trained on some of these examples", *notes]
     )
-    return made
+    return evaluation
 
 
 def _evaluation(
     classifier: Classifier, split: str, examples: Split, logits: np.ndarray, *, name: str, fitted_on: str
 ) -> Evaluation:
-    made = Evaluation(
+    evaluation = Evaluation(
         split=split,
         ids=list(examples.ids),
         labels=np.asarray(examples.labels, np.int64),
@@ -166,35 +168,35 @@ def _evaluation(
         class_names=classifier.class_names,
         metrics={"split": split, "step": classifier.step, "dataset": name},
     )
-    made.metrics.update(_metrics(made, fitted_on))
+    evaluation.metrics.update(_metrics(evaluation, fitted_on))
     if classifier.temperature == 1:
-        made.metrics["notes"]["calibration/temperature"] = (
-            "every validation example is predicted right, which tells of no temperature: it is 1"
+        evaluation.metrics["notes"]["calibration/temperature"] = (
+            "every validation example is predicted right, so no temperature can be fitted: it is 1"
         )
-    return made
+    return evaluation
 
 
 def check_named(classifier: Classifier, dataset: Dataset) -> None:
-    """Raises InputError where the run was given another data set than its configuration names."""
+    """Raises InputError if the run was trained on another data set than its configuration names."""
     if dataset.name != classifier.data:
         raise InputError(
-            f"the run was trained on {classifier.data}, but its configuration names {dataset.name}: where arrays were "
-            "given to fit, give them again (dataset=), or name other data (--data.*)."
+            f"the run was trained on {classifier.data}, but its configuration names {dataset.name}: if fit was "
+            "given arrays, give them again (dataset=), or name other data (--data.*)."
         )
 
 
 def check_fit(classifier: Classifier, dataset: Dataset) -> None:
-    """Raises InputError where the classes or images of a data set are not those that the model knows."""
-    ours, theirs = classifier.class_names, tuple(dataset.class_names)
-    if ours != theirs:
-        missing, extra = ([n for n in a if n not in b][:5] for a, b in ((ours, theirs), (theirs, ours)))
+    """Raises InputError if a data set has other classes, or images of another shape, than the model needs."""
+    known, given = classifier.class_names, tuple(dataset.class_names)
+    if known != given:
+        missing, extra = ([n for n in a if n not in b][:5] for a, b in ((known, given), (given, known)))
         reason = (
-            f"of the run's, it lacks {missing}, and the run does not know {extra}"
+            f"the data lacks {missing}, and the run does not know {extra}"
             if missing or extra
             else "they come in another order"
         )
         raise InputError(
-            f"{dataset.name} has {len(theirs)} classes, and the run was trained on {len(ours)}: {reason}. Give data of "
+            f"{dataset.name} has {len(given)} classes, and the run was trained on {len(known)}: {reason}. Give data of "
             "the same classes in the same order (--data.*)."
         )
     if tuple(dataset.image_shape) != classifier.image_shape:
@@ -205,7 +207,7 @@ def check_fit(classifier: Classifier, dataset: Dataset) -> None:
 
 
 def worst(evaluation: Evaluation, most: int) -> list[int]:
-    """Returns the wrong predictions by position, the one whose true class was given the least probability first."""
+    """Returns the positions of the wrong predictions, the lowest probability of the true class first."""
     of_true = evaluation.probabilities[np.arange(len(evaluation.labels)), evaluation.labels]
     wrong = np.flatnonzero(evaluation.predicted != evaluation.labels)
     return wrong[np.argsort(of_true[wrong], kind="stable")][:most].tolist()
@@ -214,9 +216,10 @@ def worst(evaluation: Evaluation, most: int) -> list[int]:
 def write(evaluation: Evaluation, directory: str | Path) -> tuple[Path, Path, Path]:
     """Writes predictions.parquet, metrics.json and roc.json, each whole or not at all, and returns their paths.
 
-    The table has the columns id, label, predicted and, of each class, p_NAME, its calibrated probability; the file's
-    metadata holds class_names (a JSON list) and temperature. roc.json is what `scores.roc_curves` returns. Raises
-    InputError if it cannot be written.
+    The table has the columns id, label, predicted, and p_NAME for each class, its calibrated probability. The file's
+    metadata holds class_names (a JSON list) and temperature. roc.json holds the result of `scores.roc_curves`.
+
+    Raises InputError if a file cannot be written.
     """
     directory = Path(directory)
     predictions, metrics, roc = directory / PREDICTIONS, directory / METRICS, directory / ROC
@@ -230,7 +233,7 @@ def write(evaluation: Evaluation, directory: str | Path) -> tuple[Path, Path, Pa
         write_whole(roc, json.dumps(curves, allow_nan=False) + "\n")
     except OSError as error:
         raise InputError(
-            f"the evaluation cannot be written to {directory}: {error.strerror or error}. Name another with --out."
+            f"the evaluation cannot be written to {directory}: {error.strerror or error}. Name another by --out."
         ) from error
     return predictions, metrics, roc
 
@@ -249,33 +252,35 @@ def _table(evaluation: Evaluation) -> pa.Table:
 def _metrics(evaluation: Evaluation, fitted_on: str) -> dict[str, Any]:
     labels = evaluation.labels
     if len(labels) == 0:
-        raise InputError(f"the {evaluation.split} split has no example: choose another with --split, or other --data.*")
-    made = scores(evaluation.probabilities, evaluation.predicted, labels, evaluation.class_names)
+        raise InputError(
+            f"the {evaluation.split} split has no example: choose another by --split, or other data by --data.*"
+        )
+    metrics = scores(evaluation.probabilities, evaluation.predicted, labels, evaluation.class_names)
     before = softmax(evaluation.logits)
-    made["calibration"] = {
+    metrics["calibration"] = {
         "temperature": evaluation.temperature,
         "temperature_fitted_on": fitted_on,
         "bins": BINS,
         "ece_before": expected_calibration_error(before, labels),
         "ece_after": expected_calibration_error(evaluation.probabilities, labels),
         "log_loss_before": log_loss(before, labels),
-        "log_loss_after": made["log_loss"],
+        "log_loss_after": metrics["log_loss"],
     }
     if evaluation.split == "validation":
-        made["notes"]["calibration/ece_after"] = "in-sample: the temperature was fitted on this split"
-    return made
+        metrics["notes"]["calibration/ece_after"] = "in-sample: the temperature was fitted on this split"
+    return metrics
 
 
 def _differences(classifier: Classifier, dataset: Dataset, data: DataConfig) -> str:
-    """Returns in what the data differs from the run's own; the directory that it lies in is of no account."""
+    """Returns the differences between the data and the run's own as text; its directory may differ."""
     config = classifier.config
     lines = differences(config, dataclasses.replace(config, data=dataclasses.replace(data, dir=config.data.dir)))
-    for what, ours, theirs in (
+    for what, trained, given in (
         ("name", classifier.data, dataset.name),
         ("examples", list(classifier.examples), list(dataset.sizes)),
     ):
-        if ours != theirs:
-            lines.append(f"{what}: {ours} -> {theirs}")
+        if trained != given:
+            lines.append(f"{what}: {trained} -> {given}")
     return "; ".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Explains image files by a trained model: pictures to look at and arrays to go on with."""
+"""Explanations of image files: pictures to look at, and arrays to compute with."""
 
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -26,20 +26,22 @@ from flaxcls.data.images import read_image
 from flaxcls.errors import InputError, unknown
 
 METHODS = ("grad-cam", "integrated-gradients", "smooth-grad", "occlusion")
-# More of them are too small to be seen in one picture; the arrays hold all.
+# Feature maps in one picture; more would be too small to see. The arrays hold all of them.
 SHOWN_MAPS = 64
-# that integrated gradients start from
+# Integrated gradients start from this value.
 BLACK = 0.0
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How images are explained by a model.
+class ExplainOptions:
+    """The way to explain images, checked against a model.
 
-    methods: of `METHODS`. label: of the class whose logit is explained; None: the most probable one of each image.
-    layer: as it was asked for. layer_path: of the layer that the feature maps are of; None where the model has no map.
-    filters: f32[h w c n] of the first convolution; None where there is none.
-    left_out: a sentence for what the model has not got.
+    methods: names from `METHODS`.
+    label: index of the class whose logit is explained; None: the most probable class of each image.
+    layer: name of the layer, as the user gave it.
+    layer_path: path of the layer for feature maps; None if the model has no feature maps.
+    filters: f32[h w c n], kernel of the first convolution; None if the model has no convolution.
+    left_out: sentences, one for each output that this model cannot have.
     """
 
     methods: tuple[str, ...]
@@ -52,12 +54,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Explained:
-    """An image that was explained.
+    """The explanation of one image.
 
-    source: its file. predicted, probability: the most probable class. explained: the class that was asked for.
-    gap: how far the sum of the integrated gradients is off the difference of the logits, as a part of it; 0 where they
-    were not asked for.
-    files: what was written.
+    source: file of the image.
+    predicted: name of the most probable class.
+    probability: probability of that class.
+    explained: name of the class whose logit is explained.
+    gap: relative error of the sum of the integrated gradients, see `completeness_gap`; 0 if they were not asked for.
+    files: paths of the written files.
     """
 
     source: Path
@@ -69,27 +73,27 @@ class Explained:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the integrated gradients sum to what they should, within the tolerance of the method."""
+        """True if the sum of the integrated gradients is exact within `TOLERANCE`."""
         return self.gap <= TOLERANCE
 
 
-def make_plan(
+def make_options(
     classifier: Classifier,
     *,
     methods: Sequence[str] | None = None,
     class_name: str | None = None,
     layer: str | None = None,
-) -> Plan:
-    """Returns how images are explained.
+) -> ExplainOptions:
+    """Returns the options for `explain_files`, checked against the model.
 
     Args:
-      classifier: whose answer is explained.
-      methods: to explain them by, of `METHODS`; None: by all that the model can be explained by.
-      class_name: whose logit is explained; None: that of the most probable class of each image.
-      layer: for Grad-CAM and the feature maps, see `grad_cam`.
+      classifier: the model to explain.
+      methods: names from `METHODS`; None: all methods that work for this model.
+      class_name: class whose logit is explained; None: the most probable class of each image.
+      layer: layer for Grad-CAM and the feature maps, see `grad_cam`.
 
-    Raises InputError for a method, class or layer that is not known, and where Grad-CAM or a layer is asked for and the
-    model has no map.
+    Raises InputError for an unknown method, class or layer. Also raises it if Grad-CAM or a layer is asked for, but the
+    model has no feature maps.
     """
     for method in methods or ():
         if method not in METHODS:
@@ -103,21 +107,21 @@ def make_plan(
         path, _ = layers[choose_layer(layers, layer)]
     else:
         chosen = tuple(method for method in chosen if method != "grad-cam")
-        what = "Grad-CAM and feature maps are" if methods is None else "Feature maps are"
-        left_out.append(f"{what} left out: the model has no layer with an output [b h w c], which they are made of.")
+        outputs = "Grad-CAM and feature maps are" if methods is None else "Feature maps are"
+        left_out.append(f"{outputs} left out: the model has no layer with an output [b h w c], which they need.")
     try:
         filters = first_layer_filters(classifier.model, classifier.variables, shape)
     except InputError as error:
         left_out.append(f"filters.png is left out: {error}")
     label = None if class_name is None else classifier.class_names.index(class_name)
-    return Plan(chosen, label, layer, path, filters, tuple(left_out))
+    return ExplainOptions(chosen, label, layer, path, filters, tuple(left_out))
 
 
 def logits_function(classifier: Classifier, variables: Any) -> Partial:
-    """Returns what maps images f32[b h w c] of 0..1, before they are normalised, to the logits that `predict` uses."""
+    """Returns a function from images f32[b h w c] in 0..1, not normalised, to the logits that `predict` uses."""
 
     def logits(variables: Any, images: jax.Array) -> jax.Array:
-        return jnp.asarray(classifier.evaluated.apply(variables, classifier.normalized(images), train=False))
+        return classifier.forward(variables, images)
 
     return Partial(logits, variables)
 
@@ -131,17 +135,18 @@ def explain_image(
     methods: Sequence[str],
     layer: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns what each method says of the logit of a class for an image u8[h w c], as `prepared` makes it.
+    """Returns the result of each method for the logit of a class and an image u8[h w c], as `prepared` returns it.
 
-    f32[h w c] in logits per unit of 0..1 (smooth-grad) or logits (integrated-gradients, from a black image), f32[h w]
-    in logits (occlusion, by squares of the mean colour, an eighth of the image wide) or of 0..1 (grad-cam, of the
-    module itself, without the views that the run's evaluation may average over).
+    smooth-grad: f32[h w c] in logits per unit of 0..1.
+    integrated-gradients: f32[h w c] in logits, from a black image.
+    occlusion: f32[h w] in logits, by squares of the mean colour whose side is an eighth of the image.
+    grad-cam: f32[h w] in 0..1, of the module itself, without the views that the run's evaluation may average over.
     """
     images = image[np.newaxis].astype(np.float32) / 255
     classes = np.array([label])
     size = max(2, min(image.shape[:2]) // 8)
     fill = 0.5 if classifier.mean is None else np.asarray(classifier.mean, np.float32)
-    made = {
+    explain = {
         "grad-cam": lambda: grad_cam(
             classifier.model, logits_fn.args[0], classifier.normalized(jnp.asarray(images)), classes, layer=layer
         ),
@@ -149,25 +154,32 @@ def explain_image(
         "smooth-grad": lambda: smooth_grad(logits_fn, images, classes, key=jax.random.key(0)),
         "occlusion": lambda: occlusion(logits_fn, images, classes, size=size, stride=size // 2, fill=fill),
     }
-    return {method: made[method]()[0] for method in methods}
+    return {method: explain[method]()[0] for method in methods}
 
 
-def explain_files(classifier: Classifier, plan: Plan, found: FilePredictions, out: Path) -> Iterator[Explained]:
-    """Writes below `out` what explains each image, and yields it as it goes on.
+def explain_files(
+    classifier: Classifier, options: ExplainOptions, found: FilePredictions, out: Path
+) -> Iterator[Explained]:
+    """Writes the explanation of each image to `out`, and yields it once it is written.
 
-    Of NAME.jpg there will be NAME.npz and a picture NAME-METHOD.png for each method, and NAME-feature-maps.png;
-    filters.png is of the model. A file of the same name from another folder becomes NAME-2. The arrays are `image`
-    u8[h w c] as the model sees it, `probabilities` f32[k], `class_names`, `predicted` and `explained` (class names),
-    `source` (path), `feature_maps` f32[h' w' n] of `layer` (path), where the model has any, and, under its name, what
-    each method returns, without the axis of the batch.
+    The files for NAME.jpg are NAME.npz, a picture NAME-METHOD.png for each method, and NAME-feature-maps.png.
+    filters.png shows the model's filters. A file of the same name from another folder becomes NAME-2.
+
+    NAME.npz holds these arrays:
+      image: u8[h w c], as the model sees it.
+      probabilities: f32[k].
+      class_names, predicted, explained: names of classes.
+      source: path of the image file.
+      layer, feature_maps: path of a layer and its output f32[h' w' n], if the model has feature maps.
+      a method's name: the result of the method, see `explain_image`.
 
     Args:
-      classifier: whose answer is explained.
-      plan: of `make_plan` for it.
-      found: what `predict_files` has answered.
-      out: directory, made if need be, unless there is no image.
+      classifier: the model to explain.
+      options: options from `make_options` for this model.
+      found: predictions from `predict_files`.
+      out: directory; created if there is an image.
 
-    Raises InputError where nothing can be written.
+    Raises InputError if a file cannot be written.
     """
     names = np.array(classifier.class_names)
     variables = jax.device_put(classifier.variables)
@@ -176,21 +188,23 @@ def explain_files(classifier: Classifier, plan: Plan, found: FilePredictions, ou
     try:
         if found.paths:
             out.mkdir(parents=True, exist_ok=True)
-            if plan.filters is not None:
-                write_png(out / "filters.png", filters_picture(plan.filters))
+            if options.filters is not None:
+                write_png(out / "filters.png", filters_picture(options.filters))
         for file, row in zip(map(Path, found.paths), found.predictions.probabilities, strict=True):
             image = classifier.prepared(read_image(file))
             label = int(row.argmax())
-            explained = label if plan.label is None else plan.label
-            arrays = explain_image(classifier, logits_fn, image, explained, methods=plan.methods, layer=plan.layer)
+            explained = label if options.label is None else options.label
+            arrays = explain_image(
+                classifier, logits_fn, image, explained, methods=options.methods, layer=options.layer
+            )
             pictures = {method: beside(image, strength(values)) for method, values in arrays.items()}
             gap = 0.0
             if "integrated-gradients" in arrays:
                 gap = _gap(arrays["integrated-gradients"], logits_fn, image, explained)
-            if plan.layer_path is not None:
+            if options.layer_path is not None:
                 seen = classifier.normalized(jnp.asarray(image[None]))
-                maps = feature_maps(classifier.model, variables, seen, plan.layer)[0]
-                arrays |= {"layer": np.array(plan.layer_path), "feature_maps": maps}
+                maps = feature_maps(classifier.model, variables, seen, options.layer)[0]
+                arrays |= {"layer": np.array(options.layer_path), "feature_maps": maps}
                 pictures["feature-maps"] = maps_picture(maps[..., :SHOWN_MAPS])
             name = _free_name(file, out, taken)
             np.savez_compressed(
@@ -204,13 +218,13 @@ def explain_files(classifier: Classifier, plan: Plan, found: FilePredictions, ou
                 **arrays,  # type: ignore[arg-type]
             )
             for kind in (*METHODS, "feature-maps"):
-                (out / f"{name}-{kind}.png").unlink(missing_ok=True)  # of an explanation before this one
+                (out / f"{name}-{kind}.png").unlink(missing_ok=True)  # from an earlier explanation
             for kind, picture in pictures.items():
                 write_png(out / f"{name}-{kind}.png", picture)
             files = [out / f"{name}.npz", *(out / f"{name}-{kind}.png" for kind in pictures)]
             yield Explained(file, str(names[label]), float(row[label]), str(names[explained]), gap, files)
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror or error}. Name another with --out.") from error
+        raise InputError(f"{out} cannot be written: {error.strerror or error}. Name another by --out.") from error
 
 
 def _gap(found: np.ndarray, logits_fn: Partial, image: np.ndarray, label: int) -> float:
@@ -219,7 +233,7 @@ def _gap(found: np.ndarray, logits_fn: Partial, image: np.ndarray, label: int) -
 
 
 def _free_name(file: Path, out: Path, taken: set[str]) -> str:
-    """Returns the file's name, with a number where another file's explanation has it, and adds it to `taken`."""
+    """Returns the file's name, with a number if another file's explanation has that name, and adds it to `taken`."""
     name, number = file.stem, 1
     while name in taken or _source(out / f"{name}.npz") not in (None, str(file.resolve())):
         number += 1
@@ -229,7 +243,7 @@ def _free_name(file: Path, out: Path, taken: set[str]) -> str:
 
 
 def _source(path: Path) -> str | None:
-    """Returns what file the arrays in `path` explain; None where they cannot be read."""
+    """Returns the image file that the arrays in `path` explain, or None if they cannot be read."""
     try:
         with np.load(path) as arrays:
             return str(arrays["source"])

@@ -1,8 +1,8 @@
-"""What in an image a model answers to, by its gradients and by hiding parts of the image.
+"""Methods that show which parts of an image a model responds to: its gradients, and hidden parts of the image.
 
-The methods take any function `logits_fn` of images f32[b h w c] to logits f32[b k] in which no example
-depends on another. `partial(model.apply, variables, train=False)` is one; a `jax.tree_util.Partial` of it compiles once
-for all parameters. They explain the logit of one class for each image, in the units of the images that they are given.
+The methods take a function `logits_fn` from images f32[b h w c] to logits f32[b k], in which no example depends on
+another. An example is `partial(model.apply, variables, train=False)`; a `jax.tree_util.Partial` of it compiles once for
+all parameters. The methods explain the logit of one class for each image, in the units of the given images.
 """
 
 import math
@@ -17,9 +17,9 @@ from flaxcls.errors import InputError
 
 LogitsFn = Callable[[jax.Array], jax.Array]
 
-# Images that are computed at once, as long as one call is no larger than the caller's own batch.
+# Images computed at once, unless the caller's batch is larger.
 BATCH = 32
-# Of integrated gradients: parts of the line, and how far a sum may be off, as a part of the difference of the logits.
+# For integrated gradients: the most parts of the line, and the relative error that a sum may have.
 MOST_STEPS = 1024
 TOLERANCE = 0.01
 
@@ -32,20 +32,19 @@ def integrated_gradients(
     baseline: float | jax.Array | np.ndarray,
     steps: int = 64,
 ) -> np.ndarray:
-    """Returns f32[b h w c] that sums, over an image, to the logit of it minus the logit of the baseline.
+    """Returns f32[b h w c]; its sum over an image is the logit of the image minus the logit of the baseline.
 
     Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks": the gradient, averaged over the line from the
-    baseline to the image, times their difference. The average is taken at the middle of equal parts of the line, as a
-    network of piecewise linear activations has gradients that jump, for which no rule of a higher order is better.
+    baseline to the image, times their difference. The average uses the middle of equal parts of the line. A network
+    with piecewise linear activations has gradients that jump, so no rule of a higher order is better.
 
     Args:
-      logits_fn: see above.
+      logits_fn: a function from images to logits, see the module.
       images: f32[b h w c].
-      classes: i32[b], whose logits are explained.
-      baseline: what stands for the absence of an image: a number, f32[c] or f32[h w c].
-      steps: parts of the line. They are doubled, up to `MOST_STEPS`, until the sum of each image is within 1 % of the
-        difference of the logits. `completeness_gap` says by how much it is off where that is not reached, as for a
-        logit that all but jumps.
+      classes: i32[b], the classes whose logits are explained.
+      baseline: the image that stands for "no image": a number, f32[c] or f32[h w c].
+      steps: number of parts of the line. It is doubled, up to `MOST_STEPS`, until each sum is within 1 % of the
+        difference of the logits. A logit that almost jumps may not reach this; `completeness_gap` returns the error.
     """
     images, start = _ends(images, baseline)
 
@@ -69,11 +68,13 @@ def completeness_gap(
     *,
     baseline: float | jax.Array | np.ndarray,
 ) -> np.ndarray:
-    """Returns f32[b], how far the sums of integrated gradients are off the differences of the logits, as part of these.
+    """Returns f32[b], the relative error of the sums of integrated gradients.
+
+    The error is the distance between a sum and the difference of the logits, divided by that difference.
 
     Args:
-      found: f32[b h w c], what `integrated_gradients` has returned for the other arguments.
-      logits_fn, images, classes, baseline: as they were given to it.
+      found: f32[b h w c], the result of `integrated_gradients` for the other arguments.
+      logits_fn, images, classes, baseline: the arguments that it was given.
     """
     images, start = _ends(images, baseline)
     return _gaps(found, _difference(logits_fn, start, images, classes))
@@ -93,12 +94,12 @@ def smooth_grad(
     Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise".
 
     Args:
-      logits_fn: see above.
+      logits_fn: a function from images to logits, see the module.
       images: f32[b h w c].
-      classes: i32[b], whose logits are explained.
-      key: of the noise.
-      noise: standard deviation, in the units of the images; the paper has 0.1 to 0.2 of the range of their values.
-      samples: noisy copies of each image.
+      classes: i32[b], the classes whose logits are explained.
+      key: random key for the noise.
+      noise: standard deviation in the units of the images; the paper uses 0.1 to 0.2 of the range of their values.
+      samples: number of noisy copies of each image.
     """
     images = jnp.asarray(images, jnp.float32)
     keys = jax.random.split(key, samples)
@@ -118,26 +119,27 @@ def occlusion(
     stride: int,
     fill: float | jax.Array | np.ndarray,
 ) -> np.ndarray:
-    """Returns f32[b h w], by how much the logit falls where a square hides the pixel, averaged over such squares.
+    """Returns f32[b h w]: the fall of the logit when a square hides the pixel, averaged over all such squares.
 
     Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2.
 
     Args:
-      logits_fn: see above.
+      logits_fn: a function from images to logits, see the module.
       images: f32[b h w c].
-      classes: i32[b], whose logits are explained.
-      size, stride: of the square and of the grid that it is moved on, in pixels; the last row and column of squares
-        end with the image.
-      fill: what the square shows: a number, f32[c] or f32[h w c].
+      classes: i32[b], the classes whose logits are explained.
+      size: side of the square, in pixels.
+      stride: distance between neighbouring squares, in pixels; the last row and column of squares end at the image's
+        edge.
+      fill: content of the square: a number, f32[c] or f32[h w c].
 
-    Raises InputError where a square is larger than the image, or the grid leaves pixels between squares.
+    Raises InputError if a square is larger than the image, or if the squares leave pixels between them.
     """
     images = jnp.asarray(images, jnp.float32)
     height, width = images.shape[1:3]
     if not 1 <= stride <= size <= min(height, width):
         raise InputError(
-            f"a square of {size} pixels every {stride} pixels was given, but stride must be 1 or more, size no less "
-            f"than that, and no more than the {min(height, width)} pixels of the image."
+            f"a square of {size} pixels every {stride} pixels was given, but stride must be 1 or more, and size "
+            f"must lie between stride and the {min(height, width)} pixels of the image."
         )
     places = [(row, column) for row in _places(height, size, stride) for column in _places(width, size, stride)]
     filled = jnp.broadcast_to(jnp.asarray(fill, jnp.float32), images.shape)
@@ -158,7 +160,7 @@ def occlusion(
 
 
 def _ends(images: jax.Array | np.ndarray, baseline: float | jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Returns images and baseline, both f32[b h w c]."""
+    """Returns the images and the baseline, both f32[b h w c]."""
     images = jnp.asarray(images, jnp.float32)
     return images, jnp.broadcast_to(jnp.asarray(baseline, jnp.float32), images.shape)
 
@@ -166,14 +168,14 @@ def _ends(images: jax.Array | np.ndarray, baseline: float | jax.Array | np.ndarr
 def _difference(
     logits_fn: LogitsFn, start: jax.Array, images: jax.Array, classes: jax.Array | np.ndarray
 ) -> np.ndarray:
-    """Returns f32[b], the logits of the classes for the images minus those for `start`."""
+    """Returns f32[b]: the logits of the classes for `images`, minus the logits for `start`."""
     points = jnp.stack([start, images])
     logits = np.asarray(_class_logits(_compiled_once(logits_fn), points, jnp.asarray(classes, jnp.int32)))
     return logits[1] - logits[0]
 
 
 def _gaps(found: np.ndarray, difference: np.ndarray) -> np.ndarray:
-    """Returns f32[b], how far the sums of f32[b h w c] are off f32[b], as a part of it: of 0, nothing or infinite."""
+    """Returns f32[b], the relative error of the sums of f32[b h w c]; if the difference is 0, it is 0 or infinite."""
     off = np.abs(found.sum(axis=(1, 2, 3)) - difference)
     part = np.where(off > 0, np.float32(np.inf), np.float32(0))
     return np.divide(off, np.abs(difference), out=part, where=difference != 0)
@@ -182,9 +184,9 @@ def _gaps(found: np.ndarray, difference: np.ndarray) -> np.ndarray:
 def _mean_gradient(
     logits_fn: LogitsFn, points: Callable[[np.ndarray], jax.Array], count: int, classes: jax.Array | np.ndarray
 ) -> np.ndarray:
-    """Returns the mean f32[b h w c] of the gradients at `points` of the indices [g] below `count`, [g b h w c]."""
+    """Returns the mean gradient f32[b h w c] at the points of all indices < count; `points`: [g] -> [g b h w c]."""
     logits_fn, classes = _compiled_once(logits_fn), jnp.asarray(classes, jnp.int32)
-    # A loop in Python, as convolutions inside one of XLA lose their threads on CPUs.
+    # a loop in Python: inside a loop of XLA, convolutions lose their threads on CPUs
     total = np.zeros((), np.float64)
     for indices, weights in _groups(count, len(classes)):
         total = total + np.asarray(_gradient(logits_fn, points(indices), classes, weights), np.float64)
@@ -192,7 +194,7 @@ def _mean_gradient(
 
 
 def _groups(count: int, batch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns indices below `count` in groups of one length, so that one program does, with weights 0 for repeats."""
+    """Returns groups of one length, for one program: indices below `count`, and weights, which are 0 for repeats."""
     length = min(count, max(1, BATCH // batch))
     padded = np.arange(math.ceil(count / length) * length)
     indices, weights = np.minimum(padded, count - 1), (padded < count).astype(np.float32)
@@ -205,7 +207,7 @@ def _compiled_once(logits_fn: LogitsFn) -> Partial:
 
 @jax.jit
 def _class_logits(logits_fn: Partial, points: jax.Array, classes: jax.Array) -> jax.Array:
-    """Returns f32[g b] of points f32[g b h w c]."""
+    """Returns the logits f32[g b] of the classes at points f32[g b h w c]."""
     groups, batch, *shape = points.shape
     logits = logits_fn(points.reshape(groups * batch, *shape)).reshape(groups, batch, -1)
     chosen = jnp.broadcast_to(classes[None, :, None], (groups, batch, 1))
@@ -214,13 +216,13 @@ def _class_logits(logits_fn: Partial, points: jax.Array, classes: jax.Array) -> 
 
 @jax.jit
 def _gradient(logits_fn: Partial, points: jax.Array, classes: jax.Array, weights: jax.Array) -> jax.Array:
-    """Returns f32[b h w c], the sum of the gradients at points f32[g b h w c] with weights f32[g]."""
+    """Returns f32[b h w c], the sum of the gradients at points f32[g b h w c], weighted by f32[g]."""
     gradients = jax.grad(lambda points: _class_logits(logits_fn, points, classes).sum())(points)
     return (gradients * weights.reshape(-1, 1, 1, 1, 1)).sum(axis=0)
 
 
 def _places(length: int, size: int, stride: int) -> list[int]:
-    """Returns where squares start along an axis."""
+    """Returns the start of each square along an axis."""
     return sorted({*range(0, length - size + 1, stride), length - size})
 
 

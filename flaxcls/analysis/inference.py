@@ -1,8 +1,7 @@
-"""The output of a trained model for whole splits, and the temperature that is fitted on the validation split."""
+"""The output of a trained model for whole splits, and the temperature fitted on the validation split."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,21 +15,17 @@ from flaxcls.sharding import batch_sharding, make_mesh, on_devices, replicated
 
 
 def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarray]:
-    """Returns the logits f32[n k] of each split's examples, computed over all devices.
+    """Returns the logits f32[n k] for each split, computed on all devices.
 
-    Raises InputError where one is not finite.
+    Raises InputError if a logit is not finite.
     """
     mesh = make_mesh()
     most = max(len(split.labels) for split in splits)
-    # one size, so that it is compiled once; the devices share it evenly
+    # one size, so that it compiles once; a multiple of the devices, so that they share it evenly
     size = -(-min(classifier.config.loop.eval_batch_size, max(most, 1)) // mesh.size) * mesh.size
     variables = on_devices(classifier.variables, replicated(mesh))
-
-    def apply(variables: Any, images: jax.Array) -> Any:
-        return classifier.evaluated.apply(variables, classifier.normalized(images), train=False)
-
-    compiled = jax.jit(apply, out_shardings=replicated(mesh))
-    made = []
+    compiled = jax.jit(lambda variables, images: classifier.forward(variables, images), out_shardings=replicated(mesh))
+    logits_by_split = []
     for split in splits:
         rows = np.zeros((len(split.labels), len(classifier.class_names)), np.float32)
         for start in range(0, len(rows), size):
@@ -41,41 +36,41 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarr
         if wrong:
             raise InputError(
                 f"the model's output is NaN or infinite for {wrong} of {len(rows)} examples: the parameters of step "
-                f"{classifier.step} are of no use; choose another step (--step)."
+                f"{classifier.step} cannot be used. Choose another step (--step)."
             )
-        made.append(rows)
-    return made
+        logits_by_split.append(rows)
+    return logits_by_split
 
 
 def validation_split(classifier: Classifier) -> Split:
-    """Returns the validation split that the run was trained with, loaded anew as its configuration says.
+    """Returns the run's validation split, loaded again from the data that its configuration names.
 
     Raises:
-      InputError: if the run had none, or the data is not there any more or is not what the run saw, as where `fit` was
-        given arrays.
+      InputError: if the run had no validation split, or the data is missing or differs from what the run saw, such as
+        when `fit` was given arrays.
     """
     if classifier.examples[1:2] == (0,):
         raise InputError("the run was trained without a validation split, as data.validation_fraction is 0.")
     dataset = load_dataset(classifier.config.data)
-    for what, ours, theirs in (
+    for what, loaded, trained in (
         ("the data set", dataset.name, classifier.data),
         ("classes", list(dataset.class_names), list(classifier.class_names)),
         ("examples", dataset.sizes, classifier.examples),
     ):
-        if ours != theirs:
+        if loaded != trained:
             raise InputError(
-                f"the data that the configuration names is not what the run saw: {what} {ours}, but the run had "
-                f"{theirs}. Where arrays were given to fit, they are needed again."
+                f"the data that the configuration names is not what the run saw: {what} {loaded}, but the run had "
+                f"{trained}. If fit was given arrays, they are needed again."
             )
-    assert dataset.validation is not None  # it has as many examples as in the run
+    assert dataset.validation is not None  # its size is the one in the run, which is not 0
     return dataset.validation
 
 
 def calibrated(workdir: Path, classifier: Classifier) -> tuple[Classifier, str | None]:
-    """Returns the classifier with a temperature (Guo et al. 2017), fitted now and kept in the run where it has none.
+    """Returns the classifier with a temperature (Guo et al. 2017); if it has none, one is fitted and stored in the run.
 
     Returns:
-      The classifier and None; or, where no validation split can be loaded, the classifier as it is and the reason.
+      The classifier and None. If no validation split can be loaded: the classifier unchanged, and the reason.
     """
     if classifier.temperature is not None:
         return classifier, None
@@ -88,9 +83,11 @@ def calibrated(workdir: Path, classifier: Classifier) -> tuple[Classifier, str |
 
 
 def with_temperature(workdir: Path, classifier: Classifier, temperature: float) -> Classifier:
-    """Returns the classifier with a temperature of the run's own validation split, which is kept in the run.
+    """Returns the classifier with a temperature, and stores it in the run if the run is writable.
 
-    A run that cannot be written to is somebody else's; it is fitted anew each time.
+    The temperature of a read-only run, such as somebody else's, is fitted again each time.
+
+    temperature: fitted on the run's own validation split.
     """
     try:
         return keep_temperature(workdir, classifier, temperature)

@@ -1,4 +1,4 @@
-"""Pictures of images, heat, filters and feature maps, to look at."""
+"""Pictures of images, heat maps, filters and feature maps."""
 
 import base64
 import io
@@ -12,23 +12,23 @@ from PIL import Image
 
 from flaxcls.data.resize import with_channels
 
-# Pixels, that small images are enlarged to by a whole factor, or below.
+# Small images are enlarged by a whole factor to at most this many pixels a side.
 SHOWN = 224
-# Pixels of a side up to which a picture on a page is kept exactly.
+# A picture on a page is stored without loss up to this many pixels a side.
 MOST_PNG = 128
 
 
 def enlarged(picture: np.ndarray, size: int = SHOWN) -> np.ndarray:
-    """Returns [h w ...] with each pixel repeated by the largest whole factor that keeps its longer side within size."""
+    """Returns [h w ...] enlarged by the largest whole factor that keeps the longer side within `size`."""
     factor = max(1, size // max(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def strength(values: np.ndarray) -> np.ndarray:
-    """Returns f32[h w] of 0..1 of what a method found.
+    """Returns the result of a method as heat f32[h w] in 0..1.
 
-    Of each pixel of gradients [h w c] the absolute values count, up to the 99th percentile, as few of them are far
-    above all others; of what is measured for a pixel as a whole, [h w], that which speaks for the class.
+    For gradients [h w c], the heat of a pixel is the sum of their absolute values, cut off at the 99th percentile,
+    because a few values are far above all others. For results [h w], only values that support the class count.
     """
     heat = np.abs(values).sum(axis=2) if values.ndim == 3 else np.maximum(values, 0)
     top = np.percentile(heat, 99) if values.ndim == 3 else heat.max()
@@ -37,21 +37,21 @@ def strength(values: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Returns u8[h w 3], an image u8[h w c] in grey under heat f32[h w] of 0..1, from black over red to yellow."""
+    """Returns u8[h w 3]: an image u8[h w c] in grey under heat f32[h w] in 0..1, from black over red to yellow."""
     grey = with_channels(with_channels(image, 1), 3).astype(np.float32)
     return np.rint(0.4 * grey + 0.6 * _coloured(heat, cv2.COLORMAP_INFERNO)).astype(np.uint8)
 
 
 def beside(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Returns u8[h w 3]: an image u8[h w c], heat f32[h w] of 0..1, and both, side by side; small ones enlarged."""
+    """Returns u8[h w 3]: an image u8[h w c], heat f32[h w] in 0..1, and their overlay, side by side and enlarged."""
     parts = [with_channels(image, 3), _coloured(heat, cv2.COLORMAP_INFERNO), overlay(image, heat)]
     return tiled([enlarged(part) for part in parts], columns=3)
 
 
 def filters_picture(kernel: np.ndarray) -> np.ndarray:
-    """Returns u8[h w 3], the filters of a kernel f32[h w c n] in a grid; zero is grey.
+    """Returns u8[h w 3]: the filters of a kernel f32[h w c n] in a grid; zero is grey.
 
-    Those of three channels are shown in colours, others by the mean over their channels. Each has its own scale.
+    Filters with three channels are in colour; others show the mean over their channels. Each has its own scale.
     """
     shown = kernel if kernel.shape[2] == 3 else kernel.mean(axis=2, keepdims=True).repeat(3, axis=2)
     scale = np.abs(shown).max(axis=(0, 1, 2), keepdims=True)
@@ -60,22 +60,22 @@ def filters_picture(kernel: np.ndarray) -> np.ndarray:
 
 
 def maps_picture(maps: np.ndarray) -> np.ndarray:
-    """Returns u8[h w 3], the channels of a map f32[h w n] in a grid, each from its least value to its largest."""
+    """Returns u8[h w 3]: the channels of a map f32[h w n] in a grid, each from its least to its largest value."""
     low, high = maps.min(axis=(0, 1), keepdims=True), maps.max(axis=(0, 1), keepdims=True)
     scaled = (maps - low) / np.where(high > low, high - low, 1)
     return _grid([_coloured(scaled[..., index], cv2.COLORMAP_VIRIDIS) for index in range(maps.shape[2])])
 
 
 def tiled(pictures: Sequence[np.ndarray], *, columns: int) -> np.ndarray:
-    """Returns u8[h w 3], pictures u8[h w 3] of one size in rows, on white."""
+    """Returns u8[h w 3]: pictures u8[h w 3] of one size in rows, on white."""
     height, width = pictures[0].shape[:2]
     gap = max(2, max(height, width) // 16)
     rows = math.ceil(len(pictures) / columns)
-    made = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for index, picture in enumerate(pictures):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
-        made[top : top + height, left : left + width] = picture
-    return made
+        canvas[top : top + height, left : left + width] = picture
+    return canvas
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
@@ -84,14 +84,14 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
 
 def data_url(picture: np.ndarray) -> str:
-    """Returns a picture u8[h w 3] as a URL: a PNG file, or a JPEG if it is a photo of some size, to save room."""
+    """Returns a picture u8[h w 3] as a data URL: PNG, or JPEG for a large picture, to save space."""
     file, kind = io.BytesIO(), "png" if max(picture.shape[:2]) <= MOST_PNG else "jpeg"
     Image.fromarray(picture).save(file, format=kind, quality=90)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def as_bytes(image: np.ndarray) -> np.ndarray:
-    """Returns u8[h w c] of an image u8[h w c] or of floats of 0..1."""
+    """Returns u8[h w c] for an image u8[h w c] or floats in 0..1."""
     return image if image.dtype == np.uint8 else np.rint(255 * image.clip(0, 1)).astype(np.uint8)
 
 
@@ -101,5 +101,5 @@ def _grid(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _coloured(heat: np.ndarray, colours: int) -> np.ndarray:
-    """Returns u8[h w 3] of f32[h w] of 0..1 in one of OpenCV's colour maps, whose channels are in reverse."""
+    """Returns u8[h w 3]: heat f32[h w] in 0..1 in a colour map of OpenCV, whose channels are in reverse order."""
     return cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), colours)[..., ::-1]

@@ -1,4 +1,4 @@
-"""Predictions for image files: which files, how they are read, and tables of the most probable classes."""
+"""Predictions for image files: finding and reading them, and tables of the most probable classes."""
 
 import csv
 import glob
@@ -27,7 +27,12 @@ from flaxcls.errors import InputError
 
 
 class FilePredictions(NamedTuple):
-    """paths: of the n images that were read. predictions: of them. unreadable: (path, reason) of the other files."""
+    """The predictions for image files.
+
+    paths: paths of the n images that were read.
+    predictions: predictions for these images.
+    unreadable: (path, reason) for each other file.
+    """
 
     paths: list[str]
     predictions: Predictions
@@ -35,7 +40,7 @@ class FilePredictions(NamedTuple):
 
     @property
     def complaint(self) -> str:
-        """The files that could not be read and why, a line each; "" where there are none."""
+        """A text that lists the unreadable files and the reasons, one a line; "" if there are none."""
         if not self.unreadable:
             return ""
         total = len(self.paths) + len(self.unreadable)
@@ -44,12 +49,12 @@ class FilePredictions(NamedTuple):
 
 
 def find_images(names: Sequence[str]) -> list[str]:
-    """Returns the files that are meant by files, folders (with all below them) and globs, each once.
+    """Returns the files that `names` mean, each once; names are files, folders and globs.
 
-    In folders these are the files with a known suffix, sorted by path, hidden ones left out.
+    A folder means all files below it with a known suffix, sorted by path, without hidden ones.
 
     Raises:
-      InputError: for a name that is no file, folder or glob of such, and for a folder without images.
+      InputError: if a name is no file, no folder and no glob that matches, or if a folder has no images.
     """
     if not names:
         raise InputError("no image was named: give files, folders or globs after the run.")
@@ -58,12 +63,12 @@ def find_images(names: Sequence[str]) -> list[str]:
         is_there = os.path.exists(name)  # noqa: PTH110 (Path.exists raises for names too long, folders that are closed)
         matches = [name] if is_there else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute ones)
         if not matches:
-            raise InputError(f"{name} is no file, no folder, and no glob that matches any: name images that are there.")
+            raise InputError(f"{name} is no file, no folder, and no glob that matches a file: name images that exist.")
         files = [file for match in matches for file in (_images_below(match) if Path(match).is_dir() else [match])]
         if not files:
             raise InputError(
                 f"{name} has no image: looked for files that end in {', '.join(SUFFIXES)}. "
-                "A file of another name can be given by itself."
+                "To use a file with another ending, name the file itself."
             )
         for file in files:
             found.setdefault(Path(file).absolute(), file)
@@ -88,11 +93,16 @@ def predict_files(
     threads: int = 8,
     advance: Callable[[int], None] = lambda count: None,
 ) -> FilePredictions:
-    """Returns the predictions for image files; those that cannot be read are listed, and the rest goes on.
+    """Returns the predictions for image files; unreadable files are listed and do not stop the others.
 
-    Files are read and scaled in threads while the device computes; no more than two batches of images are held.
+    Threads read and scale files while the device computes. At most two batches of images are in memory.
 
-    advance: called with the number of files that have been done since the last call.
+    Args:
+      classifier: the model.
+      paths: image files.
+      batch_size: number of images computed at once.
+      threads: number of threads that read files.
+      advance: called with the number of files finished since the last call.
     """
 
     def prepared(path: str) -> np.ndarray:
@@ -104,27 +114,27 @@ def predict_files(
     pool = ThreadPoolExecutor(threads)
     try:
         images: list[np.ndarray] = []
-        for done, (path, future) in enumerate(_ahead(pool, prepared, paths, batch_size), 1):
+        for done, (path, future) in enumerate(_read_ahead(pool, prepared, paths, batch_size), 1):
             try:
                 images.append(future.result())
                 read.append(path)
             except InputError as error:
                 unreadable.append((path, str(error)))
             if len(images) == batch_size or (done == len(paths) and images):
-                size = batch_size if len(parts) > 1 else len(images)  # one shape, which is compiled once
+                size = batch_size if len(parts) > 1 else len(images)  # one shape, so that it compiles once
                 padded = pad_rows(np.stack(images), size)
                 parts.append(classifier.predict(padded, batch_size=size).probabilities[: len(images)])
                 images = []
             advance(1)
     finally:
-        pool.shutdown(cancel_futures=True)  # at an interrupt, no more files are read
+        pool.shutdown(cancel_futures=True)  # after an interrupt, no more files are read
     return FilePredictions(read, Predictions(np.concatenate(parts), classifier.class_names), unreadable)
 
 
-def _ahead(
+def _read_ahead(
     pool: ThreadPoolExecutor, function: Callable[[str], np.ndarray], paths: Sequence[str], count: int
 ) -> Iterator[tuple[str, Future[np.ndarray]]]:
-    """Yields each path with its future, of which up to `count` are under way."""
+    """Yields each path with its future; up to `count` futures are under way."""
     rest = iter(paths)
     waiting = deque((path, pool.submit(function, path)) for path in itertools.islice(rest, count))
     while waiting:
@@ -133,7 +143,7 @@ def _ahead(
 
 
 def top_rows(found: FilePredictions, top: int) -> list[dict[str, Any]]:
-    """Returns a row for each image: path, class, probability, then class_2, probability_2, ... up to `top`."""
+    """Returns a row for each image: path, class, probability, class_2, probability_2, ... up to `top`."""
     names, probabilities = found.predictions.class_names, found.predictions.probabilities
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     rows = []
@@ -147,16 +157,16 @@ def top_rows(found: FilePredictions, top: int) -> list[dict[str, Any]]:
 
 
 def columns(top: int) -> list[str]:
-    """Returns the names of the columns of `top_rows`."""
+    """Returns the column names of `top_rows`."""
     ends = ["", *(f"_{rank}" for rank in range(2, top + 1))]
     return ["path", *(name + end for end in ends for name in ("class", "probability"))]
 
 
 def check_new(out: Path) -> None:
-    """Raises InputError where a file is there already or cannot be made, and leaves nothing behind."""
+    """Raises InputError if a file exists already or cannot be created; leaves nothing behind."""
     try:
         if not out.parent.is_dir():
-            raise InputError(f"--out {out} is in a folder that is not there: name a new file in one that is.")
+            raise InputError(f"--out {out} is in a folder that is not there: name a new file in an existing folder.")
         out.touch(exist_ok=False)
         out.unlink()
     except FileExistsError as error:
@@ -168,12 +178,12 @@ def check_new(out: Path) -> None:
 def write(found: FilePredictions, top: int, form: str, out: Path | None) -> None:
     """Writes the `top` classes of each image as table, csv, jsonl or parquet to a new file, or to the standard output.
 
-    Raises InputError where the file cannot be written; nothing is left of it then.
+    Raises InputError if the file cannot be written; then no part of it stays.
     """
     rows = top_rows(found, top)
     if out is None:
         if form == "parquet":
-            raise InputError("Parquet is not for the standard output: name a file by --out.")
+            raise InputError("Parquet cannot go to the standard output: name a file by --out.")
         sys.stdout.write(_text(rows, top, form, sys.stdout))
         sys.stdout.flush()
         return
@@ -202,7 +212,7 @@ def _parquet(rows: list[dict[str, Any]], top: int) -> bytes:
 
 
 def _text(rows: list[dict[str, Any]], top: int, form: str, target: IO[str]) -> str:
-    """Returns the rows as csv, jsonl or a table that is drawn as `target` can show it."""
+    """Returns the rows as csv, jsonl, or a table in a style that `target` can show."""
     if form == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if form == "csv":
@@ -215,7 +225,7 @@ def _text(rows: list[dict[str, Any]], top: int, form: str, target: IO[str]) -> s
     for row in rows:
         table.add_row(*(escape(_digits(value)) for value in row.values()))
     console = Console(file=target)
-    with console.capture() as text:  # where a reader has left, print would end the process
+    with console.capture() as text:  # print would end the process after the reader has left
         console.print(table)
     return text.get()
 

@@ -1,4 +1,4 @@
-"""The numbers that say how good predictions are. What is undefined is None, with the reason beside it."""
+"""Metrics of predictions. An undefined metric is None, and its reason is stored beside it."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -16,14 +16,14 @@ def scores(
 ) -> dict[str, Any]:
     """Returns all metrics as plain Python values that JSON can hold.
 
-    A metric that is undefined is None; "undefined" then maps its path, such as "per_class/3/precision", to the reason.
-    Means over classes are over those where the metric is defined; "notes" says where some are left out.
+    An undefined metric is None; "undefined" then maps its path, such as "per_class/3/precision", to the reason. A mean
+    over classes uses the classes where the metric is defined; "notes" lists the means that leave out a class.
 
     Args:
-      probabilities: f32[n k], each row sums to 1; of at least one example.
-      predicted: i64[n], the class that each example is predicted as.
-      labels: i64[n], the true classes.
-      class_names: of the k classes.
+      probabilities: f32[n k], n >= 1; each row sums to 1.
+      predicted: i64[n], predicted classes.
+      labels: i64[n], true classes.
+      class_names: names of the k classes.
     """
     count, classes = probabilities.shape
     exact = probabilities.astype(np.float64)
@@ -33,16 +33,16 @@ def scores(
     notes: dict[str, str] = {}
     per_class = _per_class(probabilities, predicted, labels, class_names, undefined)
     averages = {name: _averages(name, per_class, undefined, notes) for name in PER_CLASS}
-    for name in ("precision", "recall", "f1"):  # of one label an example, all three are the accuracy
+    for name in ("precision", "recall", "f1"):  # with one label for each example, all three equal the accuracy
         averages[name]["micro"] = correct / count
     balanced = averages["recall"]["macro"]
     if "recall/macro" in notes:
         notes["balanced_accuracy"] = notes["recall/macro"]
     if classes <= 5:
-        undefined["top_5"] = "of five classes or fewer, the true one is always among the first five"
+        undefined["top_5"] = "with five classes or fewer, the true one is always among the first five"
     kappa = _kappa(predicted, labels, classes)
     if kappa is None:
-        undefined["cohen_kappa"] = "every example is of one class and predicted as it, so that chance agrees as well"
+        undefined["cohen_kappa"] = "every example is of one class and predicted as it, so chance agrees as well"
     return {
         "examples": count,
         "class_names": list(class_names),
@@ -62,7 +62,7 @@ def scores(
 
 
 def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Returns the interval of a share, `correct` of `count`, at a confidence level (Wilson 1927)."""
+    """Returns the confidence interval of the share `correct` / `count` (Wilson 1927)."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, scale = correct / count, 1 + z**2 / count
     middle = (share + z**2 / (2 * count)) / scale
@@ -71,7 +71,7 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[floa
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean of -log p of the true class, in nats; a probability counts as 2.2e-16 at least.
+    """Returns the mean of -log p of the true class, in nats; smaller probabilities count as 2.2e-16.
 
     Args:
       probabilities: f[n k].
@@ -79,7 +79,7 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """
     exact = probabilities.astype(np.float64)
     classes = exact.shape[1]
-    if classes == 1:  # scikit-learn wants two
+    if classes == 1:  # scikit-learn needs two classes
         return 0.0
     return float(metrics.log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=np.arange(classes)))
 
@@ -87,14 +87,15 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def roc_curves(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     """Returns the ROC curve of each class against the rest, and their mean.
 
-    "classes" has for each name the false and true positive rates from (0, 0) to (1, 1) with the least probability that
-    counts as of the class (None at first, where none does), or None where there is no example of the class or no other;
-    points on a line between others are left out. "macro" is the mean of the true positive rates at 101 false ones.
+    "classes" maps each name to the false and true positive rates from (0, 0) to (1, 1), with the thresholds: an example
+    counts as positive if its probability is at least the threshold. The first threshold is None, as no example counts
+    there. Points on a line between others are left out. A class has None if all examples or none are of this class.
+    "macro" is the mean true positive rate at 101 false positive rates.
 
     Args:
       probabilities: f[n k].
       labels: i[n].
-      class_names: of the k classes.
+      class_names: names of the k classes.
     """
     grid = np.linspace(0, 1, 101)
     curves: dict[str, Any] = {}
@@ -145,7 +146,7 @@ def _per_class(
 
 
 def _undefined(name: str, support: int, predicted: int, count: int) -> dict[str, str]:
-    """Returns the metrics of a class that are undefined, each with the reason."""
+    """Returns the undefined metrics of a class, each with its reason."""
     absent, never = f"no example of {name!r} is in the split", f"no example is predicted as {name!r}"
     why = {}
     if predicted == 0:
@@ -155,38 +156,38 @@ def _undefined(name: str, support: int, predicted: int, count: int) -> dict[str,
     if support == predicted == 0:
         why["f1"] = f"{absent}, and {never}"
     if support == count:
-        why["roc_auc"] = f"every example of the split is of {name!r}, so that there is none to tell it from"
+        why["roc_auc"] = f"every example of the split is of {name!r}, so there is no other class to tell it from"
     return why
 
 
 def _averages(
     metric: str, per_class: list[dict[str, Any]], undefined: dict[str, str], notes: dict[str, str]
 ) -> dict[str, float | None]:
-    """Returns the mean over the classes, and that weighted by their support."""
+    """Returns the plain mean over the classes, and the mean weighted by their support."""
     defined = [row for row in per_class if row[metric] is not None]
     missing = [row["name"] for row in per_class if row[metric] is None]
     values = [row[metric] for row in defined]
     supports = [row["support"] for row in defined]
-    made: dict[str, float | None] = {"macro": None, "weighted": None}
+    means: dict[str, float | None] = {"macro": None, "weighted": None}
     if values:
-        made["macro"] = float(np.mean(values))
+        means["macro"] = float(np.mean(values))
     else:
         undefined[f"{metric}/macro"] = f"{metric} is undefined for every class"
     if sum(supports):
-        made["weighted"] = float(np.average(values, weights=supports))
+        means["weighted"] = float(np.average(values, weights=supports))
     else:
         undefined[f"{metric}/weighted"] = f"{metric} is undefined for every class that has examples"
-    for average, value in made.items():
+    for average, value in means.items():
         if missing and value is not None:
             listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             notes[f"{metric}/{average}"] = (
                 f"over {len(defined)} of {len(per_class)} classes, as {metric} is undefined for {listed}"
             )
-    return made
+    return means
 
 
 def _confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Returns i64[k k], true classes down and predicted ones across (scikit-learn warns where all are of one class)."""
+    """Returns i64[true predicted]; scikit-learn's function warns if all examples are of one class."""
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
@@ -201,7 +202,12 @@ def _kappa(predicted: np.ndarray, labels: np.ndarray, classes: int) -> float | N
 
 
 class McNemar(NamedTuple):
-    """only_first, only_second: examples that one of two models alone predicts right. p_value: see `mcnemar`."""
+    """The result of McNemar's test.
+
+    only_first: number of examples that only the first model predicts right.
+    only_second: number of examples that only the second model predicts right.
+    p_value: two-sided p-value, see `mcnemar`.
+    """
 
     only_first: int
     only_second: int
@@ -209,10 +215,10 @@ class McNemar(NamedTuple):
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
-    """Returns the exact two-sided test of McNemar 1947, that two models are right equally often on the same examples.
+    """Returns the exact two-sided test (McNemar 1947) of the hypothesis that two models are right equally often.
 
     Args:
-      first, second: bool[n], whether each model predicts an example right.
+      first, second: bool[n], True if the model predicts the example right; both on the same examples.
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     different = only_first + only_second
@@ -220,7 +226,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns the p-values of several tests, adjusted for their number as in Holm 1979."""
+    """Returns the p-values of several tests, adjusted for their number (Holm 1979)."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))

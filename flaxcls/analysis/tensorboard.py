@@ -1,4 +1,4 @@
-"""What an evaluation shows in TensorBoard: the confusion matrix and sample pictures."""
+"""Pictures of an evaluation for TensorBoard: the confusion matrix and sample images."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from tensorboardX.summary import image
 
 from flaxcls.analysis.evaluation import Evaluation, worst
 from flaxcls.analysis.pictures import as_bytes, data_url, enlarged
-from flaxcls.analysis.report.charts import Spec, confusion
+from flaxcls.analysis.report.charts import Spec, confusion, evenly_spaced
 from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError
 
@@ -24,18 +24,19 @@ SAMPLES, COLUMNS, PICTURE = 24, 6, 112
 
 
 def write_events(evaluation: Evaluation, directory: str | Path) -> Path:
-    """Writes an event file with pictures for TensorBoard, and returns its path; one that is there is replaced.
+    """Writes an event file with pictures for TensorBoard, replaces an earlier one, and returns its path.
 
-    "confusion_matrix" has the share of each true class, "samples" are examples from all over the split and "mistakes"
-    the worst, each with what it is predicted as and, if that is wrong, its true class. Raises InputError where it
-    cannot be written.
+    "confusion_matrix" shows shares of each true class. "samples" shows examples spread evenly over the split, and
+    "mistakes" the worst ones. Each image has its predicted class and, if that is wrong, its true class.
+
+    Raises InputError if the file cannot be written.
     """
     directory = Path(directory)
-    every = np.unique(np.linspace(0, len(evaluation.labels) - 1, SAMPLES).round().astype(int))
-    pictures = {"confusion_matrix": _drawn({**_on_white(confusion(evaluation)), "width": 600})}
-    for tag, chosen in (("samples", every.tolist()), ("mistakes", worst(evaluation, SAMPLES))):
+    spread = evenly_spaced(len(evaluation.labels), SAMPLES)
+    pictures = {"confusion_matrix": _draw({**_on_white(confusion(evaluation)), "width": 600})}
+    for tag, chosen in (("samples", spread), ("mistakes", worst(evaluation, SAMPLES))):
         if chosen:
-            pictures[tag] = _drawn(_gallery(evaluation, chosen))
+            pictures[tag] = _draw(_gallery(evaluation, chosen))
     try:
         for old in directory.glob(f"events.out.tfevents.*{SUFFIX}"):
             old.unlink()
@@ -50,7 +51,7 @@ def write_events(evaluation: Evaluation, directory: str | Path) -> Path:
 
 
 def _on_white(spec: Spec) -> Spec:
-    """Returns a chart of the report for a place with no text around it whose colour it could have."""
+    """Returns a chart of the report on white, with fixed colours: there is no text around it to take colours from."""
     plain: Spec = json.loads(json.dumps(spec).replace("currentColor", "#222"))
     plain["params"] = [{**param, "value": "rates"} for param in plain["params"]]
     return {**plain, "config": {**plain["config"], "background": "white"}}
@@ -73,15 +74,15 @@ def _gallery(evaluation: Evaluation, chosen: list[int]) -> Spec:
     texts = base.mark_text(dy=62, limit=136).encode(
         text="text:N", color=alt.condition("datum.right", alt.value("#222"), alt.value("#c0392b"))
     )
-    made: Spec = (
+    spec: Spec = (
         alt.layer(pictures, texts)
         .properties(width=144 * COLUMNS, height=152 * (rows[-1]["y"] + 1), background="white")
         .configure_view(stroke=None)
         .to_dict()
     )
-    return made
+    return spec
 
 
-def _drawn(spec: Spec) -> np.ndarray:
-    """Returns a chart as u8[h w 3]."""
+def _draw(spec: Spec) -> np.ndarray:
+    """Returns the picture of a chart, u8[h w 3]."""
     return np.asarray(Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec))).convert("RGB"))

@@ -197,7 +197,7 @@ def test_the_temperature_is_not_kept_where_it_is_not_the_runs(trained, workdir):
     result, dataset = trained
     fewer = dataclasses.replace(dataset, train=dataset.train.take(np.arange(100)))
     found = evaluate_run(workdir, dataset=fewer)
-    assert "may hold examples that it was trained on" in found.metrics["notes"]["dataset"]
+    assert "so the run may have been trained on examples of this split" in found.metrics["notes"]["dataset"]
     assert "examples: [288, 32, 80] -> [100, 32, 80]" in found.metrics["notes"]["dataset"]
     evaluate_run(workdir, dataset=dataset, step=result.best_step)
     assert load_run(workdir).temperature is None
@@ -211,7 +211,7 @@ def test_a_temperature_that_could_not_be_fitted_says_so(trained, workdir):
     right = dataclasses.replace(dataset, validation=Split(dataset.validation.images, predicted.astype(np.int32)))
     found = evaluate_run(workdir, dataset=right)
     assert found.temperature == 1
-    assert "tells of no temperature" in found.metrics["notes"]["calibration/temperature"]
+    assert "so no temperature can be fitted" in found.metrics["notes"]["calibration/temperature"]
 
 
 def test_what_cannot_be_evaluated(trained, workdir, tmp_path):

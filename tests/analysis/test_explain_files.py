@@ -5,7 +5,7 @@ from flax import linen as nn
 from PIL import Image
 
 from flaxcls.analysis.classifier import Classifier
-from flaxcls.analysis.explain_files import METHODS, explain_files, make_plan
+from flaxcls.analysis.explain_files import METHODS, explain_files, make_options
 from flaxcls.analysis.prediction import predict_files
 from flaxcls.config import Config
 from flaxcls.errors import InputError
@@ -42,12 +42,12 @@ def test_a_model_without_a_map_is_explained_by_the_other_methods(tmp_path):
     out.mkdir()
     for kind in ("grad-cam", "feature-maps"):
         (out / f"one-{kind}.png").write_text("of a model before this one")
-    plan = make_plan(classifier)
-    assert plan.methods == OTHERS
-    assert len(plan.left_out) == 2
-    assert plan.left_out[0].startswith("Grad-CAM and feature maps are left out: the model has no layer")
-    assert plan.left_out[1].startswith("filters.png is left out: the model has no two-dimensional convolution")
-    (explained,) = explain_files(classifier, plan, predict_files(classifier, [str(tmp_path / "one.png")]), out)
+    options = make_options(classifier)
+    assert options.methods == OTHERS
+    assert len(options.left_out) == 2
+    assert options.left_out[0].startswith("Grad-CAM and feature maps are left out: the model has no layer")
+    assert options.left_out[1].startswith("filters.png is left out: the model has no two-dimensional convolution")
+    (explained,) = explain_files(classifier, options, predict_files(classifier, [str(tmp_path / "one.png")]), out)
     assert {path.name for path in out.iterdir()} == {"one.npz", *(f"one-{method}.png" for method in OTHERS)}
     assert set(explained.files) == set(out.iterdir())
     assert explained.is_complete
@@ -57,18 +57,18 @@ def test_a_model_without_a_map_is_explained_by_the_other_methods(tmp_path):
 
 
 def test_methods_that_need_no_map_can_be_asked_for():
-    plan = make_plan(classifier_of(Flat()), methods=["occlusion"], class_name="dog")
-    assert (plan.methods, plan.label) == (("occlusion",), 1)
-    assert plan.left_out[0].startswith("Feature maps are left out")
+    options = make_options(classifier_of(Flat()), methods=["occlusion"], class_name="dog")
+    assert (options.methods, options.label) == (("occlusion",), 1)
+    assert options.left_out[0].startswith("Feature maps are left out")
 
 
 @pytest.mark.parametrize("asked", [{"methods": METHODS}, {"layer": "Dense_0"}, {"methods": [], "layer": "Dense_0"}])
 def test_a_map_that_is_asked_for_must_be_there(asked):
     with pytest.raises(InputError, match=r"has no layer with an output.*use the other methods, and name no layer"):
-        make_plan(classifier_of(Flat()), **asked)
+        make_options(classifier_of(Flat()), **asked)
 
 
 def test_a_map_without_a_convolution():
-    plan = make_plan(classifier_of(Pointwise()))
-    assert (plan.methods, plan.layer_path, plan.filters) == (METHODS, "points", None)
-    assert len(plan.left_out) == 1
+    options = make_options(classifier_of(Pointwise()))
+    assert (options.methods, options.layer_path, options.filters) == (METHODS, "points", None)
+    assert len(options.left_out) == 1

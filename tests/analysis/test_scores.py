@@ -48,7 +48,7 @@ def test_a_case_worked_by_hand():
     # by chance (2 * 1 + 1 * 2 + 1 * 1) / 16 = 5/16 would agree
     assert found["cohen_kappa"] == pytest.approx((3 / 4 - 5 / 16) / (1 - 5 / 16))
     assert found["top_5"] is None
-    assert found["undefined"] == {"top_5": "of five classes or fewer, the true one is always among the first five"}
+    assert found["undefined"] == {"top_5": "with five classes or fewer, the true one is always among the first five"}
     assert found["notes"] == {}
 
 

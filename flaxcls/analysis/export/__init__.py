@@ -1,4 +1,4 @@
-"""Exports of a classifier: one file, from the bytes of images to calibrated probabilities."""
+"""Exports of a classifier: one file that turns the bytes of images into calibrated probabilities."""
 
 from flaxcls.analysis.export.files import DESCRIPTION, ONNX, STABLEHLO, add_onnx, check_folder, export_run
 from flaxcls.analysis.export.serving import WeightType

@@ -1,4 +1,4 @@
-"""What an export with smaller weights costs in accuracy and brings in time."""
+"""The accuracy that an export with smaller weights loses, and the time that it saves."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,18 +16,24 @@ from flaxcls.data.batches import pad_rows
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of an export with the plain one. All pairs are (plain, smaller).
+    """Two exports of one model compared: the plain one and one with smaller weights. All pairs are (plain, smaller).
 
-    accuracy: on `examples` of the validation split. accuracy_lost: the first minus the second.
-    changed: predictions that differ.
-    largest_difference: of any probability.
-    batch_size: of the images that were timed; milliseconds: of such a batch, the median of `repetitions` that took
-      turns; milliseconds_range: the shortest and the longest of each.
-    latency_won: the share of the plain export's time that is saved, the median over the pairs; negative where it takes
-      longer. faster_in: pairs in which it took less time. chance: that as many or more pairs would agree on the sign
-      if both took equally long (a sign test); above 0.01 say that there is no clear difference.
-    bytes: of the files.
-    device: that it was measured on.
+    examples: number of examples of the validation split.
+    accuracy: share of correct predictions on these examples.
+    accuracy_lost: plain accuracy minus smaller accuracy.
+    changed: number of predictions that differ.
+    largest_difference: largest difference between two probabilities.
+    batch_size: number of images in a timed batch.
+    repetitions: number of timed pairs; the exports take turns.
+    milliseconds: median time for a batch.
+    milliseconds_range: shortest and longest time for a batch, of each export.
+    latency_won: share of the plain export's time that the smaller one saves, the median over the pairs; negative if the
+      smaller one is slower.
+    faster_in: number of pairs in which the smaller export is faster.
+    chance: two-sided p-value of a sign test on `faster_in`, of the hypothesis that both are equally fast. Above 0.01
+      there is no clear difference.
+    bytes: sizes of the files.
+    device: kind of device that ran both.
     """
 
     examples: int
@@ -47,20 +53,20 @@ class Comparison:
 
 
 def compare(plain: bytes, smaller: bytes, split: Split, *, batch_size: int = 64, repetitions: int = 31) -> Comparison:
-    """Returns what two exports of a classifier, as `jax.export` writes them, do on the examples of a split."""
+    """Returns the comparison of two exports, serialized by `jax.export`, on the examples of a split."""
     batch_size = min(batch_size, len(split.labels))
     programs = [jax.jit(export.deserialize(bytearray(program)).call) for program in (plain, smaller)]
-    found = [_probabilities(program, split.images[:], batch_size) for program in programs]
-    accuracy = tuple(float((each.argmax(axis=1) == split.labels).mean()) for each in found)
-    times = _take_turns(programs, jax.device_put(split.images[:batch_size]), repetitions)
+    probabilities = [_predict(program, split.images[:], batch_size) for program in programs]
+    accuracy = tuple(float((rows.argmax(axis=1) == split.labels).mean()) for rows in probabilities)
+    times = _time_in_turns(programs, jax.device_put(split.images[:batch_size]), repetitions)
     medians = np.median(times, axis=1)
     faster = int((times[1] < times[0]).sum())
     return Comparison(
         examples=len(split.labels),
         accuracy=(accuracy[0], accuracy[1]),
         accuracy_lost=accuracy[0] - accuracy[1],
-        changed=int((found[0].argmax(axis=1) != found[1].argmax(axis=1)).sum()),
-        largest_difference=float(np.abs(found[0] - found[1]).max()),
+        changed=int((probabilities[0].argmax(axis=1) != probabilities[1].argmax(axis=1)).sum()),
+        largest_difference=float(np.abs(probabilities[0] - probabilities[1]).max()),
         batch_size=batch_size,
         repetitions=repetitions,
         milliseconds=(float(medians[0]), float(medians[1])),
@@ -73,17 +79,17 @@ def compare(plain: bytes, smaller: bytes, split: Split, *, batch_size: int = 64,
     )
 
 
-def _probabilities(program: Callable[..., Any], images: np.ndarray, batch_size: int) -> np.ndarray:
+def _predict(program: Callable[..., Any], images: np.ndarray, batch_size: int) -> np.ndarray:
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        _, probabilities = program(pad_rows(batch, batch_size))  # one shape, which is compiled once
+        _, probabilities = program(pad_rows(batch, batch_size))  # one shape, so that it compiles once
         parts.append(np.asarray(probabilities)[: len(batch)])
     return np.concatenate(parts)
 
 
-def _take_turns(programs: Sequence[Callable[..., Any]], images: Any, repetitions: int) -> np.ndarray:
-    """Returns the milliseconds f64[programs repetitions] of each call, after one that does not count."""
+def _time_in_turns(programs: Sequence[Callable[..., Any]], images: Any, repetitions: int) -> np.ndarray:
+    """Returns the milliseconds f64[programs repetitions] of each call; the first call of each does not count."""
     times = np.zeros((len(programs), repetitions))
     for turn in range(-1, repetitions):
         order = list(enumerate(programs))

@@ -1,4 +1,4 @@
-"""The files of an export: the program, and model.json, which says how to use it."""
+"""The files of an export: the program, and model.json, which explains how to use it."""
 
 import dataclasses
 import hashlib
@@ -31,7 +31,7 @@ logits, probabilities = jax.jit(model.call)(images)
 
 
 def check_folder(out: Path, *, overwrite: bool) -> None:
-    """Raises InputError where `out` is no folder, or holds a file that an export writes, or removes, and may not."""
+    """Raises InputError if `out` is no folder, or if an export would replace a file there without `overwrite`."""
     try:
         held = sorted({STABLEHLO, ONNX, DESCRIPTION} & {path.name for path in out.iterdir()})
     except FileNotFoundError:
@@ -54,26 +54,32 @@ def export_run(
     dtype: WeightType = "float32",
     not_calibrated: str | None = None,
 ) -> dict[str, Any]:
-    """Writes model.stablehlo and model.json, which says how to use it, to the folder `out`; returns the latter.
+    """Writes model.stablehlo and model.json to the folder `out`, and returns the content of model.json.
 
-    With another dtype than float32 that says what it cost in accuracy and brought in time, measured on the validation
-    split of the run in `workdir`; where that cannot be loaded, the measurement is null and a reason is there.
+    Earlier files of an export are replaced. For another dtype than float32, model.json holds a `Comparison` with
+    float32 on the run's validation split; if the split cannot be loaded, null and the reason.
 
-    not_calibrated: why the classifier has no temperature.
+    Args:
+      workdir: directory of the run.
+      classifier: the run's classifier.
+      out: folder; created if it does not exist.
+      dtype: type of the stored kernels, see `store`.
+      not_calibrated: reason why the classifier has no temperature, if it has none.
 
-    What `check_folder` looks for is replaced. Raises InputError where the folder cannot be written to.
+    Raises InputError if the folder cannot be written to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()  # to know it before the work
+        tempfile.TemporaryFile(dir=out).close()  # fails before the work starts
     except OSError as error:
         raise _not_written(out, error) from error
     program = to_stablehlo(classifier, dtype)
     description: dict[str, Any] = {
         "input": {"images": f"u8[b {' '.join(map(str, classifier.image_shape))}]", "values": "0..255, RGB or grey"},
         "output": dict.fromkeys(("logits", "probabilities"), f"f32[b {len(classifier.class_names)}]"),
-        "preparation": "largest centred part with the proportions of the input, scaled to its size, averaging areas; "
-        "scaling to 0..1, normalising and the temperature are inside",
+        "preparation": "crop the largest centred part with the proportions of the input and scale it to the input's "
+        "size: by averaging areas if no side grows and one shrinks to less than half, else by linear interpolation; "
+        "scaling to 0..1, normalising and the temperature are part of the program",
         "class_names": list(classifier.class_names),
         "temperature": classifier.temperature,
         "not_calibrated": not_calibrated,
@@ -93,7 +99,7 @@ def export_run(
         except InputError as error:
             description["not_compared"] = str(error)
     try:
-        (out / ONNX).unlink(missing_ok=True)  # of an export that is replaced
+        (out / ONNX).unlink(missing_ok=True)  # from an earlier export
     except OSError as error:
         raise _not_written(out, error) from error
     _write(out, STABLEHLO, program, description)
@@ -101,10 +107,16 @@ def export_run(
 
 
 def add_onnx(classifier: Classifier, out: Path, description: dict[str, Any], python: Path) -> dict[str, Any]:
-    """Writes model.onnx beside the export that `description` is of, and what is known of it to model.json.
+    """Adds model.onnx to an export, and its record to model.json.
+
+    Args:
+      classifier: the exported classifier.
+      out: folder of the export.
+      description: content of model.json, from `export_run`; the record is added to it.
+      python: Python of an environment with jax2onnx, see `to_onnx`.
 
     Returns:
-      bytes, sha256, versions and largest_difference, as by `to_onnx`, which also says what `python` is.
+      The record: bytes, sha256, and versions and largest_difference from `to_onnx`.
     """
     program, record = to_onnx(classifier, python, description["dtype"])
     record |= {"bytes": len(program), "sha256": hashlib.sha256(program).hexdigest()}

@@ -1,4 +1,4 @@
-"""The ONNX form of a classifier, made by the Python of an environment that has jax2onnx."""
+"""The ONNX form of a classifier, converted in a separate Python environment that has jax2onnx."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from flaxcls.analysis.export.serving import WeightType
 from flaxcls.analysis.export.stablehlo import served
 from flaxcls.errors import InputError
 
-# what it was tried with: the newest jax2onnx does not run on jax 0.12
+# the tested versions; the newest jax2onnx does not run on jax 0.12
 PACKAGES = "jax2onnx==0.17.1 jax==0.11.2 onnxruntime==1.32.0"
 ADVICE = f"make the environment by `python3.13 -m venv onnx && onnx/bin/pip install {PACKAGES}`"
 NEEDED = ("analysis", "augment", "models", "config.py", "config_json.py", "errors.py", "types.py", "validation.py")
@@ -27,16 +27,16 @@ NEEDED = ("analysis", "augment", "models", "config.py", "config_json.py", "error
 def to_onnx(classifier: Classifier, python: Path, dtype: WeightType = "float32") -> tuple[bytes, dict[str, Any]]:
     """Returns the classifier as ONNX, u8[b h w c] -> (logits, probabilities), and a record.
 
-    The record holds the versions it was made with and the largest difference of a logit and a probability between
-    onnxruntime and jax on 1 and 7 images of noise.
+    The record holds the versions of the packages, and the largest difference between onnxruntime and jax in a logit or
+    a probability, measured on 1 and on 7 images of noise.
 
     Args:
-      classifier: of a model that the configuration names.
-      python: of an environment with jax2onnx and onnxruntime.
-      dtype: that the kernels are stored in, as by `store`.
+      classifier: a classifier whose model the configuration names.
+      python: Python of an environment with jax2onnx and onnxruntime.
+      dtype: type of the stored kernels, see `store`.
 
     Raises:
-      InputError: if there is no such Python, or the conversion fails.
+      InputError: if there is no such Python, or if the conversion fails.
     """
     if shutil.which(python) is None:
         raise InputError(f"--onnx-python {python} cannot be run: {ADVICE}, and name onnx/bin/python.")
@@ -52,12 +52,12 @@ def to_onnx(classifier: Classifier, python: Path, dtype: WeightType = "float32")
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise InputError(f"the conversion by {python} failed: {last}\nIf a package is missing, {ADVICE}.")
         record: dict[str, Any] = {"versions": json.loads((folder / "versions.json").read_text())}
-        ours = jax.jit(served(classifier, dtype))(images)
+        expected = jax.jit(served(classifier, dtype))(images)
         for size in (1, len(images)):
             found = np.load(folder / f"found{size}.npz")
-            for mine, name in zip(ours, ("logits", "probabilities"), strict=True):
-                off = float(np.abs(mine[:size] - found[name]).max())
-                record["largest_difference"] = max(record.get("largest_difference", 0.0), off)
+            for array, name in zip(expected, ("logits", "probabilities"), strict=True):
+                difference = float(np.abs(array[:size] - found[name]).max())
+                record["largest_difference"] = max(record.get("largest_difference", 0.0), difference)
         return (folder / "model.onnx").read_bytes(), record
 
 
@@ -69,7 +69,11 @@ def _write_inputs(folder: Path, classifier: Classifier, dtype: WeightType, image
             shutil.copytree(source, package / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, package / name)
-    for part in (".", "analysis", "analysis/export"):  # they import what the other environment need not have
+    for part in (
+        ".",
+        "analysis",
+        "analysis/export",
+    ):  # the real ones import what the other environment may lack
         (package / part / "__init__.py").write_text("")
     leaves = jax.tree_util.tree_leaves_with_path(classifier.variables)
     np.savez(folder / "arrays.npz", **{"/".join(key.key for key in path): leaf for path, leaf in leaves})

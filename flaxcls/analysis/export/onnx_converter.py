@@ -1,7 +1,7 @@
-"""Converts a run to ONNX, in an environment that has jax2onnx.
+"""The conversion of a run to ONNX, in an environment that has jax2onnx.
 
-jax2onnx needs another orbax than flaxcls. So `flaxcls.analysis.export.onnx.to_onnx` runs this file with the Python of
-that environment, and gives it the few modules of flaxcls that need only jax and flax.
+jax2onnx and flaxcls need different versions of orbax. So `flaxcls.analysis.export.onnx.to_onnx` runs this file with the
+Python of that environment, and copies the few modules of flaxcls that need only jax and flax.
 """
 
 import json
@@ -21,7 +21,7 @@ from flaxcls.models import build_model
 
 
 def main(folder: Path) -> None:
-    """Reads classifier.json and arrays.npz in `folder`; writes model.onnx and versions.json."""
+    """Reads classifier.json, arrays.npz and images.npy in `folder`; writes model.onnx, found*.npz and versions.json."""
     import jax2onnx
     import onnxruntime
 
@@ -52,10 +52,10 @@ def main(folder: Path) -> None:
         output_names=["logits", "probabilities"],
     )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of each intermediate shape that it has to find out by itself
+    options.log_severity_level = 3  # otherwise it warns of each intermediate shape that it infers
     session = onnxruntime.InferenceSession(folder / "model.onnx", options)
     images = np.load(folder / "images.npy")
-    for size in (1, len(images)):  # one image and several, so that no size is written into it
+    for size in (1, len(images)):  # one image and several, to check that the batch size is free
         found = session.run(["logits", "probabilities"], {"images": images[:size]})
         np.savez(folder / f"found{size}.npz", logits=found[0], probabilities=found[1])
     versions = {package: version(package) for package in ("jax", "jax2onnx", "onnxruntime")}

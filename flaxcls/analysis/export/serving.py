@@ -1,6 +1,6 @@
-"""The function that is exported: bytes of images in, logits and calibrated probabilities out.
+"""The exported function: bytes of images in, logits and calibrated probabilities out.
 
-It needs jax and flax alone, so that it can also be traced in the environment of another converter.
+It needs only jax and flax, so the environment of another converter can trace it, too.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -16,18 +16,22 @@ WeightType = Literal["float32", "bfloat16", "int8"]
 
 
 class StoredArray(NamedTuple):
-    """An array as it is stored: `values`, times `scale` f32[outputs] along their last axis where there is one."""
+    """An array in its stored form.
+
+    values: the stored numbers.
+    scale: f32[outputs], factor for each index of the last axis, or None.
+    """
 
     values: Any
     scale: Any = None
 
 
 def store(variables: Any, dtype: WeightType) -> Any:
-    """Returns the tree with each array as `StoredArray` in the type `dtype`.
+    """Returns the tree with each array as a `StoredArray`; kernels have the type `dtype`.
 
-    Kernels alone are stored smaller: floats of two axes or more, with the outputs along the last. int8 is symmetric, of
-    127 steps up to the largest weight of each output (as in Krishnamoorthi 2018, "Quantizing deep convolutional
-    networks for efficient inference"). Biases, scales and batch statistics stay as they are.
+    Kernels are the f32 arrays with two axes or more; their last axis is the outputs. int8 is symmetric, with 127 steps
+    up to the largest weight of each output (Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient
+    inference"). Biases, scales and batch statistics keep their type.
     """
     return jax.tree.map(lambda array: _stored(np.asarray(array), dtype), variables)
 
@@ -43,7 +47,7 @@ def _stored(array: np.ndarray, dtype: WeightType) -> StoredArray:
 
 
 def restore(stored: Any) -> Any:
-    """Returns the arrays of `store` as they are computed with; small types become f32."""
+    """Returns the arrays of `store` for computing; bfloat16 and int8 become f32."""
 
     def restored(leaf: StoredArray) -> Any:
         values = jnp.asarray(leaf.values)
@@ -65,13 +69,14 @@ def serve(
     std: Any,
     temperature: float | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns logits and probabilities, both f32[b k], of images u8[b h w c].
+    """Returns the logits and probabilities, both f32[b k], for images u8[b h w c].
 
     Args:
-      images: of the size that the model sees.
-      model: the module that evaluation uses; stored: its variables, by `store`.
-      mean, std: that images of 0..1 are normalised with, or None.
-      temperature: what the logits are divided by before the softmax; None for 1.
+      images: images in the shape that the model sees.
+      model: the module for evaluation.
+      stored: the module's variables, from `store`.
+      mean, std: mean and standard deviation that normalise images in 0..1, or None.
+      temperature: divisor of the logits before the softmax; None means 1.
     """
     transform = make_transform(mean=mean, std=std)
     batch = transform(None, {"image": images, "label": jnp.zeros(images.shape[:1], jnp.int32)})

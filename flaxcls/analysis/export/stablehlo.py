@@ -1,4 +1,4 @@
-"""The StableHLO form of a classifier, from the bytes of images to calibrated probabilities."""
+"""The StableHLO form of a classifier: bytes of images in, calibrated probabilities out."""
 
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def served(classifier: Classifier, dtype: WeightType = "float32") -> Any:
-    """Returns the function to export: images u8[b h w c] -> (logits, probabilities), with kernels stored in `dtype`."""
+    """Returns the function to export, u8[b h w c] -> (logits, probabilities), with kernels stored as `dtype`."""
     return partial(
         serve,
         model=classifier.evaluated,
@@ -26,13 +26,12 @@ def served(classifier: Classifier, dtype: WeightType = "float32") -> Any:
 
 
 def to_stablehlo(classifier: Classifier, dtype: WeightType = "float32") -> bytes:
-    """Returns the classifier as `jax.export` writes it: u8[b h w c] -> (logits f32[b k], probabilities f32[b k]).
+    """Returns the serialized program of `jax.export`: u8[b h w c] -> (logits f32[b k], probabilities f32[b k]).
 
-    b may be any number, and the program runs on CPUs, CUDA GPUs and TPUs. It is traced as the modules are written, with
-    no lowering that was chosen for the speed of training, and jax.export takes care that it holds nothing that a later
-    version might not read.
+    b may be any number. The program runs on CPUs, CUDA GPUs and TPUs. It is traced without the lowerings that make
+    training fast, and jax.export keeps out anything that a later version might not read.
 
-    dtype: that the kernels are stored in, as by `store`.
+    dtype: type of the stored kernels, see `store`.
     """
     (batch,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), np.uint8)

@@ -1,4 +1,4 @@
-"""One page that shows what a run has learned, or what sets several runs apart."""
+"""A page that shows how well a run has learned, or compares several runs."""
 
 from flaxcls.analysis.report.content import RunContent, read_run
 from flaxcls.analysis.report.page import render

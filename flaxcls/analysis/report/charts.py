@@ -1,7 +1,7 @@
 """The charts of a report, as Vega-Lite specifications.
 
-Lines and letters have the colour of the text around them ("currentColor"), so that one chart does in light, in dark and
-on paper.
+Lines and letters take the colour of the surrounding text ("currentColor"), so one chart works on light and dark screens
+and on paper.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from flaxcls.analysis.evaluation import Evaluation
 from flaxcls.analysis.report.content import RunContent
 from flaxcls.analysis.scores import roc_curves as roc_rates
 
-# both are seen on white and in the dark; CELL is dark enough for white letters
+# visible on white and on black; CELL is dark enough for white letters
 BLUE, ORANGE, CELL = "#4c78a8", "#d9700a", "#2f5d8c"
-UNSCALED, SCALED = "as the network says", "after temperature scaling"
-# points of a line in a learning curve, and of all ROC curves together
+UNSCALED, SCALED = "before temperature scaling", "after temperature scaling"
+# most points of one line in a learning curve, and of all ROC curves together
 MOST_POINTS, MOST_CURVE_POINTS = 500, 6000
-# classes that fit into a matrix with names, and with numbers in its cells
+# most classes in a matrix with names on its axes, and in one with numbers in its cells
 MOST_NAMED, MOST_NUMBERED = 60, 20
 # thresholds of the slider: 0, 0.005, ..., 1
 THRESHOLDS = np.linspace(0, 1, 201)
@@ -30,9 +30,9 @@ Spec = dict[str, Any]
 
 
 def learning_curve(runs: Sequence[RunContent], field: str, title: str, *, log: bool = False) -> Spec | None:
-    """Returns lines of a value in metrics.jsonl over the steps, with each run's best step; None where there is none.
+    """Returns the chart of a field of metrics.jsonl over the steps, with each run's best step.
 
-    log: whether the axis is logarithmic, if all values are above 0.
+    Returns None if no run has logged the field. With `log`, the axis is logarithmic if all values are above 0.
     """
     rows = [row for run in runs for split in ("train", "validation") for row in _points(run, split, field)]
     if not rows:
@@ -79,11 +79,11 @@ def learning_curve(runs: Sequence[RunContent], field: str, title: str, *, log: b
         for place, mark in enumerate([] if several else marks)
     ]
     description = f"{title} over the training steps"
-    return _finished(alt.layer(lines, rules, *texts), description, height=220)
+    return _styled(alt.layer(lines, rules, *texts), description, height=220)
 
 
 def confusion(evaluation: Evaluation) -> Spec:
-    """Returns the confusion matrix; its signal `shown` is "counts" or "rates"."""
+    """Returns the chart of the confusion matrix; its signal `shown` is "counts" or "rates"."""
     names, matrix = evaluation.class_names, np.array(evaluation.metrics["confusion_matrix"])
     totals = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     rates = matrix / totals
@@ -95,7 +95,7 @@ def confusion(evaluation: Evaluation) -> Spec:
     ]
     labels = len(names) <= MOST_NAMED
     axis = partial(alt.Axis, labels=labels, ticks=labels, labelLimit=120, grid=False)
-    # not sort=, which makes an expression of the names, and stumbles over one such as "constructor"
+    # not sort=, which builds an expression from the names and fails for a name such as "constructor"
     order = alt.Scale(domain=list(names))
     base = (
         alt.Chart(alt.Data(values=rows))
@@ -110,7 +110,7 @@ def confusion(evaluation: Evaluation) -> Spec:
                 alt.Tooltip("t:N", title="true"),
                 alt.Tooltip("p:N", title="predicted"),
                 alt.Tooltip("n:Q", title="examples"),
-                alt.Tooltip("r:Q", title="of the class", format=".2%"),
+                alt.Tooltip("r:Q", title="share of the true class", format=".2%"),
             ],
         )
     )
@@ -122,15 +122,16 @@ def confusion(evaluation: Evaluation) -> Spec:
     if len(names) <= MOST_NUMBERED:
         colour = alt.condition("datum.strength > 0.8", alt.value("white"), alt.value("currentColor"))
         layers.append(base.mark_text(fontSize=11).encode(text="text:N", color=colour))
-    description = f"Confusion matrix of {len(names)} classes: true classes in rows, predicted ones in columns"
+    description = f"Confusion matrix of {len(names)} classes: true classes in rows, predicted classes in columns"
     height = min(640, max(180, 32 * len(names)))
-    return _finished(alt.layer(*layers).add_params(shown), description, height=height)
+    return _styled(alt.layer(*layers).add_params(shown), description, height=height)
 
 
 def roc_curves(evaluation: Evaluation, names: Sequence[str]) -> tuple[Spec, Spec]:
-    """Returns ROC and precision-recall curves of some classes, each against the rest.
+    """Returns the charts of the ROC and precision-recall curves of some classes, each against the rest.
 
-    Their signals: `shown`, the class; `x` and `y`, the point of the threshold, which is not drawn where y is below 0.
+    Both charts have the signals `shown`, the class, and `x` and `y`, the point of the threshold. The point is hidden if
+    y is below 0.
     """
     rows = _curve_points(evaluation, names)
 
@@ -152,43 +153,43 @@ def roc_curves(evaluation: Evaluation, names: Sequence[str]) -> tuple[Spec, Spec
         point = (
             alt.Chart(alt.Data(values=[{}]))
             .mark_point(size=120, filled=True, color=ORANGE, opacity=alt.ExprRef("y < 0 ? 0 : 1"))
-            .encode(  # a point outside would be made room for
+            .encode(  # a point outside would extend the axes
                 x=alt.datum(alt.ExprRef("max(x, 0)"), type="quantitative"),
                 y=alt.datum(alt.ExprRef("max(y, 0)"), type="quantitative"),
             )
         )
-        return _finished(alt.layer(line, point).add_params(shown, *point_at), description, height=260)
+        return _styled(alt.layer(line, point).add_params(shown, *point_at), description, height=260)
 
     return (
-        curve("fpr", "tpr", "false positive rate", "true positive rate", "ROC curve of the class that is chosen"),
-        curve("tpr", "precision", "recall", "precision", "Precision-recall curve of the class that is chosen"),
+        curve("fpr", "tpr", "false positive rate", "true positive rate", "ROC curve of the chosen class"),
+        curve("tpr", "precision", "recall", "precision", "Precision-recall curve of the chosen class"),
     )
 
 
 def threshold_counts(evaluation: Evaluation) -> dict[str, Any]:
-    """Returns what the page works the numbers out from that follow the threshold.
+    """Returns the counts from which the page computes the metrics at each threshold.
 
-    "tp" and "fp" of each class that has examples and that not all examples are of: how many of its examples, and of all
-    others, have a probability of it no less than each of `THRESHOLDS`.
+    A class is included if some examples, but not all, are of this class. "tp" counts its examples, and "fp" all other
+    examples, whose probability of the class is at least each of `THRESHOLDS`.
     """
-    made: dict[str, Any] = {}
+    counts_by_class: dict[str, Any] = {}
     for index, name in enumerate(evaluation.class_names):
         positive = evaluation.labels == index
         if positive.all() or not positive.any():
             continue
         values = evaluation.probabilities[:, index]
-        counts = [_no_less(values[chosen]).tolist() for chosen in (positive, ~positive)]
-        made[name] = {
+        counts = [_count_at_least(values[chosen]).tolist() for chosen in (positive, ~positive)]
+        counts_by_class[name] = {
             "positives": int(positive.sum()),
             "negatives": int((~positive).sum()),
             "tp": counts[0],
             "fp": counts[1],
         }
-    return made
+    return counts_by_class
 
 
 def reliability_diagram(evaluation: Evaluation) -> Spec:
-    """Returns how often predictions are right by their confidence, before and after the temperature."""
+    """Returns the chart of accuracy by confidence, before and after temperature scaling."""
     rows = []
     for what, values in (
         (UNSCALED, softmax(evaluation.logits)),
@@ -220,11 +221,17 @@ def reliability_diagram(evaluation: Evaluation) -> Spec:
             ],
         )
     )
-    return _finished(alt.layer(ideal, points), "Reliability diagram: accuracy by confidence", height=260)
+    return _styled(alt.layer(ideal, points), "Reliability diagram: accuracy by confidence", height=260)
 
 
-def _finished(chart: alt.LayerChart | alt.FacetChart, description: str, *, height: int) -> Spec:
-    made: Spec = (
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Returns the positions 0 .. count - 1, or `most` of them from the first to the last in even steps."""
+    positions: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return positions
+
+
+def _styled(chart: alt.LayerChart | alt.FacetChart, description: str, *, height: int) -> Spec:
+    spec: Spec = (
         chart.properties(width="container", height=height, description=description)
         .configure(background="transparent")
         .configure_view(stroke=None)
@@ -244,12 +251,11 @@ def _finished(chart: alt.LayerChart | alt.FacetChart, description: str, *, heigh
         )
         .to_dict()
     )
-    return made
+    return spec
 
 
 def _points(run: RunContent, split: str, field: str) -> list[dict[str, Any]]:
     lines = [line for line in run.lines if line["split"] == split and line.get(field) is not None]
-    chosen = np.unique(np.linspace(0, len(lines) - 1, min(len(lines), MOST_POINTS)).round().astype(int))
     return [
         {
             "run": run.name,
@@ -258,12 +264,12 @@ def _points(run: RunContent, split: str, field: str) -> list[dict[str, Any]]:
             "step": lines[at]["step"],
             "epoch": lines[at]["epoch"],
         }
-        for at in chosen
+        for at in evenly_spaced(len(lines), MOST_POINTS)
     ]
 
 
-def _no_less(values: np.ndarray) -> np.ndarray:
-    """Returns how many values are no less than each of `THRESHOLDS`."""
+def _count_at_least(values: np.ndarray) -> np.ndarray:
+    """Returns the number of values that are at least each of `THRESHOLDS`."""
     return len(values) - np.searchsorted(np.sort(values), THRESHOLDS.astype(np.float32), side="left")
 
 
@@ -276,10 +282,9 @@ def _curve_points(evaluation: Evaluation, names: Sequence[str]) -> list[dict[str
         positives = int((evaluation.labels == evaluation.class_names.index(name)).sum())
         right, wrong = tpr * positives, fpr * (len(evaluation.labels) - positives)
         precision = np.divide(right, right + wrong, out=np.ones_like(right), where=right + wrong > 0)
-        chosen = np.unique(np.linspace(0, len(fpr) - 1, min(len(fpr), most)).round().astype(int))
         rows += [
             {"c": name, "o": order, **_rounded(fpr=fpr[at], tpr=tpr[at], precision=precision[at])}
-            for order, at in enumerate(chosen)
+            for order, at in enumerate(evenly_spaced(len(fpr), most))
         ]
     return rows
 

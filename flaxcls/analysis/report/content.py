@@ -1,4 +1,4 @@
-"""What a report says of a run: gathered here, drawn in charts.py and laid out in page.py."""
+"""The content of a report on a run; charts.py draws it and page.py lays it out."""
 
 import json
 from collections.abc import Sequence
@@ -28,13 +28,21 @@ from flaxcls.storage import as_path
 MOST_MISTAKES = 24
 MOST_PAIRS = 15
 MOST_DUPLICATES = 12
-# pixels that small pictures are enlarged to, by a whole factor
+# small pictures are enlarged by a whole factor to at most this many pixels a side
 PICTURE = 128
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An example that is predicted wrong; both pictures are data URLs of PNG files, and the second may be missing."""
+    """An example that is predicted wrong.
+
+    id: name of the example.
+    true, predicted: names of the classes.
+    probability: probability of the predicted class.
+    probability_of_true: probability of the true class.
+    picture: data URL of the image.
+    grad_cam: data URL of the image with its Grad-CAM map, or None.
+    """
 
     id: str
     true: str
@@ -47,7 +55,12 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Pair:
-    """How often examples of one class are predicted as another, and the share of the class that they are."""
+    """A pair of classes that are confused.
+
+    true, predicted: names of the classes.
+    count: number of examples of the true class that are predicted as the other.
+    share: their share of all examples of the true class.
+    """
 
     true: str
     predicted: str
@@ -57,7 +70,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Copy:
-    """An example of the split and one of the training split that are nearly the same, with their pictures."""
+    """An example of the split and a near-duplicate in the training split.
+
+    first, second: names of the two examples.
+    label, train_label: names of their classes.
+    correlation: correlation of the pixels of their thumbnails.
+    picture, train_picture: data URLs of the images.
+    """
 
     first: str
     second: str
@@ -70,16 +89,21 @@ class Copy:
 
 @dataclass(frozen=True)
 class RunContent:
-    """What is known of a run.
+    """The content of a report on one run.
 
-    name: what it is called in the report.
-    step: that the parameters are of.
-    stopped_early: whether early stopping ended it.
-    lines: of its metrics.jsonl, from the first to the last.
-    result: of its result.json; None where it has not ended.
-    no_grad_cam: why mistakes have no second picture, or "".
-    copies: near-duplicates between the split and the training split, the likest first, of `copies_found` in all; None
-      where they were not looked for.
+    name: name of the run in the report.
+    workdir: directory of the run.
+    config: configuration, with keys such as "data.source".
+    evaluation: predictions and metrics on the split.
+    step: training step of the parameters.
+    stopped_early: True if early stopping ended the run.
+    lines: lines of metrics.jsonl, in order.
+    result: content of result.json; None if the run has not ended.
+    mistakes: worst mistakes, the worst first.
+    no_grad_cam: reason why mistakes have no Grad-CAM picture, or "".
+    pairs: most confused classes.
+    copies: near-duplicates between the split and the training split, the most similar first; None if not searched.
+    copies_found: number of all near-duplicates; `copies` holds only the first of them.
     """
 
     name: str
@@ -106,15 +130,15 @@ def read_run(
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
 ) -> RunContent:
-    """Returns what a report says of a run's best parameters on a split.
+    """Returns the content of a report on a run's best parameters and a split.
 
     Args:
-      workdir: of the run.
-      name: what it is called; without it as its directory.
+      workdir: directory of the run.
+      name: name of the run in the report; None: the name of its directory.
       split: train, validation or test.
-      data_dir: where its data lies now, if not where it was.
-      dataset: the caller's own, where `fit` was given one.
-      model: the caller's own module, where `fit` was given one.
+      data_dir: directory of the data, if it has moved since training.
+      dataset: the caller's own data set, if `fit` was given one.
+      model: the caller's own module, if `fit` was given one.
 
     Raises InputError as `evaluate_run` does.
     """
@@ -147,24 +171,24 @@ def read_run(
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics.jsonl; the last may be cut short, as the run may be writing it."""
+    """Returns the lines of metrics.jsonl. An incomplete last line is left out: the run may be writing it."""
     texts = path.read_text().splitlines(keepends=True) if path.is_file() else []
     try:
         return [json.loads(text) for text in texts if text.endswith("\n")]
     except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}. Delete what is no JSON in it.") from error
+        raise InputError(f"{path} is damaged: {error}. Delete the lines that are not JSON.") from error
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested dictionaries as one, with keys such as "data.source"."""
-    made: dict[str, Any] = {}
+    """Returns nested dictionaries as a flat one, with keys such as "data.source"."""
+    merged: dict[str, Any] = {}
     for key, value in config.items():
-        made |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return made
+        merged |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return merged
 
 
 def confused_pairs(confusion: np.ndarray, class_names: Sequence[str], most: int = MOST_PAIRS) -> list[Pair]:
-    """Returns the classes that are most often taken for one another, of a confusion matrix i64[true predicted]."""
+    """Returns the most confused pairs of classes, for a confusion matrix i64[true predicted]."""
     wrong = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     places = [divmod(int(index), len(confusion)) for index in order]
@@ -191,7 +215,7 @@ def _mistakes(classifier: Classifier, evaluation: Evaluation) -> tuple[list[Mist
     except InputError as error:  # a network without convolutions
         reason = str(error)
     names, rows = evaluation.class_names, evaluation.probabilities
-    made = [
+    mistakes = [
         Mistake(
             id=evaluation.ids[index],
             true=names[evaluation.labels[index]],
@@ -203,11 +227,11 @@ def _mistakes(classifier: Classifier, evaluation: Evaluation) -> tuple[list[Mist
         )
         for place, (index, image) in enumerate(zip(chosen, images, strict=True))
     ]
-    return made, reason
+    return mistakes, reason
 
 
 def _copies(examples: Split, dataset: Dataset) -> list[Duplicate] | None:
-    """Returns the near-duplicates, or None where every image would have to be read from its file for them."""
+    """Returns the near-duplicates, or None if the search would have to read every image from its file."""
     if any(isinstance(part.images, Images) and not part.images.in_memory for part in (examples, dataset.train)):
         return None
     return near_duplicates(examples, dataset.train)
@@ -243,4 +267,4 @@ def _read_result(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}. Move it away to report without it.") from error
+        raise InputError(f"{path} is damaged: {error}. Move it away to make a report without it.") from error

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with all that it needs inside it."""
+"""The page of a report: one self-contained HTML file."""
 
 import json
 from collections.abc import Sequence
@@ -15,16 +15,17 @@ from flaxcls.analysis.evaluation import Evaluation
 from flaxcls.analysis.report import charts
 from flaxcls.analysis.report.content import RunContent
 from flaxcls.analysis.scores import McNemar, holm, mcnemar
+from flaxcls.analysis.tables import number, percent
 from flaxcls.run.result import versions
 
-# lines of metrics.jsonl that are drawn: the value, its title, and whether its axis is logarithmic
+# learning curves: field of metrics.jsonl, title, and True for a logarithmic axis
 CURVES = (
     ("loss", "loss", True),
     ("accuracy", "accuracy", False),
     ("learning_rate", "learning rate", False),
     ("images_per_second", "images per second", False),
 )
-# metrics in the table of several runs: the path in metrics.json, its title, and which is better
+# metrics in the comparison of runs: path in metrics.json, title, and max or min, whichever is better
 COMPARED = (
     ("accuracy", "accuracy", max),
     ("balanced_accuracy", "balanced accuracy", max),
@@ -40,8 +41,8 @@ COMPARED = (
 def render(runs: Sequence[RunContent]) -> str:
     """Returns the HTML of a report on one run, or on several side by side.
 
-    It loads nothing: charts, pictures and the program that draws them (Vega) are in it, and its content security policy
-    forbids every request.
+    The page loads nothing. It contains the charts, the pictures and the program that draws them (Vega), and its content
+    security policy forbids every request.
     """
     specs: dict[str, charts.Spec] = {}
     curves = [
@@ -51,18 +52,18 @@ def render(runs: Sequence[RunContent]) -> str:
     ]
     specs |= {f"curve-{name}": spec for name, _, spec in curves}
     thresholds: dict[str, Any] = {}
-    for number, run in enumerate(runs):
+    for place, run in enumerate(runs):
         evaluation = run.evaluation
-        specs[f"confusion-{number}"] = charts.confusion(evaluation)
-        specs[f"reliability-{number}"] = charts.reliability_diagram(evaluation)
-        thresholds[str(number)] = charts.threshold_counts(evaluation)
-        if names := list(thresholds[str(number)]):
-            specs[f"roc-{number}"], specs[f"precision-recall-{number}"] = charts.roc_curves(evaluation, names)
+        specs[f"confusion-{place}"] = charts.confusion(evaluation)
+        specs[f"reliability-{place}"] = charts.reliability_diagram(evaluation)
+        thresholds[str(place)] = charts.threshold_counts(evaluation)
+        if names := list(thresholds[str(place)]):
+            specs[f"roc-{place}"], specs[f"precision-recall-{place}"] = charts.roc_curves(evaluation, names)
     same = all(_same_examples(runs[0].evaluation, run.evaluation) for run in runs[1:])
     environment = Environment(
         loader=PackageLoader("flaxcls.analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number, "shown": _shown}
+    environment.filters |= {"percent": percent, "number": number, "shown": _shown}
     source = environment.loader.get_source  # type: ignore[union-attr]
     return environment.get_template("report.html").render(
         title=", ".join(run.name for run in runs),
@@ -72,7 +73,7 @@ def render(runs: Sequence[RunContent]) -> str:
         same=same,
         alike=ALIKE,
         differing=_differing(runs),
-        tests=_tests(runs),
+        tests=_test_pairs(runs),
         data={"specs": specs, "thresholds": thresholds, "grid": charts.THRESHOLDS.round(3).tolist()},
         made=f"{datetime.now():%-d %B %Y, %H:%M}",
         version=versions()["flaxcls"],
@@ -83,9 +84,9 @@ def render(runs: Sequence[RunContent]) -> str:
 
 
 def _compared(runs: Sequence[RunContent], *, same: bool) -> list[dict[str, Any]]:
-    """Returns the rows of the table of several runs, each with the places of its best values.
+    """Returns the rows of the comparison of runs; "best" is True for the best values of a row.
 
-    same: whether they were evaluated on the same examples; else none is the best.
+    same: True if the runs were evaluated on the same examples; otherwise no value is the best.
     """
     rows = []
     for path, title, better in COMPARED:
@@ -99,16 +100,16 @@ def _compared(runs: Sequence[RunContent], *, same: bool) -> list[dict[str, Any]]
 
 
 def _differing(runs: Sequence[RunContent]) -> list[tuple[str, list[str]]]:
-    """Returns the options that are not the same in all runs."""
+    """Returns the options that differ between runs, each with its value in each run."""
     names = {name: None for run in runs for name in run.config}
     rows = [(name, [_shown(run.config.get(name)) for run in runs]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 
-def _tests(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
-    """Returns McNemar's test for each pair of runs that were evaluated on the same examples."""
+def _test_pairs(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
+    """Returns McNemar's test for each pair of runs; "found" is None if they were evaluated on different examples."""
     pairs = [(first, second) for place, first in enumerate(runs) for second in runs[place + 1 :]]
-    found = [_tested(first.evaluation, second.evaluation) for first, second in pairs]
+    found = [_compare_pair(first.evaluation, second.evaluation) for first, second in pairs]
     adjusted = iter(holm([test.p_value for test in found if test]))
     return [
         {"first": first.name, "second": second.name, "found": test, "adjusted": next(adjusted) if test else None}
@@ -116,18 +117,18 @@ def _tests(runs: Sequence[RunContent]) -> list[dict[str, Any]]:
     ]
 
 
-def _tested(first: Evaluation, second: Evaluation) -> McNemar | None:
+def _compare_pair(first: Evaluation, second: Evaluation) -> McNemar | None:
     if not _same_examples(first, second):
         return None
     return mcnemar(first.predicted == first.labels, second.predicted == second.labels)
 
 
 def _same_examples(first: Evaluation, second: Evaluation) -> bool:
-    """Returns whether two runs were evaluated on the same examples; of the images, a hundred are looked at."""
+    """Returns True if two runs were evaluated on the same examples; compares names, labels and 100 images."""
     if first.ids != second.ids or not np.array_equal(first.labels, second.labels):
         return False
-    chosen = np.unique(np.linspace(0, len(first.ids) - 1, 100).round().astype(int)).tolist()
-    # runs of other image sizes may have been given the same files
+    chosen = charts.evenly_spaced(len(first.ids), 100)
+    # images of different sizes may come from the same files
     return first.images.shape != second.images.shape or all(
         np.array_equal(first.images[index], second.images[index]) for index in chosen
     )
@@ -138,14 +139,6 @@ def _at(metrics: dict[str, Any], path: str) -> float | None:
     for key in path.split("/"):
         found = found[key]
     return None if found is None else float(found)
-
-
-def _percent(value: float | None, digits: int = 2) -> str:
-    return "undefined" if value is None else f"{value:.{digits}%}"
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "undefined" if value is None else f"{value:.{digits}f}"
 
 
 def _shown(value: Any) -> str:

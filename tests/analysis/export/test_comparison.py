@@ -39,7 +39,7 @@ def test_accuracy_and_size_of_two_exports():
 
 def test_time_won_worked_by_hand(monkeypatch):
     times = np.array([[10.0, 20.0, 10.0], [5.0, 15.0, 11.0]])  # shares saved: 1/2, 1/4, -1/10
-    monkeypatch.setattr(comparison, "_take_turns", lambda programs, images, repetitions: times)
+    monkeypatch.setattr(comparison, "_time_in_turns", lambda programs, images, repetitions: times)
     split = Split(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, np.int32))
     found = compare(program(0), program(0), split, repetitions=3)
     assert found.milliseconds == (10, 11)

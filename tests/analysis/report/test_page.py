@@ -62,10 +62,10 @@ def test_a_run_that_has_not_ended_and_knows_everything():
     for words in (
         "accuracy 100.00%",
         "the run has not ended",
-        "The run has logged nothing yet.",
-        "There is none: every example is predicted right.",
+        "Nothing has been logged yet.",
+        "There are none: every example is predicted right.",
         "None was found",
-        "It is written at the end of a run",
+        "The environment is recorded at the end of a run",
     ):
         assert words in text
 
@@ -83,7 +83,7 @@ def test_names_cannot_break_out_of_the_page():
 def test_what_is_undefined_says_so():
     found = evaluation(RIGHT[:2], [0, 0], ["cat", "dog"])
     page = render([content(evaluation=found)])
-    assert "They are undefined: no class has examples both of it and of others." in text_of(page)
+    assert "The curves are undefined: all examples are of one class." in text_of(page)
     reason = found.metrics["undefined"]["per_class/1/recall"]
     assert f'title="{reason}"' in page.replace("&#39;", "'")
 
@@ -96,7 +96,7 @@ def test_several_runs_are_compared_on_the_same_examples_only():
     assert "seed 0 1" in text
     strange = evaluation(RIGHT, [0, 1, 0, 1], ["cat", "dog"], ids=list("abcd"))
     text = text_of(render([content(), content(name="strange", evaluation=strange)]))
-    assert "not comparable: they were evaluated on other examples" in text
+    assert "not comparable: the runs were evaluated on different examples" in text
     assert "All options are the same." in text
     assert "\N{BLACK STAR}" not in text
 

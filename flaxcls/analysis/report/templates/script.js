@@ -1,5 +1,5 @@
 "use strict";
-// What moves in the report: charts, the threshold and the numbers that follow it, and tables that can be sorted.
+// The interactive parts of the report: charts, the threshold with its metrics, and sortable tables.
 const report = JSON.parse(document.getElementById("report-data").textContent);
 const views = {};
 const share = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 2 });
@@ -11,7 +11,7 @@ function setSignals(chart, values) {
   view.runAsync();
 }
 
-// an undefined share, such as the precision where nothing counts as of the class, is a dash
+// null for an undefined share, such as the precision if no example counts as positive; it is shown as a dash
 function divided(part, whole) {
   return whole > 0 ? part / whole : null;
 }
@@ -39,7 +39,7 @@ function follow(section) {
   section.querySelector(".value").value = threshold;
   section.querySelector(".threshold").setAttribute("aria-valuetext", threshold);
   setSignals(`roc-${number}`, { x: 1 - shares.specificity, y: shares.recall });
-  // where nothing counts as of the class, there is no precision and no point to draw
+  // if no example counts as positive, there is no precision and no point to draw
   setSignals(`precision-recall-${number}`, { x: shares.recall, y: shares.precision ?? -1 });
 }
 
@@ -51,7 +51,7 @@ function sortBy(button) {
   const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
   const rows = [...body.rows].sort((one, other) => {
     const [a, b] = [key(one), key(other)];
-    if (a === "" || b === "") return (a === "") - (b === ""); // what is undefined comes last
+    if (a === "" || b === "") return (a === "") - (b === ""); // undefined values come last
     const order = "value" in one.cells[column].dataset ? a - b : a.localeCompare(b, "en", { numeric: true });
     return descending ? -order : order;
   });
@@ -77,7 +77,7 @@ addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;
 });
 
-// ast: expressions are interpreted, as the page forbids making code of text
+// ast: expressions are interpreted, because the page forbids code made from text
 const options = { renderer: "svg", ast: true, actions: false, tooltip: { disableDefaultStyle: true } };
 Promise.allSettled(
   Object.entries(report.specs).map(async ([id, spec]) => {
