@@ -321,10 +321,14 @@ def change(config: Config, path: str, value):
         (
             "augment.crop_padding",
             8,
-            "crop_padding is 8, but the images of stripes have 8x8 pixels, and moved by as much",
+            "crop_padding is 8, but the images of stripes have 8x8 pixels, and a shift by that much",
         ),
-        ("augment.eval_shift", 8, "eval_shift is 8, but the images of stripes have 8x8 pixels, and moved by as much"),
-        ("augment.cutout", 9, "cutout is 9, but the images of stripes have 8x8 pixels: give no more than 8"),
+        (
+            "augment.eval_shift",
+            8,
+            "eval_shift is 8, but the images of stripes have 8x8 pixels, and a shift by that much",
+        ),
+        ("augment.cutout", 9, "cutout is 9, but the images of stripes have 8x8 pixels: choose at most 8"),
         ("augment.saturation", 0.5, "saturation is 0.5, but the images of stripes are grey"),
         ("augment.hue", 0.1, "hue is 0.1, but the images of stripes are grey"),
         ("optim.accumulate", 32, "batch_size is 32, but must be a multiple of 64"),

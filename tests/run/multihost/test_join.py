@@ -212,7 +212,7 @@ def test_an_error_of_one_ends_all_with_its_message_and_code(tmp_path):
         EXPERIMENT
         + """
 import os
-from flaxcls.data.prefetch import BatchMaker
+from flaxcls.data.batches import BatchMaker
 made = BatchMaker.__call__
 def breaks(self, step):
     if step == 12 and os.environ["BREAKS"] == "1":
