@@ -93,7 +93,7 @@ import sys
 import time
 from pathlib import Path
 from flaxcls.data.prefetch import made_ahead
-from tests.data.test_workers import make
+from tests.data.test_prefetch import make
 
 if __name__ == "__main__":
     with made_ahead(make(sorted(Path(sys.argv[1]).iterdir())), 0, 10**6, workers=2) as made:
