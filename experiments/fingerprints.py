@@ -10,6 +10,9 @@ Each is the SHA-256 of the parameters (of `step`, of the whole state). They depe
 of JAX and flax, so compare two checkouts on one machine: run the command in each.
 
 Command:   python -m experiments.fingerprints --data-dir DATA_DIR
+Hardware:  2 cores of an AMD EPYC
+Time:      2 min
+Accuracy:  not measured: the runs are short
 """
 
 import json

@@ -99,6 +99,7 @@ def with_dropout():
     return run(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["mesh", "fsdp", "pmap", "shard_map"])
 def test_four_ways_agree(without_dropout, way):
     """Sums over devices round in another order: 1e-7 at first, which 50 steps of training make larger."""

@@ -47,6 +47,7 @@ def test_its_configuration_is_valid_and_its_command_names_it(path):
     validate(load_experiment(path))
 
 
+@pytest.mark.slow
 def test_the_ablation_chooses_on_validation_and_runs_nothing_twice(tmp_path, monkeypatch):
     from experiments import ablation
 

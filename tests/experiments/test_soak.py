@@ -13,7 +13,6 @@ from experiments.soak.outcome import differences, outcome
 from flaxcls.run import fit
 from flaxcls.run.utilization import SPEEDS
 from tests.flags import xla_flags
-from tests.slow import slow
 
 
 def sabotaged(subject):
@@ -49,7 +48,8 @@ def test_a_run_that_was_killed_ends_as_the_undisturbed_one_and_one_that_does_not
     assert "in 20 runs, the moment never came" in rows[5].losses[0]
 
 
-@pytest.mark.parametrize("fault", ["save", slow("sigterm")])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["save", "sigterm"])
 def test_so_does_one_of_several_steps_a_dispatch(fault, tmp_path, monkeypatch, quiet):
     monkeypatch.setenv("XLA_FLAGS", xla_flags(1))
     seed = random.SystemRandom().randrange(2**32)

@@ -20,7 +20,6 @@ from flaxcls.errors import InputError
 from flaxcls.run import fit
 from flaxcls.storage import as_path
 from tests.data.test_tfds import Toy
-from tests.slow import slow
 
 OPTIONS = (
     *("--data.train-examples", "320", "--loop.epochs", "12", "--loop.batch-size", "32", "--loop.log-every", "1"),
@@ -165,6 +164,7 @@ def assert_same_losses(bucket, name, whole):
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_half_a_checkpoint_is_deleted_and_the_run_goes_on_from_the_one_before(bucket, stopped, whole):
     bucket.change(copy={stopped: "runs/half/"})
     for name in bucket.names("runs/half/checkpoints/20/"):
@@ -176,6 +176,7 @@ def test_half_a_checkpoint_is_deleted_and_the_run_goes_on_from_the_one_before(bu
     assert_same_losses(bucket, "runs/half", whole)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(bucket, stopped, whole):
     """A trace is asked for, too: it is written to the bucket like the logs."""
     bucket.change(copy={stopped: "runs/damaged/"})
@@ -191,7 +192,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_befo
     assert [name for name in bucket.names("runs/damaged/profile/") if name.endswith(".xplane.pb")]
 
 
-@pytest.mark.parametrize("part", ["record/", slow("state/ocdbt.process_0/")])  # read by gcsfs and by TensorStore
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["record/", "state/ocdbt.process_0/"])  # read by gcsfs and by TensorStore
 def test_what_may_not_be_read_is_no_damage(bucket, stopped, part):
     name = f"runs/forbidden-{part[:5]}/"
     bucket.change(copy={stopped: name})

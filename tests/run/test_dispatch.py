@@ -160,6 +160,7 @@ def test_frozen_parameters_move_before_that_step_and_not_after(run, small_config
     assert result.steps == 11
 
 
+@pytest.mark.slow
 def test_a_run_with_phases_of_freezing_resumes_in_each_to_the_same_bits(run, small_config):
     freeze = {"Conv_0/*": 1, "Dense_0/kernel": 2}
     config = changed(small_config, optim={"freeze": freeze}, loop={"steps_per_dispatch": 2}, data={"on_device": True})

@@ -11,7 +11,7 @@ from rich.console import Console
 from flaxcls.errors import InputError
 from flaxcls.run import dry_run, fit
 from flaxcls.run.dry_run import _draw_schedule
-from flaxcls.run.plan import Plan
+from flaxcls.run.plan import make_plan
 from flaxcls.run.setup import make_setup
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -68,7 +68,7 @@ def test_it_says_what_microbatches_mixing_and_a_plateau_do(shown, small_config):
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine_restarts", "exponential", "piecewise", "one_cycle"])
 def test_every_schedule_is_drawn(small_config, schedule):
     config = replace(small_config, optim=replace(small_config.optim, schedule=schedule))
-    drawn = _draw_schedule(config.optim, Plan.make(config, 109), width=60)
+    drawn = _draw_schedule(config.optim, make_plan(config.loop, examples=109), width=60)
     assert f"({schedule})" in drawn
     assert len(drawn.splitlines()) > 10
 

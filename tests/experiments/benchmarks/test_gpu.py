@@ -310,6 +310,7 @@ def test_warm_runs_compile_nothing_and_are_those_of_their_seeds(setup, noise, tm
     assert not np.array_equal(*(np.asarray(batches["index"]) for batches in chosen))
 
 
+@pytest.mark.slow
 def test_a_run_is_walked_through_part_by_part(setup):
     opened = []
 

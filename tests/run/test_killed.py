@@ -1,0 +1,43 @@
+"""A process that is killed, and the run that goes on; `python -m experiments.soak` kills at many more moments."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from experiments.soak.outcome import differences, outcome
+from tests.flags import xla_flags
+
+RUN = (
+    *("--model.widths", "4", "--model.dense", "8", "--model.norm", "batch", "--data.train-examples", "320"),
+    *("--loop.epochs", "10", "--loop.batch-size", "32", "--loop.log-every", "3", "--loop.save-every", "7"),
+    *("--augment.mixup", "0.2", "--optim.clip-norm", "1", "--stop.skip", "0"),
+)  # 100 steps
+
+
+def start(workdir, *options):
+    command = [sys.executable, "-m", "flaxcls.train", *RUN, "--workdir", str(workdir), *options]
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(1)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    printed = process.communicate(timeout=180)[0]
+    assert process.returncode == 0, printed
+    return printed
+
+
+def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not(tmp_path):
+    whole, killed = start(tmp_path / "whole"), start(tmp_path / "killed")
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 15):
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "result.json").exists()
+    finish(whole)
+    assert "continuing after step" in finish(start(tmp_path / "killed", "--resume"))
+    assert differences(outcome(tmp_path / "whole"), outcome(tmp_path / "killed")) == []
