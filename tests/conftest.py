@@ -54,13 +54,6 @@ _LONGEST = (
 )
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Returns two workers for each core: tests also wait, for processes, signals and time limits."""
-    if asked := os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
-        return int(asked)
-    return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files of _LONGEST first, in their order; the others stay in theirs."""
     names = [f"test_{name}" for name in _LONGEST]

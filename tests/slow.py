@@ -9,3 +9,8 @@ import pytest
 def slow(*values, **options):
     """Returns a slow case for `pytest.mark.parametrize`."""
     return pytest.param(*values, marks=pytest.mark.slow, **options)
+
+
+def all_slow_but(values, *quick):
+    """Returns the values for `pytest.mark.parametrize`, with all of them slow that are not among `quick`."""
+    return [value if value in quick else slow(value) for value in values]

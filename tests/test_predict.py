@@ -17,6 +17,7 @@ from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopCon
 from flaxcls.data import load_dataset
 from flaxcls.predict import main
 from flaxcls.run import fit
+from tests.slow import slow
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -90,7 +91,7 @@ def test_an_interrupt_leaves_no_file(run, images, capfd, monkeypatch):
     assert [path.name for path in images.parent.iterdir()] == ["images"]
 
 
-@pytest.mark.parametrize("form", ["table", "csv"])
+@pytest.mark.parametrize("form", [slow("table"), "csv"])
 def test_it_runs_as_a_module_and_its_reader_may_leave(run, images, form):
     read, write = os.pipe()
     os.close(read)

@@ -24,6 +24,7 @@ def state_and_step():
     return create_state(KEY, model, tx, image_shape=(8, 8, 1), ema=True), step
 
 
+@pytest.mark.slow
 def test_several_steps_at_once_are_the_same_steps(state_and_step):
     state, step = state_and_step
     batches = [make_batch(seed=seed) for seed in range(3)]

@@ -9,6 +9,7 @@ from flax import linen as nn
 from flaxcls.analysis.activations import choose_layer, feature_maps, first_layer_filters, grad_cam, map_layers
 from flaxcls.errors import InputError
 from flaxcls.models import CNN, MODELS
+from tests.slow import all_slow_but
 
 RNG = np.random.default_rng(0)
 
@@ -127,7 +128,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", all_slow_but(MODELS, "cnn", "resnet18"))
 def test_every_model_has_a_layer_and_filters(name):
     model, images = MODELS[name](3), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)

@@ -9,6 +9,7 @@ import pytest
 
 from flaxcls import augment
 from flaxcls.config import AugmentConfig
+from tests.slow import all_slow_but
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
 BATCH = {"image": jnp.array(IMAGES), "label": jnp.arange(8) % 3}
@@ -48,7 +49,7 @@ def test_the_default_makes_none():
     assert steps() == []
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", all_slow_but(OPTIONS, "resized_crop", "rotate", "saturation", "cutmix"))
 def test_an_option_alone_makes_its_own_step(name):
     (step,) = steps(**{name: OPTIONS[name]})
     result = jax.jit(step)(KEY, BATCH)["image"]

@@ -11,6 +11,7 @@ import pytest
 from flaxcls import augment
 from flaxcls.augment import on_images
 from flaxcls.sharding import batch_sharding, make_mesh, replicated
+from tests.slow import all_slow_but
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 18, 18, 3), dtype=np.uint8)
 STEPS = {
@@ -24,7 +25,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", all_slow_but(STEPS, "resized_crop", "mixup"))
 def test_devices_change_nothing_and_send_no_image(name):
     mesh = make_mesh()
     assert mesh.size == 2

@@ -89,6 +89,7 @@ def test_the_network_has_the_tutorials_122570_parameters(name):
     assert count(jax.eval_shape(init, images)["params"]) == 122_570
 
 
+@pytest.mark.slow
 def test_the_stand_in_has_the_form_of_imagenet_and_goes_the_way_of_its_command(tmp_path):
     from experiments.imagenet_standin import CLASSES, write
 
@@ -167,3 +168,12 @@ def test_the_benchmark_of_streaming_tells_its_peer_the_parts_that_are_made_of_it
         path, (top, left, height, width) = (stream[name][streaming.BATCH + number] for name in ("paths", "boxes"))
         part = read_image(Path(path))[top : top + height, left : left + width]
         np.testing.assert_array_equal(batch["image"][number], resize(part, streaming.SIZE))
+
+
+def test_the_interval_of_a_mean_is_students(capsys):
+    from experiments import digits_seeds
+
+    low, high = digits_seeds.mean_interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), rel=1e-5)  # sd 1, t of 2 degrees
+    with pytest.raises(SystemExit, match="seeds is 1, but must be 2 or more"):
+        digits_seeds.main(1)

@@ -141,6 +141,7 @@ def check(one):
     assert one["others"] == 0
 
 
+@pytest.mark.slow
 def test_a_program_of_two_devices_holds_the_predicted_bytes():
     one = programs.program(network="cnn", image_size=8, classes=10)
     assert (one["devices"], one["fsdp"]) == (jax.device_count(), 1)
@@ -154,6 +155,7 @@ def test_a_program_of_four_devices_in_a_process_of_its_own_holds_the_predicted_b
     check(one)
 
 
+@pytest.mark.slow
 def test_the_commands_say_what_they_take():
     for name, option in (("scaling", "--out"), ("programs", "--devices")):
         command = [sys.executable, "-m", f"experiments.pods.{name}", "--help"]

@@ -165,6 +165,7 @@ def make_checks(count, seed):
     return jnp.array(images, jnp.float32), jnp.array(labels, jnp.int32)
 
 
+@pytest.mark.slow
 def test_it_learns_in_both_phases():
     steps, batch_size = 16, 32
     images, labels = make_checks(steps * batch_size, 0)

@@ -25,15 +25,9 @@ SHORTER = {
 }
 
 
-QUICK = "python -m experiments.tutorial.losses"  # it prints a table and draws a figure
-
-
 @pytest.mark.parametrize(
     ("command", "shown"),
-    [
-        pytest.param(command, shown, id=command) if command == QUICK else slow(command, shown, id=command)
-        for command, shown in COMMANDS
-    ],
+    [slow(command, shown, id=command) for command, shown in COMMANDS],
 )
 def test_a_command_gives_the_figures_and_tables_below_it(command, shown, tmp_path):
     words = shlex.split(command)

@@ -11,6 +11,7 @@ from flaxcls.errors import InputError
 from flaxcls.models import MODELS, VGG, ConvNeXt, ResNet, mobilenet_v2, wide_resnet
 from flaxcls.models.layers import NORMS
 from flaxcls.models.summary import count
+from tests.slow import all_slow_but
 
 TORCHVISION = "num_params in torchvision's table of weights"
 # name, classes, options, parameters, source
@@ -65,7 +66,7 @@ def test_vgg_flattens_a_small_image_to_a_smaller_dense_layer():
     assert large["Dense_0"]["kernel"].shape == (7 * 7 * 512, 4096)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", all_slow_but(SMALL, "resnet"))
 def test_training_is_random_and_updates_statistics_and_evaluation_neither(name):
     model, size = SMALL[name]
     images = jax.random.normal(jax.random.key(1), (4, size, size, 3))
@@ -90,7 +91,7 @@ def test_training_is_random_and_updates_statistics_and_evaluation_neither(name):
     chex.assert_tree_all_finite((logits, one, updated))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", all_slow_but(SMALL, "mobilenet"))
 def test_bfloat16_keeps_parameters_statistics_and_logits_float32(name):
     model, size = SMALL[name]
     model = model.clone(dtype=jnp.dtype("bfloat16"))

@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from flaxcls.models import ResNet, resnet18, resnet20, wide_resnet
 from flaxcls.models.resnet import PreActivationBlock, ResidualBlock
+from tests.slow import slow
 
 SHARED = {
     "norm": "batch",
@@ -87,7 +88,7 @@ def test_a_pre_activation_block_by_numpy():
     np.testing.assert_allclose(apply(module, variables, X), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", slow("group")])
 @pytest.mark.parametrize("zero_init", [True, False])
 @pytest.mark.parametrize("block", ["basic", "bottleneck", "pre_activation"])
 def test_zero_initialised_blocks_start_as_the_identity(block, zero_init, norm):

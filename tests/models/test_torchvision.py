@@ -8,6 +8,7 @@ import pytest
 
 from flaxcls.models import VGG, ConvNeXt, ResNet, mobilenet_v2
 from tests.models.torchvision_logits import FIXTURE, Draw, images
+from tests.slow import all_slow_but
 
 NETWORKS = {
     "basic": (64, ResNet(10, depths=(1, 1, 1, 1))),
@@ -28,7 +29,7 @@ def drawn(tree, draw, name=""):
     return draw(name, shape[::-1]).T
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", all_slow_but(NETWORKS, "resnet18", "vgg11"))
 def test_the_logits_are_torchvisions(name):
     size, model = NETWORKS[name]
     draw, variables = Draw(), {}

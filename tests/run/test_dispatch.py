@@ -45,6 +45,7 @@ def run(stripes, small_config, tmp_path, quiet):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts",
     [

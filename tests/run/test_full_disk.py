@@ -80,6 +80,7 @@ def made_read_only():
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_a_place_that_becomes_read_only_stops_the_run_and_the_last_checkpoint_restores(
     made_read_only, small_config, stripes, quiet, tmp_path, monkeypatch

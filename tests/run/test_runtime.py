@@ -34,7 +34,8 @@ def test_the_second_process_compiles_nothing_that_the_first_has_kept(tmp_path):
     assert place.stat().st_mode & 0o077 == 0
 
 
-def test_it_is_turned_off_as_jax_has_it(tmp_path):
+@pytest.mark.slow
+def test_a_command_keeps_nothing_where_the_cache_is_turned_off(tmp_path):
     assert train(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == []
     assert not (tmp_path / "flaxcls").exists()
 
@@ -48,6 +49,14 @@ def unset():
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+def test_it_is_turned_off_as_jax_has_it(tmp_path, monkeypatch, unset):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(jax.config, "jax_enable_compilation_cache", False)
+    assert use_compilation_cache() is None
+    assert jax.config.jax_compilation_cache_dir is None
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_directory_that_was_chosen_stays(tmp_path, monkeypatch):

@@ -131,6 +131,7 @@ def test_the_speed_of_an_epoch_is_its_images_over_the_seconds_of_its_lines():
     assert scaling.epoch_rates(lines, batch_size=10, epochs=3) == pytest.approx([1000 / 3, 840 / 10])
 
 
+@pytest.mark.slow
 def test_the_first_step_ends_before_the_command_does(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(startup, "run", lambda *args: ran.append(run(*args)) or ran[-1])
@@ -170,6 +171,7 @@ def test_the_overhead_of_a_step_an_epoch_and_a_checkpoint_is_that_of_turns():
     assert found["task: held up by a checkpoint", "flaxcls"].values == [-2000, 3000]
 
 
+@pytest.mark.slow
 def test_fit_and_its_bare_steps_take_turns(stripes, small_config, quiet, tmp_path, monkeypatch):
     config = replace(small_config, loop=replace(small_config.loop, epochs=5, batch_size=4, log_every=5))
     save, saved = Checkpoints.save, []

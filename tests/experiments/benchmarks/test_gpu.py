@@ -258,6 +258,7 @@ def test_each_operation_counts_what_it_writes_and_what_it_reads_of_others():
         traffic(PROGRAM.replace("known_trip_count", "unknown"), "ENTRY")
 
 
+@pytest.mark.slow
 def test_the_programs_of_fit_are_counted_as_for_a_gpu():
     training = replace(gpu_parts.TINY.training, dispatch=3)
     data = DataConfig(validation_fraction=0, on_device=True)
@@ -274,6 +275,7 @@ def test_the_programs_of_fit_are_counted_as_for_a_gpu():
     assert len(jax.devices()) == jax.device_count() > 1  # as before
 
 
+@pytest.mark.slow
 def test_what_devices_reduce_is_told_apart_by_the_loop_of_the_parts():
     with gpu_traffic.as_if_on(jax.devices()[:2]):
         inside, after = gpu_traffic.reduced_rows(2)
@@ -356,6 +358,7 @@ def named(rows):
     return {row.system: row for row in rows}
 
 
+@pytest.mark.slow
 def test_the_speed_run_has_its_rows(task, monkeypatch):
     monkeypatch.setattr(gpu_speedrun, "peak_flops", lambda: 1e15)
     rows, where = gpu_parts.PARTS["warm"](task)

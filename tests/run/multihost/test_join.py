@@ -111,6 +111,12 @@ def assert_same_training(workdir, other):
         assert result(workdir)[split]["loss"] == pytest.approx(result(other)[split]["loss"], rel=1e-5)
 
 
+def wait_for_lines(workdir, count, processes):
+    while len(lines(workdir)) < count:
+        assert all(process.poll() is None for process in processes), finish(processes)
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def one_process(experiment, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one") / "run"
@@ -137,13 +143,14 @@ def as_several(experiment, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("count", "fsdp"), [(2, 4), slow(2, 1), slow(4, 1)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "fsdp"), [(2, 4), (2, 1), (4, 1)])
 def test_several_processes_train_as_one(one_process, as_several, count, fsdp):
     assert_same_training(as_several(count, fsdp), one_process)
 
 
-def test_what_one_process_alone_cannot_read_is_passed_over_by_all(as_several, tmp_path):
-    whole, run = as_several(2, 4), tmp_path / "run"
+def test_what_one_process_alone_cannot_read_is_passed_over_by_all(stopped, tmp_path):
+    whole, run = stopped(0), tmp_path / "run"
     shutil.copytree(whole, run)
     (run / "result.json").unlink()
     *_, before, newest = read_steps(run / "checkpoints")
@@ -161,24 +168,33 @@ def test_what_one_process_alone_cannot_read_is_passed_over_by_all(as_several, tm
     assert (result(run)["fingerprint"], result(run)["test"]) == (result(whole)["fingerprint"], result(whole)["test"])
 
 
-def wait_for_lines(workdir, count, processes):
-    while len(lines(workdir)) < count:
-        assert all(process.poll() is None for process in processes), finish(processes)
-        time.sleep(0.05)
+@pytest.fixture(scope="module")
+def stopped(experiment, tmp_path_factory):
+    """Returns the run of two processes that share the parameters; SIGTERM to one stopped it, and it was resumed."""
+    runs = {}
+
+    def stop(signalled):
+        if signalled not in runs:
+            run = tmp_path_factory.mktemp("stopped") / "run"
+            processes = start(2, experiment, "--workdir", run, "--mesh.fsdp", 4)
+            wait_for_lines(run, 5, processes)
+            processes[signalled].send_signal(signal.SIGTERM)
+            codes, printed = finish(processes)
+            assert codes == [143, 143], printed
+            assert "run directory" in printed[0][0]
+            assert "run directory" not in printed[1][0]  # one of them speaks for both
+            assert not (run / "result.json").exists()
+            codes, printed = finish(start(2, "--workdir", run, "--resume"))
+            assert codes == [0, 0], printed
+            runs[signalled] = run
+        return runs[signalled]
+
+    return stop
 
 
 @pytest.mark.parametrize("signalled", [0, slow(1)])
-def test_sigterm_to_one_stops_all_at_one_step(one_process, experiment, tmp_path, signalled):
-    run = tmp_path / "run"
-    processes = start(2, experiment, "--workdir", run)
-    wait_for_lines(run, 5, processes)
-    processes[signalled].send_signal(signal.SIGTERM)
-    codes, printed = finish(processes)
-    assert codes == [143, 143], printed
-    assert not (run / "result.json").exists()
-    codes, printed = finish(start(2, "--workdir", run, "--resume"))
-    assert codes == [0, 0], printed
-    assert_same_training(run, one_process)
+def test_sigterm_to_one_stops_all_at_one_step_and_they_train_on_as_one(one_process, stopped, signalled):
+    assert_same_training(stopped(signalled), one_process)
 
 
 @pytest.mark.parametrize(("killed", "then"), [(0, 1), slow(1, 4)])
