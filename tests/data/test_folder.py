@@ -235,6 +235,7 @@ def test_tables_that_will_not_do(tmp_path, text, message):
         load_dataset(config(tmp_path / "t.csv"))
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_and_stops_early_as_any_other(folder, small_config, quiet, tmp_path):
     data = config(folder, image_size=16, sampling="balanced")
     ours: Config = replace(small_config, data=data, augment=AugmentConfig(flip=True))

@@ -11,9 +11,9 @@ from tests.flags import xla_flags
 
 RUN = (
     *("--model.widths", "4", "--model.dense", "8", "--model.norm", "batch", "--data.train-examples", "320"),
-    *("--loop.epochs", "10", "--loop.batch-size", "32", "--loop.log-every", "3", "--loop.save-every", "7"),
+    *("--loop.epochs", "7", "--loop.batch-size", "32", "--loop.log-every", "3", "--loop.save-every", "7"),
     *("--augment.mixup", "0.2", "--optim.clip-norm", "1", "--stop.skip", "0"),
-)  # 100 steps
+)  # 70 steps
 
 
 def start(workdir, *options):

@@ -53,6 +53,7 @@ def test_batches_are_those_of_the_setup(small_config, folder, options, steps):
             start = end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", [slow(AugmentConfig()), AugmentConfig(resized_crop=0.5, crop_padding=0)])
 def test_images_of_one_size_give_the_same_bits_from_memory_and_from_files(small_config, quiet, tmp_path, augment):
     images, labels = make_stripes(150)

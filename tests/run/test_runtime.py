@@ -43,17 +43,17 @@ def test_a_command_keeps_nothing_where_the_cache_is_turned_off(tmp_path):
 @pytest.fixture
 def unset():
     """JAX as it is where nothing was set; what the test sets is undone."""
-    names = ("dir", "max_size")
-    before = {f"jax_compilation_cache_{name}": getattr(jax.config, f"jax_compilation_cache_{name}") for name in names}
+    names = ("jax_compilation_cache_dir", "jax_compilation_cache_max_size", "jax_enable_compilation_cache")
+    before = {name: getattr(jax.config, name) for name in names}
     jax.config.update("jax_compilation_cache_dir", None)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
 
 
-def test_it_is_turned_off_as_jax_has_it(tmp_path, monkeypatch, unset):
+def test_it_is_turned_off_as_jax_is_told(tmp_path, monkeypatch, unset):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(jax.config, "jax_enable_compilation_cache", False)
+    jax.config.update("jax_enable_compilation_cache", False)
     assert use_compilation_cache() is None
     assert jax.config.jax_compilation_cache_dir is None
     assert not [*tmp_path.iterdir()]

@@ -418,6 +418,7 @@ def test_the_port_to_pytorch_has_the_same_muon_and_whitening():
     np.testing.assert_allclose(ours.T @ ours, theirs.T @ theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_profile_without_a_gpu_has_its_parts_and_its_trace(task):
     rows, _ = gpu_parts.PARTS["profile"](task)
     assert rows[-1].system == "kernels"
