@@ -44,8 +44,8 @@ class DataConfig:
     train, val and test that contain such folders; or a .csv or .parquet file with the columns path, label and
     optionally split."""
     image_size: int | None = None
-    """With folder, and with tfds images of several sizes: height and width in pixels to which images are resized;
-    None: their own size if all have the same, else 224."""
+    """With folder, and with tfds images of several sizes or beyond data.memory: height and width in pixels to which
+    images are resized; None: their own size if all have the same, else 224."""
     color: Literal["rgb", "grey"] = "rgb"
     """With folder, the channels of the images that the model sees: rgb has three, grey has one."""
     unreadable: Literal["stop", "skip"] = "stop"

@@ -9,7 +9,7 @@ from flaxcls.config import StopConfig
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """A decision, from one number per evaluation, which parameters are the best and when training stops.
+    """The controller of early stopping: one number per evaluation decides the best parameters and the end of training.
 
     patience: evaluations in a row without improvement after which `stopped` is True; None: never.
     mode: "min" if lower is better, "max" if higher is better.

@@ -61,7 +61,7 @@ def _parse(args: list[str], data: DataConfig) -> Command:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 2 for bad input, or 130 after SIGINT."""
+    """Runs the command and returns its exit code: 0, 2 for bad input, 4 if storage fails, or 130 after SIGINT."""
     return run_command(lambda: _evaluate(parse(sys.argv[1:] if args is None else args)))
 
 

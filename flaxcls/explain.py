@@ -34,7 +34,10 @@ class Command:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 1 for unreadable files, 2 for bad input, or 130 after SIGINT."""
+    """Runs the command and returns its exit code.
+
+    It is 0, 1 for unreadable files, 2 for bad input, 4 if storage fails, or 130 after SIGINT.
+    """
     command = tyro.cli(Command, args=args, prog="python -m flaxcls.explain", registry=NAMES)
     return run_command(lambda: _explain(command))
 

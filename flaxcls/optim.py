@@ -175,9 +175,9 @@ def sam(tx: optax.GradientTransformation, rho: float) -> optax.GradientTransform
 def make_optimizer(
     config: OptimConfig, schedule: optax.Schedule, *, steps_per_epoch: int = 1
 ) -> optax.GradientTransformation:
-    """Returns gradient clipping, the optimizer and the learning-rate reduction on plateaus, as `config` asks for them.
+    """Returns, in this order, clipping, the optimizer and the reduction on plateaus, as far as `config` asks for them.
 
-    With sam_rho, the clipped gradient is that at the worst point nearby, which the optimizer receives.
+    With sam_rho, clipping and the optimizer receive the gradient at the worst point nearby.
 
     The optimizers are sgd with Nesterov momentum (Sutskever et al. 2013), rmsprop (Hinton 2012), adam (Kingma and Ba
     2015), adamw (Loshchilov and Hutter 2019), lamb (You et al. 2020), lion (Chen et al. 2023), and muon (Jordan et al.

@@ -30,11 +30,12 @@ class Command:
     workdir: Path | None = None
     """Run directory; may be gs://BUCKET/PATH. Without it, the run gets a new directory in runs/."""
     resume: Literal["no", "yes", "auto"] = "no"
-    """Continue the run, with its configuration as the defaults. auto: start one if there is none. Alone, it is yes."""
+    """Continue the run in the run directory, with its configuration as the defaults. auto: start one if there is none.
+    Alone, it is yes."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the run in the run directory."""
     allow_changes: tyro.conf.FlagCreatePairsOff[bool] = False
-    """With --resume: accept options that change the results, but not the shapes of arrays; the run keeps them."""
+    """With --resume: accept options that change the results, but not the shapes of arrays; changes.jsonl keeps them."""
     stop_after: int | None = None
     """Save and stop after this step; --resume continues as if the run had never stopped."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -1,7 +1,7 @@
 """How XLA compiles in the tests, and in the processes that they start: soon."""
 
 # The tests are mostly about compiling small programs, which takes some 0.6 times as long without LLVM's longest passes
-# (seen for that of tests/run/test_distributed.py). Level 0 takes no less, and tests of gradients fail at it (jaxlib
+# (seen for that of tests/run/multihost/test_join.py). Level 0 takes no less, and tests of gradients fail at it (jaxlib
 # 0.12.0).
 # tests/experiments/test_soak.py and tests/test_train.py also run commands as optimised as a user's.
 COMPILED_SOON = (

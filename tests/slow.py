@@ -1,4 +1,4 @@
-"""`slow` marks a case that only repeats a promise: at another moment, size or place than a test of the quick run.
+"""`slow` marks a test that repeats a promise at another moment, size or place, or that runs a whole experiment.
 
 `python -m pytest` leaves such tests out; `python -m pytest -m "slow or not slow"` runs all.
 """

@@ -95,7 +95,7 @@ def predict_files(
 ) -> FilePredictions:
     """Returns the predictions for image files; unreadable files are listed and do not stop the others.
 
-    Threads read and scale files while the device computes. At most two batches of images are in memory.
+    Threads read and scale files while the device computes. A few batches of images are in memory.
 
     Args:
       classifier: the model.

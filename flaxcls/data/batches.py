@@ -31,7 +31,7 @@ class BatchMaker:
 
     def after_rollbacks(self, rollbacks: int) -> "BatchMaker":
         """Returns the maker for a run after `rollbacks` rollbacks to a checkpoint; each one changes the order."""
-        return replace(self, seed=self.seed + rollbacks * 2**32) if rollbacks else self
+        return replace(self, seed=self.seed + rollbacks * 2**32)
 
     @cached_property
     def _order(self) -> Order:

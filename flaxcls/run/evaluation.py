@@ -49,4 +49,4 @@ def evaluate(
 
 def fit_batch_size(most: int, examples: int, devices: int) -> int:
     """Returns the batch size to evaluate `examples` with: `most`, or fewer, rounded up to a multiple of the devices."""
-    return -(-min(most, examples) // devices) * devices
+    return -(-max(min(most, examples), 1) // devices) * devices

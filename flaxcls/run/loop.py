@@ -30,6 +30,7 @@ from flaxcls.run.result import FitResult
 from flaxcls.run.resume import check_record, identify, make_record, start_stopping
 from flaxcls.run.runtime import give_back_memory
 from flaxcls.run.setup import Setup, make_setup
+from flaxcls.run.utilization import measure_work
 from flaxcls.run.workdir import (
     CHECKPOINTS,
     PROFILE,
@@ -74,7 +75,7 @@ def fit(
       console: shows the progress; `Console(quiet=True)` shows nothing.
 
     Returns:
-      The result of the run; result.json holds the same.
+      The result of the run; result.json holds all of it but `state` and `workdir`.
 
     Raises:
       InputError: if configuration, data or run directory cannot be used; nothing has been written.
@@ -113,7 +114,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same while `fit` runs."""
+    """The parts of a run that stay the same while `fit` runs."""
 
     config: Config
     setup: Setup
@@ -132,7 +133,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Trained:
-    """Where training ended."""
+    """The end of training."""
 
     state: TrainState
     step: int
@@ -251,7 +252,8 @@ def _train(run: _Run, logs: Logs, restored: Restored | None, rollbacks: int) -> 
 
 def _make_meter(run: _Run, logs: Logs, record: dict[str, Any]) -> Meter:
     """Returns the meter that writes the lines of training, with their speed, to the logs."""
-    loop, plan, work = run.config.loop, run.setup.plan, run.setup.work
+    loop, plan = run.config.loop, run.setup.plan
+    work = measure_work(run.setup.model, run.setup.dataset.image_shape, plan.batch_size)
 
     def write(step: int, values: dict[str, float], images_per_second: float) -> None:
         logs.write("train", step, plan.epochs_done(step), {**values, **work.speed(images_per_second)})
@@ -272,7 +274,7 @@ def _validate(
     """Evaluates the validation split after `step`, if there is one.
 
     Returns:
-      The controller after this evaluation, and True; or `stop` and False if a signal ended the evaluation.
+      (controller, finished): the controller after this evaluation and True, or `stop` and False if a signal ended it.
     """
     plan = run.setup.plan
     if run.setup.dataset.validation is None:

@@ -1,4 +1,4 @@
-"""What `fit` and the dry run say, in words."""
+"""The messages of `fit` and the dry run."""
 
 from pathlib import Path
 

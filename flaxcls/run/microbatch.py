@@ -1,4 +1,4 @@
-"""How many microbatches a CPU takes a batch in, so that the arrays of each fit in its caches.
+"""The number of microbatches in which a CPU takes a batch, so that the arrays of each fit in its caches.
 
 The gradient of a batch is the sum of the gradients of its microbatches. One after the other, they are faster than the
 whole batch as soon as the whole no longer fits in the caches (experiments/benchmarks/NOTES.md has the measurements).
@@ -28,7 +28,7 @@ def choose_microbatches(
     such as for dropout.
 
     Args:
-      model: one of the package's own, in which examples do not depend on each other but by batch normalisation.
+      model: one of the package's own, in which examples depend on each other only through batch normalisation.
       state: its shapes.
       image_shape: (h, w, c).
       batch_size: examples of a step.

@@ -54,7 +54,7 @@ class FitResult:
 
     @classmethod
     def of_state(cls, state: TrainState, **values: Any) -> "FitResult":
-        """Returns the result for the tested state; what follows from it and from this machine is filled in."""
+        """Returns the result for the tested state; adds parameter count, fingerprint, versions and device."""
         return cls(
             state=state,
             parameters=count(state.params),

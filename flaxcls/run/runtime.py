@@ -90,7 +90,7 @@ def tune_malloc() -> None:
     for this thread and one for each thread of XLA, two a core: with fewer heaps, these threads wait for each other.
 
     The other options keep freed memory. Otherwise, each step of a large batch maps its working memory anew, page by
-    page.
+    page. Without glibc this does nothing.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
         _call("mallopt", _M_ARENA_MAX, 1 + 2 * cores())

@@ -26,7 +26,6 @@ from flaxcls.run.dispatch import make_dispatch
 from flaxcls.run.loader import Loader
 from flaxcls.run.microbatch import choose_microbatches
 from flaxcls.run.plan import Plan, make_plan
-from flaxcls.run.utilization import Work, peak_flops, training_flops
 from flaxcls.sharding import batch_sharding, local_rows, make_mesh, on_devices, replicated, state_sharding
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import all_finite, eval_step, train_step
@@ -52,7 +51,6 @@ class Setup:
     evaluate: (state, batch) -> sums.
     finite: state -> bool[], True if every number that is trained or evaluated is finite.
     microbatches: the number of parts of a batch: `optim.accumulate`, or as many as suit the caches.
-    work: of a step; on a CPU, making the setup measures its peak, before it is busy.
     """
 
     dataset: Dataset
@@ -70,13 +68,12 @@ class Setup:
     evaluate: Callable[[TrainState, Any], MetricSums]
     finite: Callable[[TrainState], jax.Array]
     microbatches: int
-    work: Work
 
 
 def make_setup(
     config: Config, dataset: Dataset, model: nn.Module | None, tx: optax.GradientTransformation | None
 ) -> Setup:
-    """Returns the parts of the run. Nothing is trained or written, and no step is compiled.
+    """Returns the parts of the run. Nothing is trained, compiled or written.
 
     Raises:
       InputError: if data, model, optimizer, batch and devices do not fit together.
@@ -168,7 +165,6 @@ def make_setup(
         ),
         finite=jax.jit(lambda state: all_finite((state.params, state.eval_variables))),
         microbatches=microbatches,
-        work=Work(plan.batch_size, training_flops(model, dataset.image_shape), peak_flops()),
     )
 
 

@@ -56,6 +56,11 @@ class Work:
         return speed
 
 
+def measure_work(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> Work:
+    """Returns the work of a step. On a CPU this measures its peak, so call it while the CPU is idle."""
+    return Work(batch_size, training_flops(model, image_shape), peak_flops())
+
+
 def training_flops(model: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Returns the floating-point operations of an update for each image, in matrix products and convolutions.
 

@@ -164,7 +164,6 @@ def assert_same_losses(bucket, name, whole):
     assert ours == theirs
 
 
-@pytest.mark.slow
 def test_half_a_checkpoint_is_deleted_and_the_run_goes_on_from_the_one_before(bucket, stopped, whole):
     bucket.change(copy={stopped: "runs/half/"})
     for name in bucket.names("runs/half/checkpoints/20/"):
@@ -176,7 +175,6 @@ def test_half_a_checkpoint_is_deleted_and_the_run_goes_on_from_the_one_before(bu
     assert_same_losses(bucket, "runs/half", whole)
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before(bucket, stopped, whole):
     """A trace is asked for, too: it is written to the bucket like the logs."""
     bucket.change(copy={stopped: "runs/damaged/"})

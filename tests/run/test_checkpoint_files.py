@@ -70,7 +70,7 @@ def test_what_cannot_be_read_is_said_briefly_and_leaves_nothing_behind(state, di
     for _ in range(20):
         with pytest.raises(ValueError, match=r"^OUT_OF_RANGE: Error reading "):
             read_tree(directory / "12" / "state", state)
-        gc.collect()
+    gc.collect()
     assert untold == []
     assert caplog.messages == []
 

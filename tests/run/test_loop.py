@@ -147,7 +147,6 @@ def test_stopped_after_any_step_and_resumed_it_ends_with_the_same_bits(run, smal
         assert getattr(resumed, name) == getattr(whole, name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "optim",
     [

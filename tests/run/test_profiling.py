@@ -36,7 +36,6 @@ def test_it_holds_a_few_steps_and_changes_nothing(small_config, stripes, quiet, 
     assert any("convolution" in event.get("args", {}).get("hlo_op", "") for event in events)
 
 
-@pytest.mark.slow
 def test_a_run_that_ends_before_has_what_there_was_and_a_resumed_one_may_ask_for_it(
     small_config, stripes, quiet, tmp_path
 ):

@@ -69,11 +69,8 @@ def _write_inputs(folder: Path, classifier: Classifier, dtype: WeightType, image
             shutil.copytree(source, package / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, package / name)
-    for part in (
-        ".",
-        "analysis",
-        "analysis/export",
-    ):  # the real ones import what the other environment may lack
+    # the real ones import packages that the other environment may lack
+    for part in (".", "analysis", "analysis/export"):
         (package / part / "__init__.py").write_text("")
     leaves = jax.tree_util.tree_leaves_with_path(classifier.variables)
     np.savez(folder / "arrays.npz", **{"/".join(key.key for key in path): leaf for path, leaf in leaves})

@@ -28,7 +28,7 @@ PROGRAM = "python -m flaxcls.train"
 
 @dataclass(frozen=True)
 class Distributed:
-    """How the processes of a run find each other.
+    """Options by which the processes of a run find each other.
 
     If coordinator, num_processes and process_id are None, TPU, Slurm, Open MPI or Kubernetes provide them; elsewhere
     the run has one process.
