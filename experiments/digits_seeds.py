@@ -4,8 +4,8 @@ The splits stay the same; the seed decides initialisation, data order, augmentat
 
 Command:   python -m experiments.digits_seeds
 Hardware:  2 cores of an AMD EPYC, jax 0.12.0.1, Python 3.13
-Time:      TIME for 20 seeds
-Accuracy:  ACCURACY
+Time:      8 min for 20 seeds, beside other work
+Accuracy:  test 98.90 %, 95 % interval of the mean 98.71 to 99.09 %, n = 20, sd 0.41 points (97.77 to 99.44 %)
 """
 
 import dataclasses
