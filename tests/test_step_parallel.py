@@ -72,6 +72,7 @@ def test_there_are_two_devices():
     assert jax.device_count() == 2
 
 
+@pytest.mark.slow
 @each_case
 def test_jit_over_a_mesh(tx, accumulate):
     mesh = make_mesh()

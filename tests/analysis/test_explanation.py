@@ -63,7 +63,7 @@ def readout(logits_fn, images, classes):
     return np.asarray(jax.jit(logits_fn)(images))[np.arange(len(classes)), classes]
 
 
-@pytest.mark.parametrize("name", ["cnn", slow("resnet20"), "own"])
+@pytest.mark.parametrize("name", [slow("cnn"), slow("resnet20"), "own"])
 def test_integrated_gradients_sum_to_the_difference_of_the_logits(name, trained):
     if name == "cnn":
         model, variables, images, classes = trained

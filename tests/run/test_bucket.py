@@ -164,6 +164,7 @@ def assert_same_losses(bucket, name, whole):
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_half_a_checkpoint_is_deleted_and_the_run_goes_on_from_the_one_before(bucket, stopped, whole):
     bucket.change(copy={stopped: "runs/half/"})
     for name in bucket.names("runs/half/checkpoints/20/"):

@@ -34,6 +34,7 @@ def compiled(config, dataset):
     ).compile()
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_a_run_that_is_whole_on_each_device(whole, shared, stripes, tmp_path, quiet):
     one = fit(whole, dataset=stripes, workdir=tmp_path / "whole", console=quiet)
     other = fit(shared, dataset=stripes, workdir=tmp_path / "shared", console=quiet)

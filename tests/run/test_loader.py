@@ -67,6 +67,7 @@ def test_images_of_one_size_give_the_same_bits_from_memory_and_from_files(small_
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_while_workers_read_goes_on_to_the_same_bits(small_config, folder, quiet, tmp_path):
     """SIGINT goes to the whole group of processes, as from a terminal."""
     config = config_of(small_config, folder)

@@ -72,6 +72,7 @@ def test_skip_drops_the_update_and_goes_on_to_the_same_bits_after_a_restart(run,
     assert result.skipped_updates == 3
 
 
+@pytest.mark.slow
 def test_without_nan_it_alters_nothing(run):
     stop, skip, rollback = (run(on_nan, on_nan=on_nan) for on_nan in ("stop", "skip", "rollback"))
     assert rollback.fingerprint == stop.fingerprint
@@ -129,6 +130,7 @@ def test_rollback_ends_after_as_many_times_as_allowed(run, poison):
         run(on_nan="rollback", nan_limit=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [[8, 9], *map(slow, ([8], [2], [5, 6, 8]))])
 def test_a_run_that_signals_stopped_rolls_back_to_where_it_would_have_without_them(
     run, poison, monkeypatch, tmp_path, signals
