@@ -170,7 +170,7 @@ START = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.array([3.0, -1.0])}
 
 
 def quadratic_gradient(params, index=0):
-    """Of the loss sum(curvature * params^2) / 2."""
+    """Returns the gradient of the loss sum(curvature * params^2) / 2."""
     return jax.tree.map(lambda a, p: a * p, CURVATURE, params)
 
 
@@ -186,7 +186,7 @@ def descend(tx, steps, **extra):
 
 @pytest.mark.parametrize("clip_norm", [None, 2.0])
 def test_sharpness_aware_minimisation_by_hand(clip_norm):
-    """What is clipped is the gradient at the worst point, which momentum then is given."""
+    """Clipping and momentum receive the gradient at the worst point."""
     config = OptimConfig(name="sgd", momentum=0.9, weight_decay=0.5, clip_norm=clip_norm, sam_rho=0.7)
     path = descend(make_optimizer(config, lambda step: 0.1), 3, value=jnp.float32(1.0))
 

@@ -1,4 +1,4 @@
-"""What the README shows runs."""
+"""Runs the commands and examples of the README."""
 
 import re
 import subprocess

@@ -86,7 +86,8 @@ def test_jit_over_a_mesh(tx, accumulate):
     assert_agree(result, on_one_device(tx, accumulate))
 
 
-@pytest.mark.parametrize("check_vma", [True, slow(False)])
+@pytest.mark.slow
+@pytest.mark.parametrize("check_vma", [True, False])
 @each_case
 def test_shard_map(tx, accumulate, check_vma):
     whole, split = PartitionSpec(), PartitionSpec("data")

@@ -248,10 +248,10 @@ def test_it_trains_resumes_and_stops_early_as_any_other(folder, small_config, qu
     assert lines[-1]["split"] == "validation"
 
 
-def test_a_set_too_large_for_the_memory_is_read_from_its_files_to_the_same_bits(folder, small_config, quiet, tmp_path):
+def test_a_set_too_large_for_the_memory_is_read_from_its_files_to_the_same_bits(folder, plain_config, quiet, tmp_path):
     results = []
     for memory in (2.0, 0.0):
-        ours = replace(small_config, data=config(folder, image_size=16, memory=memory))
+        ours = replace(plain_config, data=config(folder, image_size=16, memory=memory))
         dataset = load_dataset(ours.data)
         assert isinstance(dataset.train.images._images, list) == bool(memory)
         results.append(fit(ours, dataset=dataset, workdir=tmp_path / str(memory), console=quiet))
@@ -267,12 +267,12 @@ def test_one_that_breaks_after_the_start_is_named(folder, tmp_path):
         dataset.train.images[:4]
 
 
-def test_uneven_classes_are_reported_and_what_helps(tmp_path, small_config, capsys):
+def test_uneven_classes_are_reported_and_what_helps(tmp_path, plain_config, capsys):
     images, labels = stripes_of_sizes(200)
     kept = [i for i, label in enumerate(labels) if label or i % 4 == 0]
     save_all(tmp_path / "d", [images[i] for i in kept], labels[kept])
     for option, advised in (("shuffled", True), ("balanced", False)):
-        ours = replace(small_config, data=config(tmp_path / "d", image_size=16, sampling=option))
+        ours = replace(plain_config, data=config(tmp_path / "d", image_size=16, sampling=option))
         ours = replace(ours, loop=replace(ours.loop, epochs=1))
         fit(ours, workdir=tmp_path / option, console=Console(width=200))
         said = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What is predicted of many chips: the formulas by hand, the tables of SCALING.md, and what programs hold."""
+"""Tests the predictions for many chips: formulas by hand, the tables of SCALING.md, the collectives of programs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What holds for all networks: their published sizes, and how they behave in training and evaluation."""
+"""Tests of all networks: their published sizes, and their behaviour in training and evaluation."""
 
 import chex
 import jax

@@ -164,6 +164,48 @@ def assert_same_losses(bucket, name, whole):
     assert ours == theirs
 
 
+ONE_CHECKPOINT = """
+import sys
+import jax.numpy as jnp
+from flaxcls.errors import StorageError
+from flaxcls.storage import as_path
+from flaxcls.run.checkpoint import Checkpoints
+from flaxcls.state import TrainState
+from tests.run.test_bucket import Bucket
+
+bucket, checkpoints = Bucket(*sys.argv[1:]), as_path("gs://bucket/one/checkpoints")
+state = TrainState(step=jnp.zeros((), jnp.int32), params={"bias": jnp.ones(3)}, model_state={}, opt_state={}, ema=None)
+with Checkpoints(checkpoints) as saved:
+    saved.save(20, state, {}, best_step=None)
+
+def restore():
+    with Checkpoints(checkpoints) as saved:
+        return saved.restore_newest(state, lambda record: None)
+
+before = bucket.names("one/")
+for part in ("record/", "state/"):  # read by gcsfs and by TensorStore
+    bucket.forbid(f"one/checkpoints/20/{part}")
+    try:
+        restore()
+    except StorageError as error:
+        print("FORBIDDEN", error)
+bucket.forbid()
+assert bucket.names("one/") == before
+for name in bucket.names("one/checkpoints/20/"):
+    if not name.endswith("commit_success.txt"):
+        bucket.write(name.replace("/20/", "/30/"), bucket.read(name)[:-1])
+restored = restore()
+print(restored.step, restored.passed_over)
+assert bucket.names("one/") == before
+"""
+
+
+def test_what_is_not_whole_is_deleted_and_what_may_not_be_read_is_left(bucket):
+    said = bucket.run_program(ONE_CHECKPOINT).splitlines()
+    assert len([line for line in said if "FORBIDDEN a checkpoint that may be whole cannot be read: " in line]) == 2
+    assert said[-1] == "20 {30: 'it was not written to its end'}"
+
+
 @pytest.mark.slow
 def test_half_a_checkpoint_is_deleted_and_the_run_goes_on_from_the_one_before(bucket, stopped, whole):
     bucket.change(copy={stopped: "runs/half/"})

@@ -51,7 +51,7 @@ def test_the_two_latest_and_the_best_are_kept_over_a_restart(tmp_path):
 
 
 def test_saving_in_the_background_and_donating_the_buffers_do_not_mix_up(tmp_path):
-    """What is written is the state when `save` was called, although its buffers are reused at once."""
+    """`save` writes the state as it was at the call, although its buffers are reused at once."""
     step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     state = make_state().replace(params={"large": jnp.zeros((512, 1024))}, ema=None)
     with Checkpoints(tmp_path) as checkpoints:

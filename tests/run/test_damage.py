@@ -49,7 +49,7 @@ def lose_a_part_of_the_record(step):
 
 
 def flip_a_bit_of_the_record(step):
-    """What is left is a record as a run could have written it."""
+    """Changes values so that the record could still come from a run."""
     path = step / "record" / "metadata"
     text = path.read_text()
     assert '"bad": 0' in text

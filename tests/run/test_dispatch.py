@@ -114,10 +114,10 @@ def test_pictures_in_memory_become_an_array_and_others_are_refused(run, small_co
 @pytest.fixture
 def dispatches(monkeypatch):
     """Returns what each dispatch of a run is noted in: step and parameters before it, those after it, what it logs."""
-    noted = []
+    noted, make = [], loop.make_setup  # which shares compiled programs
 
     def noting(*args):
-        setup = make_setup(*args)
+        setup = make(*args)
 
         def train(state, *rest, **options):
             before = by_path(state.params)
@@ -137,15 +137,21 @@ def by_path(params):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.array(leaf) for path, leaf in leaves}
 
 
-def test_frozen_parameters_move_before_that_step_and_not_after(run, small_config, dispatches):
-    """An epoch has 3.4 steps."""
+@pytest.fixture
+def freezing(small_config):
+    """A run that freezes parameters from its beginning, from step 3 and from step 7 on; an epoch has 3.4 steps."""
     freeze = {"Conv_0/*": 1, "*/kernel": 2, "BatchNorm_0/bias": 0}
-    config = changed(
+    return changed(
         small_config,
+        augment={"crop_padding": 0},
+        model={"dropout": 0.0},
         optim={"freeze": freeze, "weight_decay": 0.5, "schedule": "linear", "decay_factors": {"Dense_1/*": 2.0}},
         loop={"steps_per_dispatch": 2},
     )
-    result = run("run", config)
+
+
+def test_frozen_parameters_move_before_that_step_and_not_after(run, freezing, dispatches):
+    result = run("run", freezing)
     assert [step for step, *_ in dispatches] == [0, 2, 3, 4, 6, 7, 8, 10]
     for step, before, after, extra in dispatches:
         stays = {path for path in before if np.array_equal(before[path], after[path])}
@@ -161,10 +167,9 @@ def test_frozen_parameters_move_before_that_step_and_not_after(run, small_config
     assert result.steps == 11
 
 
-@pytest.mark.slow
-def test_a_run_with_phases_of_freezing_resumes_in_each_to_the_same_bits(run, small_config):
-    freeze = {"Conv_0/*": 1, "Dense_0/kernel": 2}
-    config = changed(small_config, optim={"freeze": freeze}, loop={"steps_per_dispatch": 2}, data={"on_device": True})
+@pytest.mark.parametrize("on_device", [False, slow(True)])
+def test_a_run_with_phases_of_freezing_resumes_in_each_to_the_same_bits(run, freezing, on_device):
+    config = changed(freezing, data={"on_device": on_device})
     whole = run("whole", config)
     for number, stop in enumerate((2, 5, 8, None)):
         with contextlib.nullcontext() if stop is None else pytest.raises(Interrupted):
@@ -172,7 +177,7 @@ def test_a_run_with_phases_of_freezing_resumes_in_each_to_the_same_bits(run, sma
     chex.assert_trees_all_equal(parts.state, whole.state)
     assert parts.fingerprint == whole.fingerprint
     assert metrics(parts.workdir) == metrics(whole.workdir)
-    with pytest.raises(InputError, match=r"optim\.freeze: \{'Conv_0/\*': 1, 'Dense_0/kernel': 2\} -> \{\}"):
+    with pytest.raises(InputError, match=r"optim\.freeze: \{'Conv_0/\*': 1, .*\} -> \{\}"):
         run("whole", changed(config, optim={"freeze": {}}), resume=True)
 
 

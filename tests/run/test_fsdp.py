@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from flaxcls.config import MeshConfig
+from flaxcls.config import AugmentConfig, MeshConfig
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
 from flaxcls.run.hlo import collectives
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 
 @pytest.fixture
 def whole(small_config):
-    model = replace(small_config.model, widths=(16, 32), dense=(64,), dropout=0.2)
-    return replace(small_config, model=model)
+    model = replace(small_config.model, widths=(16, 32), dense=(64,), dropout=0.0)
+    return replace(small_config, model=model, augment=AugmentConfig(crop_padding=0))
 
 
 @pytest.fixture

@@ -60,14 +60,14 @@ def whole_run(tmp_path_factory):
 
 
 @pytest.fixture
-def stopped(whole_run, small_config, tmp_path, quiet):
+def stopped(whole_run, plain_config, tmp_path, quiet):
     """A run on digits, with the checkpoints of steps 8 and 10."""
     if whole_run.exists():
         return shutil.copytree(whole_run, tmp_path / "run")
     config = replace(
-        small_config,
-        data=replace(small_config.data, train_examples=64),
-        loop=replace(small_config.loop, epochs=8, save_every=2),
+        plain_config,
+        data=replace(plain_config.data, train_examples=64),
+        loop=replace(plain_config.loop, epochs=8, save_every=2),
     )
     with pytest.raises(Interrupted):
         fit(config, workdir=whole_run, console=quiet, stop_after=10)

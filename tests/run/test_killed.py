@@ -29,7 +29,7 @@ def finish(process):
 
 
 def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not(tmp_path):
-    whole, killed = start(tmp_path / "whole"), start(tmp_path / "killed")
+    killed = start(tmp_path / "killed")
     metrics = tmp_path / "killed" / "metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 15):
         assert killed.poll() is None, killed.communicate()[0]
@@ -38,6 +38,6 @@ def test_a_killed_run_goes_on_to_the_bits_of_one_that_was_not(tmp_path):
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "result.json").exists()
-    finish(whole)
     assert "continuing after step" in finish(start(tmp_path / "killed", "--resume"))
+    finish(start(tmp_path / "whole"))
     assert differences(outcome(tmp_path / "whole"), outcome(tmp_path / "killed")) == []

@@ -1,4 +1,4 @@
-"""What `fit` does about NaN: stop, drop the update, or go back to a checkpoint with another data order."""
+"""`fit` with NaN: it stops, drops the update, or goes back to a checkpoint with another data order."""
 
 import io
 import json

@@ -33,7 +33,7 @@ def workdir(tmp_path):
 
 
 def test_the_first_format_goes_on(workdir):
-    """That its arrays are the ones that were saved, the hash in its record says."""
+    """The hash in its record shows that its arrays are the saved ones."""
     before = (workdir / "metrics.jsonl").read_text()
     text = io.StringIO()
     result = fit(read_config(workdir), workdir=workdir, resume=True, console=Console(file=text, width=200))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The result of a run that nothing disturbs, and its lines; made by the first test that asks."""
+    """Holds the result and the lines of an undisturbed run, once the first test has asked for them."""
     return {}
 
 
