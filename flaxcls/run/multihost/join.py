@@ -24,6 +24,11 @@ from flaxcls.run.multihost.rendezvous import meet
 
 _FAILURE_KEY = "flaxcls/failed"
 PROGRAM = "python -m flaxcls.train"
+# The variables by which JAX knows the processes of a launcher.
+_VARIABLES = {
+    "Slurm": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"),
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,13 @@ def launcher() -> str | None:
     """Returns the name of the system that started several processes, known by its variables; None if there is none."""
     environment = os.environ
     slurm_tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", 1))
-    if int(slurm_tasks) > 1 and {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= environment.keys():
+    # the shell of an allocation has a rank and a local id, but no step; a rank without a local id is half a task
+    is_task = (
+        "SLURM_STEP_NODELIST" in environment
+        or "SLURM_LOCALID" not in environment
+        or environment.get("SLURM_PROCID") != "0"
+    )
+    if int(slurm_tasks) > 1 and "SLURM_PROCID" in environment and is_task:
         return "Slurm"
     if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return "Open MPI"
@@ -138,6 +149,13 @@ def _join(options: Distributed, alike: str) -> int | None:
     except Exception as error:  # from JAX, the network or the launcher
         problem = f"{source} did not tell how the processes find each other: {error}"
         raise InputError(f"{problem} {_explain_manual_start(None, None)}") from error
+    if count is None and source in _VARIABLES:
+        missing = [name for name in _VARIABLES[source] if name not in os.environ]
+        raise InputError(
+            f"{source} has started this process as one of several, but JAX does not find the others, and each would "
+            f"train alone; not set: {', '.join(missing) or 'nothing that is known'}. "
+            f"{_explain_manual_start(None, None)}\nIf there is no other process, give --distributed.num-processes 1."
+        )
     if count is None or count == 1:
         return None  # such as a single TPU VM
     if backends_are_initialized():

@@ -344,6 +344,9 @@ SLURM = {"SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "node[1-2]"}
         ({**SLURM, "SLURM_NTASKS": "2"}, "Slurm"),
         ({**SLURM, "SLURM_NTASKS": "1"}, None),
         ({"SLURM_NTASKS": "2"}, None),  # an allocation's shell, outside of srun
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),  # the script of a batch job
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, "Slurm"),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}, "Slurm"),
         ({**SLURM, "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, None),  # a shell in an allocation
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "Open MPI"),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
@@ -357,6 +360,35 @@ def test_what_started_the_processes_is_told_by_the_environment(monkeypatch, vari
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert launcher() == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
+            "Slurm has started .* would train alone; not set: SLURM_JOB_ID, SLURM_STEP_NODELIST, SLURM_LOCALID.",
+        ),
+        (
+            {**SLURM, "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"},
+            r"not set: SLURM_LOCALID\.[\s\S]*give --distributed.num-processes 1",
+        ),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"},
+            r"Open MPI .*: OMPI_COMM_WORLD_LOCAL_RANK\.",
+        ),
+    ],
+)
+def test_half_of_a_launchers_variables_is_an_error_rather_than_many_runs_of_one(monkeypatch, variables, message):
+    for name in [*os.environ]:
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JOB_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message), joined(Distributed()):
+        pass
+    with joined(Distributed(num_processes=1)):
+        pass
 
 
 def test_kubernetes_without_its_client_is_an_error_rather_than_many_runs_of_one(monkeypatch):
