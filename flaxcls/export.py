@@ -53,7 +53,8 @@ def _export(command: Command) -> int:
     description = export_run(run, classifier, out, dtype=command.dtype, not_calibrated=reason)
     size = description["files"][STABLEHLO]["bytes"]
     console.print(f"{out / STABLEHLO}: {size:,} bytes, for {', '.join(description['platforms'])}, any batch size")
-    console.print(f"{out / DESCRIPTION}: class names, shapes, and how to use it")
+    needed = " and ".join(description["requirements"])
+    console.print(f"{out / DESCRIPTION}: class names, shapes, and how to use it; it needs {needed}")
     if command.onnx_python is not None:
         record = add_onnx(classifier, out, description, command.onnx_python)
         largest = record["largest_difference"]

@@ -14,12 +14,13 @@ from flaxcls.analysis.classifier import Classifier
 from flaxcls.analysis.export.comparison import compare
 from flaxcls.analysis.export.onnx import to_onnx
 from flaxcls.analysis.export.serving import WeightType
-from flaxcls.analysis.export.stablehlo import PLATFORMS, to_stablehlo
+from flaxcls.analysis.export.stablehlo import PLATFORMS, requirements, to_stablehlo
 from flaxcls.analysis.inference import validation_split
 from flaxcls.errors import InputError
 
 STABLEHLO, ONNX, DESCRIPTION = "model.stablehlo", "model.onnx", "model.json"
 USAGE = """\
+# pip install {requirements}
 from pathlib import Path
 import jax, numpy as np
 from jax import export
@@ -88,7 +89,11 @@ def export_run(
         "platforms": list(PLATFORMS),
         "versions": {"flaxcls": __version__, "jax": jax.__version__},
         "files": {STABLEHLO: {"bytes": len(program), "sha256": hashlib.sha256(program).hexdigest()}},
-        "usage": USAGE.format(shape=", ".join(map(str, classifier.image_shape))),
+        "requirements": requirements(),
+        "usage": USAGE.format(
+            shape=", ".join(map(str, classifier.image_shape)),
+            requirements=" ".join(f"'{requirement}'" for requirement in requirements()),
+        ),
     }
     if dtype != "float32":
         description["compared_with_float32"], description["not_compared"] = None, None

@@ -13,6 +13,17 @@ from flaxcls.analysis.export.serving import WeightType, serve, store
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+def requirements() -> list[str]:
+    """Returns the packages, as pip names them, that run a file of this process.
+
+    A newer JAX is promised to read an older file for six months; an older JAX a newer file for some weeks. Files of jax
+    0.11.2 and later deserialise on 0.10.2, and then fail when called (findings/jax_export_by_an_older_jax.sh). A plain
+    installation of JAX lacks flatbuffers, which deserialising needs.
+    """
+    oldest = "0.11.0" if jax.__version_info__ > (0, 11, 0) else "0.10.2"
+    return [f"jax>={oldest}", "flatbuffers"]
+
+
 def served(classifier: Classifier, dtype: WeightType = "float32") -> Any:
     """Returns the function to export, u8[b h w c] -> (logits, probabilities), with kernels stored as `dtype`."""
     return partial(

@@ -103,6 +103,9 @@ def test_the_description_fits_the_file_and_its_usage_runs(digits, tmp_path):
     assert description["temperature"] is None
     assert description["not_calibrated"] == "why"
     subprocess.run([sys.executable, "-I", "-c", description["usage"]], check=True, cwd=out)
+    oldest = "0.10.2" if jax.__version_info__ <= (0, 11, 0) else "0.11.0"
+    assert description["requirements"] == [f"jax>={oldest}", "flatbuffers"]
+    assert description["usage"].startswith(f"# pip install 'jax>={oldest}' 'flatbuffers'\n")
 
 
 def test_nothing_but_plain_stablehlo_is_in_it(digits):
