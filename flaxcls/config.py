@@ -7,6 +7,26 @@ The string under a field is its help text. Names are `Literal` types, so that a 
 from dataclasses import dataclass, field
 from typing import Literal
 
+__all__ = [
+    "ActivationName",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "LoopConfig",
+    "LossConfig",
+    "LossName",
+    "MeshConfig",
+    "ModelConfig",
+    "ModelName",
+    "NormName",
+    "OptimConfig",
+    "OptimizerName",
+    "PolicyName",
+    "ScheduleName",
+    "SourceName",
+    "StopConfig",
+]
+
 SourceName = Literal["digits", "tfds", "folder"]
 ModelName = Literal[
     "cnn",

@@ -8,6 +8,8 @@ from typing import Any
 from flaxcls.config import Config
 from flaxcls.errors import InputError, unknown
 
+__all__ = ["differences", "from_json", "to_json"]
+
 
 def to_json(config: Config) -> str:
     """Returns `config` as indented JSON, from which `from_json` makes an equal configuration."""

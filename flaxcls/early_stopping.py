@@ -6,6 +6,8 @@ from typing import Literal
 
 from flaxcls.config import StopConfig
 
+__all__ = ["EarlyStopping", "make_early_stopping", "update"]
+
 
 @dataclass(frozen=True)
 class EarlyStopping:

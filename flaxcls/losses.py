@@ -15,6 +15,23 @@ from flaxcls.config import LossConfig
 from flaxcls.parameters import weights
 from flaxcls.types import LossFn, Params, Regularizer
 
+__all__ = [
+    "LOSSES",
+    "binary_cross_entropy",
+    "class_weighted",
+    "correct",
+    "cross_entropy",
+    "focal",
+    "l1",
+    "l2",
+    "make_evaluation_loss",
+    "make_loss",
+    "make_regularizer",
+    "probabilities",
+    "squared_error",
+    "with_metrics",
+]
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
     """Returns the cross-entropy between the labels and the softmax of the logits.
@@ -81,8 +98,10 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
 def class_weighted(loss_fn: LossFn, class_weights: jax.Array) -> LossFn:
     """Returns `loss_fn` times the weight, from f32[k], of each example's class; a soft label has the mean weight."""
 
-    def weighted(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        return loss_fn(logits, labels) * (probabilities(logits, labels) @ class_weights)
+    def weighted(logits: jax.Array, labels: jax.Array) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        losses, metrics = with_metrics(loss_fn, logits, labels)
+        losses *= probabilities(logits, labels) @ class_weights
+        return (losses, metrics) if metrics else losses
 
     return weighted
 
@@ -103,6 +122,12 @@ def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns bool[b], True if the largest logit belongs to the class of the label: of a soft label, the likeliest."""
     classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
     return jnp.argmax(logits, axis=-1) == classes
+
+
+def with_metrics(loss_fn: LossFn, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the losses f32[b] of a batch and the metrics {name: f32[b]} that `loss_fn` returns with them, if any."""
+    returned = loss_fn(logits, labels)
+    return (returned, {}) if isinstance(returned, jax.Array) else returned
 
 
 def l1(params: Params) -> jax.Array:

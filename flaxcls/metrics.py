@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+__all__ = ["MetricSums"]
+
 
 @struct.dataclass
 class MetricSums:

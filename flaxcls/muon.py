@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+__all__ = ["NEWTON_SCHULZ", "orthogonalize", "renormalized_muon"]
+
 # a, b and c of the quintic a s + b s^3 + c s^5, which moves every singular value s in 0..1 near 1 (Jordan et al. 2024)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _TINY = 1e-30  # replaces a norm of 0 in a division

@@ -15,6 +15,18 @@ from flaxcls.parameters import first_matches, matching, weight_mask
 from flaxcls.state import TrainState
 from flaxcls.types import Params
 
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "by_group",
+    "group_factors",
+    "make_optimizer",
+    "make_optimizer_metrics",
+    "make_schedule",
+    "sam",
+    "updates_done",
+]
+
 
 def _one_cycle(config: OptimConfig, steps: int) -> optax.Schedule:
     return optax.cosine_onecycle_schedule(steps, config.learning_rate)

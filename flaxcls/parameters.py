@@ -9,6 +9,8 @@ import jax
 from flaxcls.errors import InputError, unknown
 from flaxcls.types import Params
 
+__all__ = ["first_matches", "matching", "parameter_paths", "weight_mask", "weights"]
+
 
 def parameter_paths(params: Params) -> list[str]:
     """Returns the path of each parameter, in tree order."""

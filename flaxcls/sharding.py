@@ -6,6 +6,19 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
+__all__ = [
+    "AXES",
+    "SMALLEST",
+    "batch_sharding",
+    "batches_sharding",
+    "local_rows",
+    "make_mesh",
+    "on_devices",
+    "replicated",
+    "rows_on_devices",
+    "state_sharding",
+]
+
 AXES = ("data", "fsdp")  # the batch is split over both
 SMALLEST = 1024  # numbers; smaller arrays are not worth splitting
 

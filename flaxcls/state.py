@@ -1,6 +1,7 @@
 """The state of training: one pytree of arrays, which a checkpoint stores."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,10 @@ import optax
 from flax import linen as nn
 from flax import struct
 
+from flaxcls.contract import check_not_wrapped, find_eval_params, init_variables, strongly_typed
 from flaxcls.types import Params
+
+__all__ = ["TrainState", "create_state"]
 
 
 @struct.dataclass
@@ -20,7 +24,8 @@ class TrainState:
     params: the trained parameters.
     model_state: every other collection of the module, such as batch_stats.
     opt_state: the state of the optimizer.
-    ema: the moving average of params, or None. Evaluation uses it if there is one.
+    ema: the parameters that evaluation uses in place of params, or None: their moving average, or those of an optimizer
+      that trains others.
     """
 
     step: jax.Array
@@ -53,27 +58,51 @@ def create_state(
       image_shape: (h, w, c) of one image.
       images: f32[n h w c], transformed, for a model that makes its parameters from data at initialisation; None: an
         image of zeros.
-      ema: True to keep a moving average of the parameters.
+      ema: True to keep a moving average of the parameters, or parameters for evaluation. Optimizers that need them, by
+        `find_eval_params`, get them without being asked. They have 32 bits, or those of the parameters if that is more.
 
-    The state has the collections that a call with train=False creates. A training step updates only these, and must
-    keep their shapes.
+    The state has the collections that a call with train=False creates, without the sown losses. A training step updates
+    only these, and must keep their shapes. Parameters are unboxed, as `nn.with_partitioning` makes them.
 
-    Under `jax.jit`, with images as an argument, only the part of the forward pass that the parameters need is computed.
-    `jax.eval_shape` of this function returns the shapes of the state and computes nothing.
+    It is compiled, and only the part of the forward pass that the parameters need is computed. `jax.eval_shape` of this
+    function returns the shapes of the state and computes nothing.
 
     Raises:
-      ValueError: if the images have another shape.
+      ValueError: if the images have another shape, if the model is not called as above, or if the optimizer wraps the
+        parameters.
     """
     if images is None:
         images = jnp.zeros((1, *image_shape), jnp.float32)
     if images.shape[1:] != tuple(image_shape):
         raise ValueError(f"images are {list(images.shape)}, but must be [n {' '.join(map(str, image_shape))}].")
-    variables = dict(model.init({"params": key}, images, train=False))
+    try:
+        hash((model, tx))
+    except TypeError:  # by a field like a ConfigDict; this compiles at each call
+        return strongly_typed(jax.jit(partial(_create, model=model, tx=tx, ema=ema))(key, images))
+    return strongly_typed(_compiled(key, images, model=model, tx=tx, ema=ema))
+
+
+def _create(
+    key: jax.Array, images: jax.Array, *, model: nn.Module, tx: optax.GradientTransformation, ema: bool
+) -> TrainState:
+    variables = init_variables(model, key, images)
     params = variables.pop("params")
+    opt_state = tx.init(params)
+    check_not_wrapped(opt_state)
+    averages = ema or find_eval_params(opt_state) is not None
     return TrainState(
         step=jnp.int32(0),
         params=params,
         model_state=variables,
-        opt_state=tx.init(params),
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        opt_state=opt_state,
+        ema=jax.tree.map(_start_average, params) if averages else None,
     )
+
+
+_compiled = jax.jit(_create, static_argnames=("model", "tx", "ema"))
+
+
+def _start_average(x: jax.Array) -> jax.Array:
+    """Returns a copy with at least 32 bits: with fewer, an average soon stops to move."""
+    wide = jnp.promote_types(x.dtype, jnp.float32) if jnp.issubdtype(x.dtype, jnp.inexact) else x.dtype
+    return jnp.array(x, dtype=wide, copy=True)

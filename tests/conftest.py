@@ -93,9 +93,9 @@ def shared_programs(monkeypatch):
     def load(config):
         return _load_digits(config) if config.source == "digits" else load_dataset(config)
 
-    def make(config, dataset, model, tx):
+    def make(config, dataset, model, tx, eval_params=None):
         if (model, tx) != (None, None):
-            return make_setup(config, dataset, model, tx)
+            return make_setup(config, dataset, model, tx, eval_params)
         key = (repr(config), id(dataset), jax.default_backend(), flaxcls.run.setup.make_mesh)
         found = [setup for known, setup in _SETUPS if known == key]
         if not found:

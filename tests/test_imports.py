@@ -1,6 +1,7 @@
 """Imports go only downward, and the library imports nothing that it does not need."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,15 @@ LAYERS = [
     ["config"],
     ["config_json"],
     ["validation"],
+    ["contract"],
     ["models"],
     ["early_stopping"],
-    ["parameters"],
+    ["parameters", "parts"],
     ["losses", "muon"],
     ["metrics"],
     ["augment"],
     ["state"],
+    ["finite"],
     ["optim"],
     ["step"],
     ["sharding"],
@@ -62,6 +65,21 @@ def test_imports_go_downward(path):
             continue
         if parts[1] in LEVEL:
             assert LEVEL[parts[1]] < LEVEL[top] or parts[1] == top, f"{path} imports {name}, which lies above it"
+
+
+PUBLIC = (
+    *("config", "config_json", "contract", "early_stopping", "finite", "losses", "metrics", "muon", "optim"),
+    *("parameters", "parts", "sharding", "state", "step", "types"),
+)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_module_lists_what_it_defines(name):
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    listed = importlib.import_module(f"flaxcls.{name}").__all__
+    assert {name for name in defined if not name.startswith("_")} <= set(listed)
+    assert sorted(listed) == list(dict.fromkeys(sorted(listed)))
 
 
 # Above the flat library, the modules that may import `flaxcls.config`. All others take values.

@@ -293,7 +293,7 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(ValueError, match="accumulate is 3, but must divide the batch of 16"):
         step(state, make_batch(), KEY)
     state, _ = setup(small(), optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"ema_decay is 0\.9, but the state has no moving average"):
+    with pytest.raises(ValueError, match=r"keeps a moving average .*, but the state has no `ema`: give create_"):
         train_step(state, make_batch(), KEY, model=small(), tx=optax.sgd(0.1), ema_decay=0.9)
 
 

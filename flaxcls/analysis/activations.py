@@ -27,7 +27,7 @@ def grad_cam(
     size of the image.
 
     Args:
-      model: called as `model(images, train=False)`; its fields must be hashable.
+      model: called as `model(images, train=False)`.
       variables: the variables of the model.
       images: f32[b h w c], as the model takes them.
       classes: i32[b], the classes whose logits are explained.
@@ -37,14 +37,23 @@ def grad_cam(
     Raises InputError if the model has no such module.
     """
     images = jnp.asarray(images, jnp.float32)
-    return np.asarray(_grad_cam(model, layer, variables, images, jnp.asarray(classes, jnp.int32)))
+    return np.asarray(_bound(_grad_cam, model, layer)(variables, images, jnp.asarray(classes, jnp.int32)))
 
 
 def feature_maps(
     model: nn.Module, variables: Any, images: jax.Array | np.ndarray, layer: str | None = None
 ) -> np.ndarray:
     """Returns f32[b h' w' n], the output of a layer, named as in `grad_cam`. Raises InputError if there is none."""
-    return np.asarray(_feature_maps(model, layer, variables, jnp.asarray(images, jnp.float32)))
+    return np.asarray(_bound(_feature_maps, model, layer)(variables, jnp.asarray(images, jnp.float32)))
+
+
+def _bound(f: Any, model: nn.Module, layer: str | None) -> Any:
+    """Returns the compiled `f` with its first two arguments bound; a model that cannot be hashed compiles each time."""
+    try:
+        hash(model)
+    except TypeError:
+        return jax.jit(partial(f.__wrapped__, model, layer))
+    return partial(f, model, layer)
 
 
 def map_layers(model: nn.Module, variables: Any, images: Any) -> list[tuple[str, jax.ShapeDtypeStruct]]:

@@ -16,6 +16,7 @@ from flax import linen as nn
 from flaxcls.augment import make_transform, with_views
 from flaxcls.config import Config
 from flaxcls.config_json import from_json
+from flaxcls.contract import init_variables
 from flaxcls.data.batches import pad_rows
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError, StorageError
@@ -187,8 +188,7 @@ def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int |
         examples=tuple(record["examples"]),
         temperature=_temperature(workdir, record),
     )
-    _check_model(loaded, workdir)
-    return loaded
+    return dataclasses.replace(loaded, variables=_fitting(loaded, workdir))
 
 
 def config_path(workdir: Path) -> Path:
@@ -231,15 +231,30 @@ def _variables(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return trees
 
 
-def _check_model(classifier: Classifier, workdir: Path) -> None:
-    """Raises InputError if the module needs other variables than the checkpoint holds."""
+def _fitting(classifier: Classifier, workdir: Path) -> dict[str, Any]:
+    """Returns the variables for the module, with random keys typed again, which checkpoints hold as numbers.
+
+    Raises InputError if the module needs other variables than the checkpoint holds.
+    """
     image = jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)
-    init = partial(classifier.model.init, train=False)
-    expected = jax.eval_shape(init, {"params": jax.random.key(0)}, image)
+    expected = jax.eval_shape(partial(init_variables, classifier.model), jax.random.key(0), image)
+    expected = {name: values for name, values in expected.items() if values}
+
+    def is_key(leaf: Any) -> bool:
+        return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+    def described(leaf: Any) -> str:
+        leaf = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
+        # an average has at least 32 bits, whatever the parameters have
+        kind = jnp.promote_types(leaf.dtype, jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf.dtype
+        return f"{kind}{list(leaf.shape)}"
 
     def shapes(tree: Any) -> dict[str, str]:
-        leaves = jax.tree_util.tree_leaves_with_path(dict(tree))
-        return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): described(leaf) for path, leaf in leaves}
+
+    def typed(needed: Any, stored: Any) -> Any:
+        return jax.random.wrap_key_data(stored, impl=_find_impl(needed.dtype)) if is_key(needed) else stored
 
     needed, stored = shapes(expected), shapes(classifier.variables)
     if needed != stored:
@@ -248,6 +263,13 @@ def _check_model(classifier: Classifier, workdir: Path) -> None:
             f"the checkpoint in {workdir} is of another model: {name} is {stored.get(name, 'not in it')}, but the "
             f"model has {needed.get(name, 'no such array')}. Give load_run the module that the run was trained with."
         )
+    return dict(jax.tree.map(typed, expected, classifier.variables))
+
+
+def _find_impl(dtype: Any) -> str:
+    """Returns the name of the random number generator that keys of this type are for."""
+    names = ("threefry2x32", "rbg", "unsafe_rbg")
+    return next(name for name in names if jax.eval_shape(partial(jax.random.key, 0, impl=name)).dtype == dtype)
 
 
 def _listed(steps: list[int]) -> str:

@@ -3,13 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.core import meta
 from rich.table import Table
+
+from flaxcls.contract import init_variables
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
         output = call(*args, **kwargs)
         module = context.module
         if context.method_name == "__call__" and len(found) == before and isinstance(output, jax.Array):
-            path, params = "/".join(module.path), module.variables.get("params", {})
+            path, params = "/".join(module.path), meta.unbox(module.variables.get("params", {}))
             called_before = any(layer.path == path for layer in found)
             found.append(
                 Layer(
@@ -55,7 +59,7 @@ def layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
 
     def run(key: jax.Array) -> None:
         with nn.intercept_methods(record):
-            model.init({"params": key}, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+            init_variables(model, key, jnp.zeros((1, *image_shape), jnp.float32))
 
     jax.eval_shape(run, jax.random.key(0))
     return found
@@ -63,7 +67,7 @@ def layers(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
 
 def _flops(module: nn.Module, output: jax.Array) -> int:
     """Counts one product of the kernel, trained or not, with the input for each output position (all its features)."""
-    kernels = [variables["kernel"] for variables in module.variables.values() if "kernel" in variables]
+    kernels = [meta.unbox(variables["kernel"]) for variables in module.variables.values() if "kernel" in variables]
     if not kernels or not hasattr(module, "features"):
         return 0
     features = math.prod(np.atleast_1d(module.features).tolist())
@@ -88,10 +92,8 @@ def table(model: nn.Module, image_shape: Sequence[int]) -> Table:
         shape = " x ".join(map(str, row.shape))
         made.add_row(row.path, row.kind, shape, f"{row.parameters:,}" if row.parameters else "", mflops)
     made.add_section()
-    shapes = jax.eval_shape(
-        lambda key: model.init({"params": key}, jnp.zeros((1, *image_shape), jnp.float32), train=False),
-        jax.random.key(0),
-    )
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    shapes = jax.eval_shape(partial(init_variables, model), jax.random.key(0), image)
     total = count(shapes["params"])
     made.add_row("total", "", "", f"{total:,}", f"{sum(row.flops for row in rows) / 1e6:,.3f}")
     return made

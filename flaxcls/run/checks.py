@@ -1,6 +1,7 @@
 """Checks that configuration, data, devices and model fit together; `validation` checks the configuration alone."""
 
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from flaxcls.config import AugmentConfig, Config, MeshConfig, OptimConfig
+from flaxcls.contract import check_logits
 from flaxcls.data import Dataset
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError
@@ -33,6 +35,7 @@ def check_data(config: Config, dataset: Dataset, devices: int) -> None:
             f"loop.batch_size is {batch}, but the train split of {dataset.name} has {examples} examples: "
             "choose a batch no larger than that."
         )
+    _check_labels(dataset)
     if dataset.validation is None and config.stop.patience is not None:
         raise InputError(
             f"stop.patience is {config.stop.patience}, but {dataset.name} has no validation split, which early "
@@ -54,6 +57,16 @@ def check_data(config: Config, dataset: Dataset, devices: int) -> None:
     _check_augmentation(config.augment, dataset)
 
 
+def _check_labels(dataset: Dataset) -> None:
+    classes = len(dataset.class_names)
+    for name, split in dataset.splits.items():
+        if len(split.labels) and not 0 <= split.labels.min() <= split.labels.max() < classes:
+            raise InputError(
+                f"the labels of the {name} split of {dataset.name} are {split.labels.min()} to {split.labels.max()}, "
+                f"but there are {classes} classes, so they must be 0 to {classes - 1}."
+            )
+
+
 def _check_resident(images: np.ndarray | Images, name: str) -> None:
     if not isinstance(images, Images) or (images.whole and images.in_memory):
         return
@@ -64,6 +77,16 @@ def _check_resident(images: np.ndarray | Images, name: str) -> None:
         f"data.on_device is True, but the training images of {name} {problem}, so they cannot be kept on a device: "
         f"{way_out}, or leave data.on_device out."
     )
+
+
+def trace(f: Callable[..., Any], *args: Any) -> Any:
+    """Returns `f(*args)`, which traces a part that the caller gave. Raises InputError for a ValueError in it."""
+    try:
+        return f(*args)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def check_schedule(config: OptimConfig, *, total_steps: int, warmup_steps: int) -> None:
@@ -109,6 +132,7 @@ def _check_augmentation(augment: AugmentConfig, dataset: Dataset) -> None:
 def check_model(config: OptimConfig, model: nn.Module, state: TrainState, dataset: Dataset, *, batch_size: int) -> None:
     """Raises InputError if the model does not fit data, batch or freezing; `state` may hold shapes alone."""
     matching(tuple(config.freeze), state.params, "optim.freeze")
+    _check_storable(state)
     if batch_size == config.accumulate and "batch_stats" in state.model_state:
         raise InputError(
             f"loop.batch_size is {batch_size} and optim.accumulate is {config.accumulate}, so each microbatch has one "
@@ -116,10 +140,31 @@ def check_model(config: OptimConfig, model: nn.Module, state: TrainState, datase
             "model.norm group, layer or none."
         )
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    logits = jax.eval_shape(partial(model.apply, train=False), state.eval_variables, image)
+    logits = trace(
+        jax.eval_shape,
+        lambda variables, image: check_logits(model.apply(variables, image, train=False), model),
+        state.eval_variables,
+        image,
+    )
     classes = len(dataset.class_names)
     if getattr(logits, "shape", None) != (1, classes):
         raise InputError(
             f"the model returns {logits} for one image, but {dataset.name} has {classes} classes: "
             f"it must return logits f32[b {classes}]."
         )
+
+
+def _check_storable(state: TrainState) -> None:
+    """Raises InputError for what a checkpoint cannot hold."""
+    leaves = jax.tree_util.tree_leaves_with_path((state.params, state.model_state), is_leaf=lambda leaf: leaf is None)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state):
+        if 0 in leaf.shape:
+            name, shape = jax.tree_util.keystr(path), list(leaf.shape)
+            raise InputError(
+                f"the optimizer keeps an array of the shape {shape} in {name}, which a checkpoint cannot hold."
+            )
+    for path, leaf in leaves:
+        if leaf is None or 0 in leaf.shape:
+            what = "None" if leaf is None else f"an array of the shape {list(leaf.shape)}"
+            name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+            raise InputError(f"the model keeps {what} in {name}, which a checkpoint cannot hold: leave it out.")

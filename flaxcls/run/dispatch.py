@@ -6,9 +6,10 @@ from typing import Any
 import jax
 from jax.sharding import Sharding
 
+from flaxcls.finite import keep_finite
 from flaxcls.run.loader import pick
 from flaxcls.state import TrainState
-from flaxcls.step import keep_finite, train_steps
+from flaxcls.step import train_steps
 
 
 def make_dispatch(

@@ -25,7 +25,7 @@ from flaxcls.run.result import device
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import check_workdir
 from flaxcls.storage import as_path
-from flaxcls.types import Batch
+from flaxcls.types import Batch, EvalParams
 from flaxcls.validation import validate
 
 
@@ -35,6 +35,7 @@ def dry_run(
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     tx: optax.GradientTransformation | None = None,
+    eval_params: EvalParams | None = None,
     workdir: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -50,7 +51,7 @@ def dry_run(
     validate(config)
     workdir = None if workdir is None else as_path(workdir)
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-    setup = make_setup(config, dataset or load_dataset(config.data), model, tx)
+    setup = make_setup(config, dataset or load_dataset(config.data), model, tx, eval_params)
     console.print(table(setup.model, setup.dataset.image_shape))
     _show_plan(setup, console)
     if tx is None:

@@ -26,6 +26,7 @@ from flaxcls.run.meter import Meter
 from flaxcls.run.multihost.preemption import StopRequest
 from flaxcls.run.multihost.sync import is_first, path_from_first
 from flaxcls.run.profiling import Trace
+from flaxcls.run.program import compare_programs
 from flaxcls.run.result import FitResult
 from flaxcls.run.resume import check_record, identify, make_record, start_stopping
 from flaxcls.run.runtime import give_back_memory
@@ -42,6 +43,7 @@ from flaxcls.run.workdir import (
 )
 from flaxcls.state import TrainState
 from flaxcls.storage import as_path, write_whole
+from flaxcls.types import EvalParams
 from flaxcls.validation import validate
 
 
@@ -51,6 +53,7 @@ def fit(
     dataset: Dataset | None = None,
     model: nn.Module | None = None,
     tx: optax.GradientTransformation | None = None,
+    eval_params: EvalParams | None = None,
     workdir: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -65,6 +68,8 @@ def fit(
       dataset: the caller's own data, for example from `flaxcls.data.from_arrays`; `config.data` is then not read.
       model: the caller's own linen module; of `config.model` only init_images is then read.
       tx: the caller's own optimizer; of `config.optim` only ema_decay, accumulate and freeze are then read.
+      eval_params: (opt_state, params) -> the parameters to evaluate, for a `tx` that trains others; for optax's own
+        optimizers it is found.
       workdir: the run directory, which may be gs://BUCKET/PATH; None makes a new one below runs/.
       resume: go on with the run in `workdir`, from its latest checkpoint. The periods of logs, evaluation and
         checkpoints may change, and so may patience and min_delta.
@@ -94,7 +99,7 @@ def fit(
         raise InputError(f"stop_after is {stop_after}, but must be 1 or more: the step to stop after.")
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     dataset = dataset or load_dataset(config.data)
-    setup = make_setup(config, dataset, model, tx)
+    setup = make_setup(config, dataset, model, tx, eval_params)
     name = f"{dataset.name}-{type(setup.model).__name__.lower()}"
     with StopRequest() as request, contextlib.ExitStack() as stack:
         opened = open_workdir(
@@ -104,7 +109,7 @@ def fit(
         try:
             with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
                 run = _Run(config, setup, checkpoints, request, workdir, console, began, stop_after)
-                result = _train_and_test(run, resume=resume)
+                result = _train_and_test(run, resume=resume, allow_changes=allow_changes)
             if is_first():
                 write_whole(workdir / RESULT, result.to_json())
         except (StorageError, OSError) as error:
@@ -142,7 +147,7 @@ class _Trained:
     rollbacks: int
 
 
-def _train_and_test(run: _Run, *, resume: bool) -> FitResult:
+def _train_and_test(run: _Run, *, resume: bool, allow_changes: bool) -> FitResult:
     """Trains, goes back to a checkpoint where loop.on_nan says so, and tests the best parameters."""
     loop, abstract_state = run.config.loop, run.setup.abstract_state
     check = partial(check_record, identity=run.identity)
@@ -150,7 +155,9 @@ def _train_and_test(run: _Run, *, resume: bool) -> FitResult:
     start = restored.step if restored else 0
     if run.stop_after is not None and run.stop_after <= start:
         raise InputError(f"stop_after is {run.stop_after}, but this run stands at step {start}: name a later step.")
-    changes = note_changes(run.workdir, run.config, start) if is_first() else []
+    recorded = restored.record.get("program") if restored else None
+    changes = compare_programs(recorded, run.setup.program, allow_changes=allow_changes)
+    changes = note_changes(run.workdir, run.config, start, changes) if is_first() else []
     rollbacks = restored.record.get("rollbacks", 0) if restored else 0
     diverged: DivergenceError | None = None
     while True:
@@ -191,7 +198,7 @@ def _train(run: _Run, logs: Logs, restored: Restored | None, rollbacks: int) -> 
     if problem:
         logs.say(problem)
     meter = _make_meter(run, logs, record)
-    make = partial(make_record, run.config, run.identity, meter=meter, rollbacks=rollbacks)
+    make = partial(make_record, run.config, run.identity, setup.program, meter=meter, rollbacks=rollbacks)
     validate_after = partial(_validate, run, logs, meter)
 
     if restored and not record["evaluated"]:

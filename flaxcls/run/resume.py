@@ -35,13 +35,21 @@ def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state
 
 
 def make_record(
-    config: Config, identity: dict[str, Any], stop: EarlyStopping, meter: Meter, *, evaluated: bool, rollbacks: int
+    config: Config,
+    identity: dict[str, Any],
+    program: dict[str, str],
+    stop: EarlyStopping,
+    meter: Meter,
+    *,
+    evaluated: bool,
+    rollbacks: int,
 ) -> dict[str, Any]:
     """Returns the record of a checkpoint: everything that it holds besides the state.
 
     Args:
       config: of the run.
       identity: the result of `identify`.
+      program: the result of `describe_program`, or {}.
       stop: the early-stopping controller.
       meter: its sums and times.
       evaluated: False if an evaluation after this step is due but not done.
@@ -54,6 +62,7 @@ def make_record(
         "evaluated": evaluated,
         "rollbacks": rollbacks,
         "meter": meter.as_record(),
+        "program": program,
         **identity,
     }
 
@@ -92,6 +101,8 @@ def _check_parts(record: dict[str, Any]) -> None:
     for name, kind in kinds.items():
         if not isinstance(record.get(name), kind):
             raise StorageError(f"the record has no readable {name}.")
+    if not isinstance(record.get("program", {}), dict):
+        raise StorageError("the record has no readable program.")
     rollbacks, numbers = record.get("rollbacks", 0), dict(record["meter"])
     numbers |= {f"sums of {name}": value for name, value in numbers.pop("sums").items()}
     if type(rollbacks) is not int or rollbacks < 0 or not all(type(n) in (int, float) for n in numbers.values()):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +17,21 @@ from flaxcls.config import AugmentConfig, Config
 from flaxcls.data import Dataset, channel_statistics
 from flaxcls.data.batches import BatchMaker
 from flaxcls.data.images import Images
+from flaxcls.finite import all_finite
 from flaxcls.losses import make_evaluation_loss, make_loss, make_regularizer
 from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
 from flaxcls.optim import make_optimizer, make_optimizer_metrics, make_schedule
-from flaxcls.run.checks import check_data, check_devices, check_model, check_schedule
+from flaxcls.run.checks import check_data, check_devices, check_model, check_schedule, trace
 from flaxcls.run.dispatch import make_dispatch
 from flaxcls.run.loader import Loader
 from flaxcls.run.microbatch import choose_microbatches
 from flaxcls.run.plan import Plan, make_plan
+from flaxcls.run.program import describe_program
 from flaxcls.sharding import batch_sharding, local_rows, make_mesh, on_devices, replicated, state_sharding
 from flaxcls.state import TrainState, create_state
-from flaxcls.step import all_finite, eval_step, train_step
-from flaxcls.types import Transform
+from flaxcls.step import eval_step, train_step
+from flaxcls.types import Batch, EvalParams, Transform
 
 # The least area of a random crop from an image of another size, where augment.resized_crop is None.
 LEAST_AREA = 0.35
@@ -51,6 +53,7 @@ class Setup:
     evaluate: (state, batch) -> sums.
     finite: state -> bool[], True if every number that is trained or evaluated is finite.
     microbatches: the number of parts of a batch: `optim.accumulate`, or as many as suit the caches.
+    program: what can be read of the caller's own model and optimizer, from `describe_program`; {} for the package's.
     """
 
     dataset: Dataset
@@ -68,10 +71,15 @@ class Setup:
     evaluate: Callable[[TrainState, Any], MetricSums]
     finite: Callable[[TrainState], jax.Array]
     microbatches: int
+    program: dict[str, str]
 
 
 def make_setup(
-    config: Config, dataset: Dataset, model: nn.Module | None, tx: optax.GradientTransformation | None
+    config: Config,
+    dataset: Dataset,
+    model: nn.Module | None,
+    tx: optax.GradientTransformation | None,
+    eval_params: EvalParams | None = None,
 ) -> Setup:
     """Returns the parts of the run. Nothing is trained, compiled or written.
 
@@ -96,10 +104,9 @@ def make_setup(
     model_is_ours, tx_is_ours = model is None, tx is None
     model = model or build_model(config.model, len(dataset.class_names))
     tx = tx or make_optimizer(config.optim, schedule, steps_per_epoch=plan.steps_per_epoch)
-    create = partial(
-        create_state, model=model, tx=tx, image_shape=dataset.image_shape, ema=config.optim.ema_decay is not None
-    )
-    shapes = jax.eval_shape(create, jax.random.key(0))
+    averages = config.optim.ema_decay is not None or eval_params is not None
+    create = partial(create_state, model=model, tx=tx, image_shape=dataset.image_shape, ema=averages)
+    shapes = trace(partial(jax.eval_shape, create), jax.random.key(0))
     check_model(config.optim, model, shapes, dataset, batch_size=plan.batch_size)
     microbatches = config.optim.accumulate
     if microbatches == 1 and model_is_ours:
@@ -120,7 +127,10 @@ def make_setup(
         transform=transform,
         accumulate=microbatches,
         ema_decay=config.optim.ema_decay,
+        eval_params=eval_params,
     )
+    batch = _abstract_batch(dataset, plan.batch_size, mirrored=config.augment.alternating_flip)
+    program = {} if model_is_ours and tx_is_ours else describe_program(model, create, step, shapes, batch)
     evaluation = partial(
         eval_step,
         model=with_views(model, config.augment),
@@ -165,7 +175,16 @@ def make_setup(
         ),
         finite=jax.jit(lambda state: all_finite((state.params, state.eval_variables))),
         microbatches=microbatches,
+        program=program,
     )
+
+
+def _abstract_batch(dataset: Dataset, size: int, *, mirrored: bool) -> Batch:
+    """Returns the shapes and types of a training batch before its transform."""
+    images = jax.ShapeDtypeStruct((size, *dataset.image_shape), dataset.train.images.dtype)
+    batch = {"image": images, "label": jax.ShapeDtypeStruct((size,), jnp.int32)}
+    batch |= {"mirrored": jax.ShapeDtypeStruct((size,), jnp.bool_)} if mirrored else {}
+    return cast(Batch, batch)
 
 
 def _make_loader(config: Config, dataset: Dataset, mesh: Mesh) -> Loader:

@@ -141,9 +141,12 @@ def open_workdir(
         yield workdir
 
 
-def note_changes(workdir: Path, config: Config, step: int) -> list[str]:
-    """Writes `config` as the run's, and returns its differences from the previous one; changes.jsonl keeps them."""
-    changes = differences(read_config(workdir), config)
+def note_changes(workdir: Path, config: Config, step: int, further: list[str]) -> list[str]:
+    """Writes `config` as the run's, and returns its differences from the previous one; changes.jsonl keeps them.
+
+    further: changes of other things than the configuration, which are kept and returned with them.
+    """
+    changes = [*differences(read_config(workdir), config), *further]
     if changes:
         path, line = workdir / CHANGES, json.dumps({"step": step, "changes": changes}) + "\n"
         if in_bucket(path):
