@@ -105,14 +105,12 @@ def train_step(
         images, labels, weights, key = microbatch
         variables = {"params": stop_frozen(params), **model_state, **overwritten}
         mutable = [*model_state, *overwritten, SOWN]
-        logits, updated = model.apply(
-            variables, images, train=True, rngs=random_streams(key, "dropout"), mutable=mutable
-        )
+        streams = random_streams(key, "dropout")
+        logits, updated = model.apply(variables, images, train=True, rngs=streams, mutable=mutable)
         losses, own = with_metrics(loss_fn, check_logits(logits, model), labels)
         _check_names(own)
-        sums = {name: _weighted_sum(weights, values) for name, values in own.items()}
-        sums |= {"loss": _weighted_sum(weights, losses)}
-        sums |= {"accuracy": _weighted_sum(weights, correct(logits, labels).astype(jnp.float32))}
+        values = {**own, "loss": losses, "accuracy": correct(logits, labels).astype(jnp.float32)}
+        sums = {name: _weighted_sum(weights, value) for name, value in values.items()}
         if SOWN in updated:
             sums["auxiliary"] = jnp.sum(weights) * sown_loss(updated[SOWN])
             sums["loss"] += sums["auxiliary"]

@@ -20,7 +20,7 @@ from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
 from flaxcls.sharding import make_mesh
 from tests.foreign import modules
-from tests.slow import all_slow_but
+from tests.slow import all_slow_but, slow
 from tests.test_step import KEY, make_batch, setup
 
 TX = optax.adam(1e-2)
@@ -41,7 +41,7 @@ def test_the_average_of_parameters_of_16_bits_has_32():
     assert {leaf.dtype for leaf in jax.tree.leaves(state.ema)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [slow(1), 2])
 def test_sown_losses_are_added_to_the_loss_and_are_no_state(accumulate):
     model, batch = modules.Sowing(), make_batch()
     state, metrics, programs = steps(model, accumulate=accumulate)
@@ -73,7 +73,7 @@ def test_a_sown_loss_that_is_no_number_is_refused():
         steps(modules.SowingVectors())
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [slow(1), 2])
 def test_scales_of_8_bits_are_overwritten_by_their_gradients(accumulate):
     model = modules.EightBits()
     before, _ = setup(model, TX)
@@ -240,7 +240,7 @@ def test_several_seeds_train_in_one_program():
         chex.assert_trees_all_close(item(states.params, index), state.params, atol=1e-5)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [slow(1), 2])
 def test_metrics_of_ones_own_come_from_the_loss(accumulate):
     def loss_fn(logits, labels):
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -289,7 +289,7 @@ def test_labels_outside_of_the_classes_are_refused(stripes, small_config, tmp_pa
 @pytest.mark.parametrize(
     ("model", "tx", "message"),
     [
-        (modules.Sowing(), TX, r"differs in model: Network\("),
+        slow(modules.Sowing(), TX, r"differs in model: Network\("),
         (
             modules.Network(),
             optax.adam(3.0),

@@ -18,7 +18,7 @@ from flaxcls.contract import extra_arguments, find_eval_params, takes_named
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
 from tests.foreign.modules import Network
-from tests.slow import all_slow_but
+from tests.slow import all_slow_but, slow
 from tests.test_step import KEY, make_batch, setup
 
 ADVERSARY = optax.chain(contrib.normalize(), optax.sgd(0.05))
@@ -190,7 +190,7 @@ def test_an_optimizer_gets_the_arguments_that_it_names():
     assert extra_arguments(lambda grads, state, params=None, **extra: None, given) == given
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [slow(1), 2])
 def test_a_line_search_sees_the_loss_of_the_batch(accumulate):
     """It gives the value at the new parameters, which the next step on the same batch finds again."""
     state, step = setup(Network(), optax.lbfgs(), accumulate=accumulate)
