@@ -180,8 +180,6 @@ def _places(shape: tuple[int, ...]) -> jax.Array:
 
 def _largest_then_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the largest value of each window and its first place, both [b r c k]."""
-    # Computed twice, a value may be rounded differently, so that none would equal the largest and the gradient be lost.
-    windows = jax.lax.optimization_barrier(windows)
     largest = windows.max(axis=(2, 4), keepdims=True)
     places = jnp.where(windows == largest, _places(windows.shape), windows.shape[2] ** 2)
     return largest[:, :, 0, :, 0], places.min(axis=(2, 4))
