@@ -139,7 +139,7 @@ class ReturningATuple(Network):
 
 
 class Deterministic(nn.Module):
-    """Is told by another name whether it trains."""
+    """Takes `deterministic` in place of `train`."""
 
     @nn.compact
     def __call__(self, images, deterministic):

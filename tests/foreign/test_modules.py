@@ -13,13 +13,13 @@ from flax.nnx import bridge
 from jax.sharding import PartitionSpec
 
 from flaxcls import create_state, eval_step, train_step
-from flaxcls.analysis import load_run
 from flaxcls.analysis.activations import grad_cam
 from flaxcls.data import from_arrays
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
 from flaxcls.sharding import make_mesh
 from tests.foreign import modules
+from tests.foreign.runs import assert_resumes_and_loads
 from tests.slow import all_slow_but, slow
 from tests.test_step import KEY, make_batch, setup
 
@@ -192,15 +192,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", all_slow_but(WHOLE, "bfloat16", "nnx"))
 def test_a_run_with_it_resumes_to_the_same_bits_and_loads(name, stripes, small_config, tmp_path, quiet):
-    model = WHOLE[name]
-    options = {"dataset": stripes, "model": model, "tx": TX, "console": quiet}
-    whole = fit(small_config, workdir=tmp_path / "whole", **options)
-    with pytest.raises(Interrupted):
-        fit(small_config, workdir=tmp_path / "parts", stop_after=5, **options)
-    parts = fit(small_config, workdir=tmp_path / "parts", resume=True, **options)
-    assert parts.fingerprint == whole.fingerprint
-    predictions = load_run(tmp_path / "whole", model=model).predict(stripes.test.images)
-    assert np.mean(predictions.labels == stripes.test.labels) == pytest.approx(whole.test["accuracy"])
+    assert_resumes_and_loads(small_config, stripes, WHOLE[name], TX, tmp_path, quiet)
 
 
 def test_a_module_that_cannot_be_hashed_is_explained():

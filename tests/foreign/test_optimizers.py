@@ -15,9 +15,10 @@ from optax import contrib
 from flaxcls import create_state, eval_step, train_step
 from flaxcls.analysis import load_run
 from flaxcls.contract import extra_arguments, find_eval_params, takes_named
-from flaxcls.errors import InputError, Interrupted
+from flaxcls.errors import InputError
 from flaxcls.run import fit
 from tests.foreign.modules import Network
+from tests.foreign.runs import assert_resumes_and_loads
 from tests.slow import all_slow_but, slow
 from tests.test_step import KEY, make_batch, setup
 
@@ -86,16 +87,7 @@ def test_it_trains_evaluates_resumes_and_loads(name, stripes, small_config, tmp_
     assert eval_step(state, make_batch(), model=model).loss < before
 
     config = replace(small_config, optim=replace(small_config.optim, ema_decay=None))
-    options = {"dataset": stripes, "model": model, "tx": tx, "console": quiet}
-    whole = fit(config, workdir=tmp_path / "whole", **options)
-    with pytest.raises(Interrupted):
-        fit(config, workdir=tmp_path / "parts", stop_after=5, **options)
-    parts = fit(config, workdir=tmp_path / "parts", resume=True, **options)
-    assert parts.fingerprint == whole.fingerprint
-    loaded = load_run(tmp_path / "whole", model=model)
-    chex.assert_trees_all_equal(loaded.variables, jax.device_get(whole.state.eval_variables))
-    predicted = loaded.predict(stripes.test.images).labels
-    assert np.mean(predicted == stripes.test.labels) == pytest.approx(whole.test["accuracy"])
+    assert_resumes_and_loads(config, stripes, model, tx, tmp_path, quiet)
 
 
 def test_schedule_free_is_evaluated_at_its_average():
