@@ -178,17 +178,11 @@ def _places(shape: tuple[int, ...]) -> jax.Array:
     return row * size + column
 
 
-def _largest_then_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the largest value of each window and its first place, both [b r c k]."""
-    largest = windows.max(axis=(2, 4), keepdims=True)
-    places = jnp.where(windows == largest, _places(windows.shape), windows.shape[2] ** 2)
-    return largest[:, :, 0, :, 0], places.min(axis=(2, 4))
-
-
 def _largest_and_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Like `_largest_then_place` for windows without NaN, but reads them once, as reading takes most time on a GPU.
+    """Returns the largest value of each window without NaN, and its first place, both [b r c k].
 
-    On a CPU, a step of the tutorial's network would take a tenth longer (experiments/benchmarks/NOTES.md).
+    It never asks which value equals the largest: XLA may compute a value a second time and round it differently, then
+    no value would, and the gradient of the window would be lost.
     """
     size = windows.shape[2]
     largest = windows[:, :, 0, :, 0]
@@ -198,6 +192,14 @@ def _largest_and_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
         place = jnp.where(value > largest, jnp.asarray(number, place.dtype), place)
         largest = jnp.maximum(largest, value)
     return largest, place
+
+
+def _largest_then_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Like `_largest_and_place`, but reads the windows twice, which is faster on a CPU.
+
+    There, a step of the tutorial's network takes a tenth longer with one reading (experiments/benchmarks/NOTES.md).
+    """
+    return windows.max(axis=(2, 4)), _largest_and_place(windows)[1]
 
 
 def average_pool(images: jax.Array, size: int) -> jax.Array:
