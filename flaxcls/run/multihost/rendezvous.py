@@ -56,7 +56,7 @@ def _await_others(port: int, own: dict[str, Any], deadline: float) -> str:
             server = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=dual))
         except OSError as error:
             return f"but process 0 cannot listen on port {port} of its host: {error.strerror or error}."
-        while connections.keys() != set(others) and not problem:
+        while not problem and _waiting(connections) != set(others):
             server.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 connection = stack.enter_context(server.accept()[0])
@@ -64,13 +64,14 @@ def _await_others(port: int, own: dict[str, Any], deadline: float) -> str:
                 number, count = int(greeting["number"]), int(greeting["count"])
             except (OSError, ValueError, TypeError, KeyError):  # no connection, or one of another program
                 if time.monotonic() >= deadline:
-                    connected = _join_numbers([0, *(other for other in others if other in connections)])
-                    missing = _join_numbers([other for other in others if other not in connections])
+                    waiting = _waiting(connections)
+                    connected = _join_numbers([0, *(other for other in others if other in waiting)])
+                    missing = _join_numbers([other for other in others if other not in waiting])
                     problem = f"but some are missing: {missing}; connected: {connected}."
                 continue
             if count != own["count"]:
                 problem = f"but process {number} expects {count} processes."
-            elif number not in others or (number in connections and _is_open(connections[number])):
+            elif number not in others or number in _waiting(connections):
                 problem = f"but two of them have the number {number}."
             elif greeting.get("alike") != own["alike"]:
                 problem = f"but process {number} was given other options than process 0, or has another version."
@@ -80,6 +81,7 @@ def _await_others(port: int, own: dict[str, Any], deadline: float) -> str:
                 connections[number] = connection
         for connection in (*connections.values(), *refused):
             with contextlib.suppress(OSError):
+                connection.settimeout(_SHORT)
                 connection.sendall(json.dumps({"problem": problem}).encode() + b"\n")
     return problem
 
@@ -98,6 +100,11 @@ def _ask_first(host: str, port: int, greeting: dict[str, Any], timeout: float) -
 
 def _join_numbers(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
+
+
+def _waiting(connections: dict[int, socket.socket]) -> set[int]:
+    """Returns the numbers of the processes that are still connected."""
+    return {number for number, connection in connections.items() if _is_open(connection)}
 
 
 def _is_open(connection: socket.socket) -> bool:

@@ -82,6 +82,19 @@ def test_strangers_are_not_counted_and_one_that_starts_again_is_not_two(place):
             assert [one.result() for one in (first, *both)] == [None] * 3
 
 
+def test_one_that_ended_before_the_last_came_is_waited_for(place):
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(meet, place, 3, 0, 30)
+        with connect(place) as connection:
+            connection.sendall(b'{"number": 1, "count": 3, "alike": ""}\n')
+            time.sleep(0.2)
+        second = pool.submit(meet, place, 3, 2, 30)
+        time.sleep(0.5)
+        assert not first.done()
+        again = pool.submit(meet, place, 3, 1, 30)
+        assert [one.result() for one in (first, second, again)] == [None] * 3
+
+
 def test_a_port_that_is_taken(place):
     port = int(place.split(":")[1])
     message = f"process 0 cannot listen on port {port} of its host: Address already in use"
