@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+import gc
 import os
 import signal
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 from tests.flags import COMPILED_SOON, xla_flags
 
@@ -61,6 +63,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Hides from the garbage collector what other files have left in memory, mostly modules and compiled programs.
+
+    `fit` collects garbage once a run. With all of that, it would take most of the time of a small run.
+    """
+    if _seen != {item.path}:
+        _seen.clear()
+        _seen.add(item.path)
+        gc.collect()
+        gc.freeze()
+
+
+_seen: set[Path] = set()
+
+
 @pytest.fixture
 def strict_types():
     """Forbids implicit conversions between types (optax's Adam makes some, so not every test can use it)."""
@@ -78,13 +95,15 @@ def make_stripes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-_SETUPS: list[tuple[tuple, Setup]] = []
+_SETUPS: list[tuple[tuple, Setup, tuple]] = []
 _load_digits = functools.cache(load_dataset)
 
 
 @pytest.fixture
 def shared_programs(monkeypatch):
-    """Lets the runs of one configuration on one data set share their compiled programs, which take most of their time.
+    """Lets runs of one configuration, data set, model and optimizer share the programs that they compile.
+
+    Compiling takes most of their time.
 
     Modules ask for it by `pytestmark = pytest.mark.usefixtures("shared_programs")`. A run in another process, such as a
     command that a test starts, compiles its own programs.
@@ -94,13 +113,12 @@ def shared_programs(monkeypatch):
         return _load_digits(config) if config.source == "digits" else load_dataset(config)
 
     def make(config, dataset, model, tx, eval_params=None):
-        if (model, tx) != (None, None):
-            return make_setup(config, dataset, model, tx, eval_params)
-        key = (repr(config), id(dataset), jax.default_backend(), flaxcls.run.setup.make_mesh)
-        found = [setup for known, setup in _SETUPS if known == key]
+        given = (dataset, model, tx, eval_params)
+        key = (repr(config), *map(id, given), jax.default_backend(), flaxcls.run.setup.make_mesh)
+        found = [setup for known, setup, _ in _SETUPS if known == key]
         if not found:
-            found = [make_setup(config, dataset, None, None)]
-            _SETUPS[:] = [*_SETUPS[-30:], (key, found[0])]  # it holds the data set, so that no other gets its id
+            found = [make_setup(config, *given)]
+            _SETUPS[:] = [*_SETUPS[-30:], (key, found[0], given)]  # which holds them, so that no other gets their id
         return found[0]
 
     monkeypatch.setattr(flaxcls.run.loop, "load_dataset", load)

@@ -23,6 +23,8 @@ from tests.foreign.runs import assert_resumes_and_loads
 from tests.slow import all_slow_but, slow
 from tests.test_step import KEY, make_batch, setup
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 TX = optax.adam(1e-2)
 
 

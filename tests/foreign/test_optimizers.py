@@ -22,6 +22,8 @@ from tests.foreign.runs import assert_resumes_and_loads
 from tests.slow import all_slow_but, slow
 from tests.test_step import KEY, make_batch, setup
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ADVERSARY = optax.chain(contrib.normalize(), optax.sgd(0.05))
 PLATEAU = optax.chain(optax.adam(1e-2), contrib.reduce_on_plateau())
 

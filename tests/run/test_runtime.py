@@ -1,6 +1,5 @@
 """The cache of compiled programs, in processes as a user starts them, and what malloc is told."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,16 +11,17 @@ import pytest
 from flaxcls.run import runtime
 from flaxcls.run.runtime import CPU_FLAGS, use_compilation_cache, use_cpu_flags
 
+# of a program that compiles sooner
+SMALL = ["--augment.crop-padding", "0", "--model.widths", "4", "--model.dense", "--stop.skip", "0"]
+
 
 def train(place: Path, **more: str) -> list[str]:
     """Runs one step in a process of its own, with its cache below `place`; returns the names of what is kept there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(place), **more}
     command = [sys.executable, "-m", "flaxcls.train", "--stop-after", "1", "--loop.epochs", "1", "--overwrite"]
-    small = ["--model.widths", "4", "--model.dense", "4", "--optim.warmup-epochs", "0", "--stop.skip", "0"]
-    done = subprocess.run(
-        [*command, *small, "--workdir", str(place / "run")], env=environment, text=True, capture_output=True, check=True
-    )
+    command += [*SMALL, "--workdir", str(place / "run")]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=True)
     assert done.stderr == ""
     return sorted(path.name for path in (place / "flaxcls").glob("*/*-cache"))
 
@@ -102,31 +102,6 @@ def test_no_flag_where_there_may_be_an_accelerator(monkeypatch):
     monkeypatch.setattr("flaxcls.run.runtime.importlib.metadata.entry_points", lambda **group: [group])
     assert use_cpu_flags() is None
     assert "XLA_FLAGS" not in os.environ
-
-
-def test_a_run_by_the_command_goes_on_bit_for_bit_with_the_flag(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-
-    def train(run, *options):
-        command = [sys.executable, "-m", "flaxcls.train", "--workdir", str(tmp_path / run), *options]
-        subprocess.run(command, env={**environment, "JAX_PLATFORMS": "cpu"}, check=True, capture_output=True)
-
-    short = [
-        "--loop.epochs",
-        "2",
-        "--stop.skip",
-        "0",
-        "--model.widths",
-        "4",
-        "--model.dense",
-        "--optim.ema-decay",
-        "None",
-    ]
-    train("parts", *short, "--stop-after", "9")
-    train("whole", *short)
-    train("parts", "--resume")
-    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("whole", "parts")]
-    assert results[0]["fingerprint"] == results[1]["fingerprint"]
 
 
 VARIABLES = ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
