@@ -9,8 +9,8 @@ import pytest
 from flaxcls.analysis import load_run
 from flaxcls.analysis.export.onnx import to_onnx
 from flaxcls.analysis.export.stablehlo import served
-from flaxcls.config import AugmentConfig
-from flaxcls.errors import InputError
+from flaxcls.config import AugmentConfig, ModelConfig
+from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -56,6 +56,24 @@ def test_onnxruntime_predicts_the_same_in_a_process_of_its_own(trained, stripes,
         np.testing.assert_allclose(found[f"probabilities{size}"], probabilities[:size], atol=1e-5)
     if dtype == "float32":
         np.testing.assert_allclose(found["logits7"], classifier.logits(images), atol=1e-5, rtol=1e-5)
+
+
+LOADED = """
+import onnx, onnxruntime
+onnx.checker.check_model(onnx.load("model.onnx"), full_check=True)
+onnxruntime.InferenceSession("model.onnx")
+"""
+
+
+@pytest.mark.skipif(PYTHON is None, reason="FLAXCLS_ONNX_PYTHON names no Python that has jax2onnx")
+def test_a_residual_network_passes_the_full_check_and_loads_without_warnings(stripes, plain_config, quiet, tmp_path):
+    config = dataclasses.replace(plain_config, model=ModelConfig(name="resnet20"))
+    with pytest.raises(Interrupted):
+        fit(config, dataset=stripes, workdir=tmp_path / "run", console=quiet, stop_after=4)
+    program, _ = to_onnx(load_run(tmp_path / "run"), Path(PYTHON))
+    (tmp_path / "model.onnx").write_bytes(program)
+    loaded = subprocess.run([PYTHON, "-I", "-c", LOADED], check=True, cwd=tmp_path, capture_output=True, text=True)
+    assert loaded.stderr == ""
 
 
 def test_a_python_that_is_not_there_or_lacks_the_converter(trained, tmp_path):
