@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 export JAX_PLATFORMS=cpu
 
 "$python" -m venv "$work/env"
-"$work/env/bin/pip" install -q jax2onnx==0.17.1 jax==0.11.2 jaxlib==0.11.2 onnx==1.23.2 flax==0.12.12 onnxruntime==1.32.0 2>/dev/null
+"$work/env/bin/pip" install -q jax2onnx==0.17.1 jax==0.11.2 jaxlib==0.11.2 onnx==1.23.2 flax==0.12.12 onnxruntime==1.32.0
 
 cat >"$work/convert.py" <<'PROGRAM'
 import sys

@@ -63,19 +63,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
 
 
+_seen: set[Path] = set()  # the file of the last test
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Hides from the garbage collector what other files have left in memory, mostly modules and compiled programs.
 
-    `fit` collects garbage once a run. With all of that, it would take most of the time of a small run.
+    `fit` collects garbage once a run. Otherwise this takes a third of the time of a small run.
     """
     if _seen != {item.path}:
         _seen.clear()
         _seen.add(item.path)
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
-
-
-_seen: set[Path] = set()
 
 
 @pytest.fixture
@@ -99,6 +100,11 @@ _SETUPS: list[tuple[tuple, Setup, tuple]] = []
 _load_digits = functools.cache(load_dataset)
 
 
+def forget_programs() -> None:
+    """Lets the next run under `shared_programs` make and compile its own."""
+    _SETUPS.clear()
+
+
 @pytest.fixture
 def shared_programs(monkeypatch):
     """Lets runs of one configuration, data set, model and optimizer share the programs that they compile.
@@ -118,7 +124,10 @@ def shared_programs(monkeypatch):
         found = [setup for known, setup, _ in _SETUPS if known == key]
         if not found:
             found = [make_setup(config, *given)]
-            _SETUPS[:] = [*_SETUPS[-30:], (key, found[0], given)]  # which holds them, so that no other gets their id
+            _SETUPS[:] = [
+                *_SETUPS[-30:],
+                (key, found[0], given),
+            ]  # it keeps them alive, so that no other object gets their id
         return found[0]
 
     monkeypatch.setattr(flaxcls.run.loop, "load_dataset", load)

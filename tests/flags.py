@@ -2,8 +2,7 @@
 
 # The tests are mostly about compiling small programs. At level 0 and without LLVM's longest passes this takes some 0.4
 # times as long, and XLA computes some values twice and rounds them differently, as it may at any level.
-# tests/run/test_killed.py, tests/experiments/test_soak.py and tests/test_train.py also run commands as optimised as a
-# user's.
+# tests/run/test_killed.py runs the command with a user's flags.
 COMPILED_SOON = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_parallel_codegen_split_count=1"

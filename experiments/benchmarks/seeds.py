@@ -61,16 +61,17 @@ def rows_of(name: str, seeds: int, batch_size: int, steps: int, repeats: int) ->
     stacked = jax.vmap(lambda key: create_state(key, model, tx, image_shape=shape))(keys)
 
     def separate_steps() -> Any:
-        for seed, key in enumerate(keys):  # one run after the other
+        for seed, key in enumerate(keys):
             for _ in range(steps):
-                states[seed], metrics = one(states[seed], batch, key)
-        return metrics
+                states[seed], _ = one(states[seed], batch, key)
+            jax.block_until_ready(states[seed])  # one run after the other
+        return states
 
     def vmapped_steps() -> Any:
         nonlocal stacked
         for _ in range(steps):
-            stacked, metrics = together(stacked, batch, keys)
-        return metrics
+            stacked, _ = together(stacked, batch, keys)
+        return stacked
 
     ways = {"vmap": vmapped_steps, "separate": separate_steps}
     values: dict[str, list[float]] = {way: [] for way in ways}

@@ -197,9 +197,10 @@ def _largest_and_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _largest_then_place(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Like `_largest_and_place`, but reads the windows twice, which is faster on a CPU.
 
-    There, a step of the tutorial's network takes a tenth longer with one reading (experiments/benchmarks/NOTES.md).
+    There, a step of the tutorial's network takes a tenth longer with one reading, and on jax 0.12 up to a fifth with
+    one comparison after another (experiments/benchmarks/NOTES.md).
     """
-    if jax.__version_info__ < (0, 12):  # whose XLA ignores the barrier on a CPU
+    if jax.__version_info__ < (0, 12):  # on 0.10.2, XLA ignores the barrier on a CPU, and the comparisons cost nothing
         return windows.max(axis=(2, 4)), _largest_and_place(windows)[1]
     windows = jax.lax.optimization_barrier(windows)  # each value is computed once, so one of them equals the largest
     largest = windows.max(axis=(2, 4), keepdims=True)

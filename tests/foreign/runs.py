@@ -8,6 +8,7 @@ import pytest
 from flaxcls.analysis import load_run
 from flaxcls.errors import Interrupted
 from flaxcls.run import fit
+from tests.conftest import forget_programs
 
 
 def assert_resumes_and_loads(config, dataset, model, tx, place, console):
@@ -16,6 +17,7 @@ def assert_resumes_and_loads(config, dataset, model, tx, place, console):
     whole = fit(config, workdir=place / "whole", **options)
     with pytest.raises(Interrupted):
         fit(config, workdir=place / "parts", stop_after=5, **options)
+    forget_programs()  # so that the program is described again, as in another process
     parts = fit(config, workdir=place / "parts", resume=True, **options)
     assert parts.fingerprint == whole.fingerprint
     loaded = load_run(place / "whole", model=model)

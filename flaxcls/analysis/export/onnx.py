@@ -19,7 +19,7 @@ from flaxcls.analysis.export.stablehlo import served
 from flaxcls.errors import InputError
 
 # the tested versions; the newest jax2onnx does not run on jax 0.12
-PACKAGES = "jax2onnx==0.17.1 jax==0.11.2 onnxruntime==1.32.0"
+PACKAGES = "jax2onnx==0.17.1 jax==0.11.2 onnx==1.23.2 onnxruntime==1.32.0"
 ADVICE = f"make the environment by `python3.13 -m venv onnx && onnx/bin/pip install {PACKAGES}`"
 NEEDED = ("analysis", "augment", "models", "config.py", "config_json.py", "errors.py", "types.py", "validation.py")
 

@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
     for size in (1, len(images)):  # one image and several, to check that the batch size is free
         found = session.run(["logits", "probabilities"], {"images": images[:size]})
         np.savez(folder / f"found{size}.npz", logits=found[0], probabilities=found[1])
-    versions = {package: version(package) for package in ("jax", "jax2onnx", "onnxruntime")}
+    versions = {package: version(package) for package in ("jax", "jax2onnx", "onnx", "onnxruntime")}
     (folder / "versions.json").write_text(json.dumps(versions))
 
 

@@ -19,6 +19,7 @@ from experiments.benchmarks import measure, overhead, scaling, startup
 from experiments.benchmarks.exactness import step_seconds
 from experiments.benchmarks.measure import ProgramError, Row, compare, in_turn, run
 from experiments.benchmarks.overhead import Turn
+from experiments.benchmarks.seeds import rows_of as rows_of_seeds
 from flaxcls.config import AugmentConfig, Config, ModelConfig, OptimConfig
 from flaxcls.data import load_dataset
 from flaxcls.run import fit
@@ -28,7 +29,7 @@ from flaxcls.run.setup import make_setup
 
 COMMANDS = (
     *("throughput", "memory", "startup", "overhead", "gpu", "gpu_pack", "gpu_traffic"),
-    *("gradients", "exactness", "scaling", "streaming", "augment"),
+    *("gradients", "exactness", "scaling", "streaming", "augment", "seeds"),
 )
 PEERS = sorted(Path(measure.__file__).parent.joinpath("peers").glob("*_*.py"))
 
@@ -218,3 +219,8 @@ def test_the_speed_of_two_processes_is_that_of_their_run(tmp_path, monkeypatch):
     assert scaling.images_per_second(2, 1, options, epochs=2, batch_size=32) > 0
     with pytest.raises(RuntimeError, match="2 processes of 1 devices failed"):
         scaling.images_per_second(2, 1, options, epochs=2, batch_size=33)
+
+
+def test_seeds_are_measured_in_one_program_and_separately():
+    rows = rows_of_seeds("dense network, 8x8", seeds=2, batch_size=4, steps=1, repeats=1)
+    assert [(row.system, len(row.values), len(row.ratios)) for row in rows] == [("vmap", 1, 0), ("separate", 1, 1)]
