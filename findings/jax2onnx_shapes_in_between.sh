@@ -4,8 +4,8 @@
 # full_check and refuses it with it; onnxruntime loads it with a warning for each tensor ("Error merging shape info ...
 # Falling back to lenient merge") and computes the right numbers. Without the notes, and with inferred ones, all agree.
 #
-# Seen on Linux x86_64, CPU, Python 3.13, jax2onnx 0.17.1, jax 0.11.2, flax 0.12.12, onnx 1.23.2, onnxruntime 1.32.0; the output is the
-# text after the last command below.
+# Seen on Linux x86_64, CPU, Python 3.13, jax2onnx 0.17.1, jax 0.11.2, flax 0.12.12, onnx 1.23.2, onnxruntime 1.32.0;
+# the output is the text after the last command below.
 #
 # Usage: findings/jax2onnx_shapes_in_between.sh   (needs python3.13 and the package index; some 2 minutes)
 set -euo pipefail

@@ -74,7 +74,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if _seen != {item.path}:
         _seen.clear()
         _seen.add(item.path)
-        gc.unfreeze()
         gc.collect()
         gc.freeze()
 

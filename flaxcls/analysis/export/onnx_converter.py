@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
         output_names=["logits", "probabilities"],
     )
     model = onnx.load(folder / "model.onnx")
-    # It moves transpositions, but leaves the shapes in between as they were (findings/jax2onnx_shapes_in_between.sh).
+    # jax2onnx moves transpositions, but notes the shapes from before (findings/jax2onnx_shapes_in_between.sh).
     del model.graph.value_info[:]
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     onnx.checker.check_model(model, full_check=True)
