@@ -22,10 +22,23 @@ def from_json(text: str) -> Config:
     Raises InputError for broken JSON and for an unknown field.
     """
     try:
-        config: Config = _build(Config, json.loads(text), "")
+        values = json.loads(text)
+        config: Config = _build(Config, _with_former_data(values) if isinstance(values, dict) else values, "")
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"the configuration is not JSON: {error}.") from error
     return config
+
+
+# Fields that earlier versions did not have, and what these versions did.
+BEFORE = {"resize": "crop"}
+
+
+def _with_former_data(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the JSON object of a configuration with what its version did, where a field is missing."""
+    data = values.get("data")
+    if not isinstance(data, dict) or data.get("source") not in ("folder", "tfds"):
+        return values
+    return {**values, "data": {**BEFORE, **data}}
 
 
 def _build(cls: Any, values: Any, prefix: str) -> Any:

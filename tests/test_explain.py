@@ -15,7 +15,7 @@ from flaxcls.analysis import load_run
 from flaxcls.analysis.explain_files import METHODS, explain_image, logits_function
 from flaxcls.config import AugmentConfig, Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.data import from_arrays
-from flaxcls.data.images import read_image
+from flaxcls.data.decode import read_picture
 from flaxcls.explain import main
 from flaxcls.run import fit
 from tests.conftest import make_stripes
@@ -82,7 +82,7 @@ def test_pictures_and_arrays_of_every_image(folder, tmp_path, capsys):
     classifier = load_run(run)
     for name, source in {"one": "a/one.png", "one-2": "b/one.png", "two": "b/two.PNG"}.items():
         arrays = arrays_in(explanations / f"{name}.npz")
-        image = read_image(folder / source)
+        image = read_picture(folder / source).pixels
         predicted = classifier.predict([image])
         assert str(arrays["source"]) == str(folder / source)
         np.testing.assert_array_equal(arrays["image"], image)
@@ -183,7 +183,7 @@ def test_it_says_what_a_model_has_not_got_and_what_did_not_succeed(folder, tmp_p
 
 
 def test_an_interrupt(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("flaxcls.analysis.explain_files.read_image", lambda path: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("flaxcls.analysis.explain_files.read_picture", lambda path: signal.raise_signal(signal.SIGINT))
     code, out, err = call(capsys, folder / "run", folder / "a", "--out", tmp_path)
     assert (code, out, err) == (130, "", "")
 

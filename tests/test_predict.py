@@ -84,7 +84,7 @@ def test_a_file_is_written_as_its_name_says_and_never_replaced(run, images, capf
 
 
 def test_an_interrupt_leaves_no_file(run, images, capfd, monkeypatch):
-    monkeypatch.setattr(Classifier, "predict", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Classifier, "logits_of_prepared", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     code, _, err = call(capfd, run, images, "--out", images.parent / "found.csv")
     assert code == 130
     assert "Traceback" not in err

@@ -21,8 +21,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from flaxcls.analysis.classifier import Classifier, Predictions
-from flaxcls.data.batches import pad_rows
-from flaxcls.data.images import SUFFIXES, read_image
+from flaxcls.data.decode import allow_pixels, read_picture
+from flaxcls.data.images import SUFFIXES
 from flaxcls.errors import InputError
 
 
@@ -106,8 +106,9 @@ def predict_files(
     """
 
     def prepared(path: str) -> np.ndarray:
-        return classifier.prepared(read_image(Path(path)))
+        return classifier.prepared(read_picture(Path(path)), name=path)
 
+    allow_pixels(classifier.config.data.max_pixels)
     read: list[str] = []
     unreadable: list[tuple[str, str]] = []
     parts = [np.zeros((0, len(classifier.class_names)), np.float32)]
@@ -122,13 +123,12 @@ def predict_files(
                 unreadable.append((path, str(error)))
             if len(images) == batch_size or (done == len(paths) and images):
                 size = batch_size if len(parts) > 1 else len(images)  # one shape, so that it compiles once
-                padded = pad_rows(np.stack(images), size)
-                parts.append(classifier.predict(padded, batch_size=size).probabilities[: len(images)])
+                parts.append(classifier.logits_of_prepared(np.stack(images), size=size))
                 images = []
             advance(1)
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt, no more files are read
-    return FilePredictions(read, Predictions(np.concatenate(parts), classifier.class_names), unreadable)
+    return FilePredictions(read, classifier.predictions(np.concatenate(parts)), unreadable)
 
 
 def _read_ahead(

@@ -17,7 +17,7 @@ class BatchMaker:
 
     rows: rows of the batch to make.
     balanced: True if classes are sampled evenly.
-    least_area: smallest share of the area in a random crop of an image, if images have several sizes.
+    least_area: smallest share of the area in a random crop of an image before it is resized; None: no crop.
     alternating_flip: True if the batch says which images are mirrored.
     """
 
@@ -26,7 +26,7 @@ class BatchMaker:
     batch_size: int
     rows: slice
     balanced: bool
-    least_area: float
+    least_area: float | None
     alternating_flip: bool = False
 
     def after_rollbacks(self, rollbacks: int) -> "BatchMaker":
@@ -53,7 +53,7 @@ class BatchMaker:
 
     def _images(self, indices: np.ndarray, step: int) -> np.ndarray:
         images = self.split.images
-        if not isinstance(images, Images) or images.whole:
+        if not isinstance(images, Images) or self.least_area is None:
             return images[indices]
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self.rows]
         return images.random_crops(indices, positions, seed=self.seed, least_area=self.least_area)

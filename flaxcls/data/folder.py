@@ -10,12 +10,14 @@ import numpy as np
 
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, Split, from_splits
-from flaxcls.data.images import Files, arranged, check_readable, read_image, unreadable, upright_size
-from flaxcls.data.resize import square
+from flaxcls.data.decode import Head, allow_pixels, read_head, read_picture
+from flaxcls.data.images import Files, Images, arranged, check_readable, notes_on_sizes, unreadable
+from flaxcls.data.preparation import Preparation
 from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
 from flaxcls.errors import InputError, unknown
 from flaxcls.storage import as_path, in_bucket
 
+READ = 2**16  # bytes at either end of a file that its fingerprint reads
 ADVICE = "Repair or remove them, or skip them with --data.unreadable skip."
 
 
@@ -30,29 +32,32 @@ def load(config: DataConfig) -> Dataset:
     """
     place, files = _find_files(config)
     class_names = _class_names(files, place)
-    files, sizes, problems = _readable(files, config)
+    print_of_files = _fingerprint(files)
+    files, heads, problems = _readable(files, config)
     readable_labels = {file.label for file in files}
     empty_classes = [name for name in class_names if name not in readable_labels]
     if empty_classes:
         raise InputError(
             f"the class {empty_classes[0]!r} in {place} has no image that can be read: repair its images, or remove it."
         )
-    channels = 3 if config.color == "rgb" else 1
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
     members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
-    images = arranged(
+    found = arranged(
         {
-            part: (Files([files[index].path for index in chosen], channels), [sizes[index] for index in chosen])
+            part: (_stored([files[index] for index in chosen], config), [heads[index] for index in chosen])
             for part, chosen in members.items()
         },
-        size=square(config.image_size),
-        channels=channels,
+        size=config.image_size,
+        how=config.resize,
+        color=config.color,
+        value_range=config.value_range,
         memory=config.memory,
+        name=str(place),
         advice=ADVICE,
     )
     parts = {
-        part: Split(images[part], labels[chosen], [files[index].name for index in chosen])
+        part: Split(found.images[part], labels[chosen], [files[index].name for index in chosen])
         for part, chosen in members.items()
     }
     digests: dict[str, bytes] = {}
@@ -68,12 +73,44 @@ def load(config: DataConfig) -> Dataset:
         parts["test"],
         class_names=class_names,
         name=place.resolve().stem,
-        notes=_note_skipped(problems, len(files)),
+        notes=[*_note_skipped(problems, len(files)), *found.notes],
+        preparation=found.preparation,
+        fingerprint=print_of_files,
     )
 
 
+def fingerprint(config: DataConfig) -> str:
+    """Returns the hash of the names, labels, splits and contents of the files, which is the same if the set is moved.
+
+    Of a large file, its length, beginning and end are read. Raises InputError like `load`.
+    """
+    return _fingerprint(_find_files(config)[1])
+
+
+def count_files(config: DataConfig) -> int:
+    """Returns the number of files in the folder or the table. Raises InputError like `load`."""
+    return len(_find_files(config)[1])
+
+
+def _fingerprint(files: Sequence[ImageFile]) -> str:
+    def line(file: ImageFile) -> bytes:
+        found = hashlib.sha256()
+        try:
+            with file.path.open("rb") as opened:
+                length = opened.seek(0, 2)
+                for start in (0, max(0, length - READ)):
+                    opened.seek(start)
+                    found.update(b"%d " % length + opened.read(READ))
+        except OSError as error:  # it has a content that is not known, which is not the same as an empty one
+            found.update(str(error.strerror).encode())
+        return f"{file.name}\0{file.label}\0{file.part}\0{found.hexdigest()}\n".encode()
+
+    with ThreadPoolExecutor() as pool:
+        return hashlib.sha256(b"".join(pool.map(line, files))).hexdigest()
+
+
 def load_examples(
-    config: DataConfig, part: str, *, class_names: Sequence[str], image_shape: tuple[int, int, int]
+    config: DataConfig, part: str, *, class_names: Sequence[str], preparation: Preparation
 ) -> tuple[str, Split, Sequence[str]]:
     """Returns data on which a trained model is evaluated: the name of the data set, its examples, and notes on them.
 
@@ -83,7 +120,7 @@ def load_examples(
       config: configuration of the folder or the table.
       part: train, validation or test.
       class_names: classes that the model knows.
-      image_shape: (h, w, c) of the images that the model sees.
+      preparation: how the images that the model was trained on were prepared.
 
     Raises InputError like `load`, and if the data set has no such part, or a class that the model does not know.
     """
@@ -97,19 +134,17 @@ def load_examples(
     for file in files:
         if file.label not in numbers:
             raise InputError(f"{file.name} in {place}: {unknown('class', file.label, class_names)}")
-    files, sizes, problems = _readable(files, config)
+    files, heads, problems = _readable(files, config)
     if not files:
         raise InputError(f"{unreadable(problems, len(problems))}\nNo image is left.")
-    images = arranged(
-        {part: (Files([file.path for file in files], image_shape[2]), sizes)},
-        size=image_shape[:2],
-        channels=image_shape[2],
-        memory=config.memory,
-        advice=ADVICE,
-    )
+    images = Images(_stored(files, config), preparation, whole={head.size for head in heads} <= {preparation.size})
     labels = np.array([numbers[file.label] for file in files], np.int32)
-    split = Split(images[part], labels, [file.name for file in files])
-    return place.resolve().stem, split, _note_skipped(problems, len(files))
+    split = Split(images, labels, [file.name for file in files])
+    return place.resolve().stem, split, [*_note_skipped(problems, len(files)), *notes_on_sizes(heads, preparation)]
+
+
+def _stored(files: Sequence[ImageFile], config: DataConfig) -> Files:
+    return Files([file.path for file in files], config.max_pixels)
 
 
 def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
@@ -207,29 +242,30 @@ def _class_names(files: list[ImageFile], place: Path) -> list[str]:
     return names
 
 
-def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[tuple[int, int]], list[str]]:
-    """Returns the files that are images, the height and width of each, and the problems of the other files.
+def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[Head], list[str]]:
+    """Returns the files that are images, the head of each, and the problems of the other files.
 
     Only the headers are read. If unreadable files are to be skipped, all of each file is read, so that training does
     not find another one.
     """
 
-    def read_size(file: ImageFile) -> tuple[int, int] | str:
+    def read(file: ImageFile) -> Head | str:
         try:
-            size = upright_size(file.path, str(file.path))
+            head = read_head(file.path, str(file.path))
             if config.unreadable == "skip":
-                read_image(file.path)
-            return size
+                read_picture(file.path)
+            return head
         except InputError as error:
             return str(error)
 
+    allow_pixels(config.max_pixels)
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(read_size, files))
+        results = list(pool.map(read, files))
     if config.unreadable == "stop":
         check_readable(results, ADVICE)
-    kept = [(file, size) for file, size in zip(files, results, strict=True) if not isinstance(size, str)]
+    kept = [(file, head) for file, head in zip(files, results, strict=True) if not isinstance(head, str)]
     problems = [problem for problem in results if isinstance(problem, str)]
-    return [file for file, _ in kept], [size for _, size in kept], problems
+    return [file for file, _ in kept], [head for _, head in kept], problems
 
 
 def _digests(files: list[ImageFile]) -> dict[str, bytes]:

@@ -14,11 +14,12 @@ from flaxcls.data.batches import BatchMaker
 from flaxcls.data.dataset import Split
 from flaxcls.data.images import Files, Images
 from flaxcls.data.prefetch import AHEAD, made_ahead
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
 
 
 def make(paths, **options):
-    split = Split(Images(Files(paths, 3), (16, 16, 3)), np.arange(len(paths), dtype=np.int32) % 3)
+    split = Split(Images(Files(paths), Preparation((16, 16), 3)), np.arange(len(paths), dtype=np.int32) % 3)
     defaults = {"seed": 1, "batch_size": 8, "rows": slice(0, 8), "balanced": False, "least_area": 0.3}
     return BatchMaker(split, **{**defaults, **options})
 
