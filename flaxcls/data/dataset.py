@@ -73,6 +73,14 @@ class Dataset:
         sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in self.splits.items())
         return f"{self.name}: {sizes} images of {len(self.class_names)} classes"
 
+    @property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """The number of examples of each class, by the name of the split and then that of the class."""
+        counts = {
+            part: np.bincount(split.labels, minlength=len(self.class_names)) for part, split in self.splits.items()
+        }
+        return {part: dict(zip(self.class_names, numbers.tolist(), strict=True)) for part, numbers in counts.items()}
+
 
 def from_splits(
     train: Split,
