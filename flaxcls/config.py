@@ -85,6 +85,9 @@ class DataConfig:
     trains on all examples and keeps its last parameters."""
     test_fraction: float = 0.2
     """Share of all examples that is held out for the final test if the source has no test split."""
+    test_from: Literal["validation", "train"] = "validation"
+    """With tfds and folder, what the final test uses if the source has a validation split but no test split: that
+    split, and another one for validation is held out of train; or examples held out of train."""
     train_examples: int | None = None
     """Number of training examples to use, in the proportions of the classes, to see how much more data helps;
     None: all."""

@@ -100,6 +100,7 @@ def _data_problems(data: DataConfig) -> list[str]:
         "unreadable": ("folder",),
         "memory": ("tfds", "folder"),
         "workers": ("tfds", "folder"),
+        "test_from": ("tfds", "folder"),
     }
     defaults = {field.name: field.default for field in dataclasses.fields(DataConfig)}
     rules: list[_Rule] = [

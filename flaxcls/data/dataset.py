@@ -82,6 +82,14 @@ class Dataset:
         return {part: dict(zip(self.class_names, numbers.tolist(), strict=True)) for part, numbers in counts.items()}
 
 
+def validation_stands_for_test(name: str) -> str:
+    """Returns the note that a source without a test split is tested on its validation split."""
+    return (
+        f"{name} has no test split: its validation split stands for it, and what chooses the parameters is held out "
+        "of train (--data.test-from train holds out both)"
+    )
+
+
 def from_splits(
     train: Split,
     validation: Split | None,

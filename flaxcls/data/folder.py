@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.dataset import Dataset, Split, from_splits
+from flaxcls.data.dataset import Dataset, Split, from_splits, validation_stands_for_test
 from flaxcls.data.images import Files, arranged, check_readable, read_image, unreadable, upright_size
 from flaxcls.data.resize import square
 from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
@@ -55,6 +55,10 @@ def load(config: DataConfig) -> Dataset:
         part: Split(images[part], labels[chosen], [files[index].name for index in chosen])
         for part, chosen in members.items()
     }
+    notes = [*_note_skipped(problems, len(files))]
+    if config.test_from == "validation" and "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+        notes.append(validation_stands_for_test(str(place)))
     digests: dict[str, bytes] = {}
     for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if part not in parts and fraction:
@@ -68,7 +72,7 @@ def load(config: DataConfig) -> Dataset:
         parts["test"],
         class_names=class_names,
         name=place.resolve().stem,
-        notes=_note_skipped(problems, len(files)),
+        notes=notes,
     )
 
 
