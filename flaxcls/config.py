@@ -61,11 +61,16 @@ class DataConfig:
     dir: str | None = None
     """With tfds, the directory of prepared data, which may be gs://BUCKET/PATH; None: TFDS_DATA_DIR, or
     ~/tensorflow_datasets. With folder, a directory with a folder of images for each class, or with folders
-    train, val and test that contain such folders; or a .csv or .parquet file with the columns path, label and
-    optionally split."""
+    train, val and test (or Training, val_images and the like) that contain such folders; or a .csv or .parquet
+    file with the columns path, label and optionally split."""
     image_size: int | None = None
     """With folder, and with tfds images of several sizes or beyond data.memory: height and width in pixels to which
     images are resized; None: their own size if all have the same, else 224."""
+    include: tuple[str, ...] = ()
+    """With folder, glob patterns of the files to use, such as '*.png' scans; empty: all. A pattern is compared with the
+    path from data.dir on, or as the table has it, and with the name of the file and of each folder; * matches / too."""
+    exclude: tuple[str, ...] = ()
+    """With folder, glob patterns of the files to leave out, such as '*_mask.*' masks, compared as those of include."""
     color: Literal["rgb", "grey"] = "rgb"
     """With folder, the channels of the images that the model sees: rgb has three, grey has one."""
     unreadable: Literal["stop", "skip"] = "stop"

@@ -96,6 +96,8 @@ def _data_problems(data: DataConfig) -> list[str]:
         "name": ("tfds",),
         "dir": ("tfds", "folder"),
         "image_size": ("tfds", "folder"),
+        "include": ("folder",),
+        "exclude": ("folder",),
         "color": ("folder",),
         "unreadable": ("folder",),
         "memory": ("tfds", "folder"),

@@ -22,7 +22,7 @@ from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.data.folder import load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
-from flaxcls.storage import PARTIAL, as_path, write_whole
+from flaxcls.storage import PARTIAL, as_path, printable, write_whole
 from flaxcls.validation import validate
 
 SPLITS = ("train", "validation", "test")
@@ -136,7 +136,7 @@ def evaluate_run(
 
 def _is_new_folder(classifier: Classifier, data: DataConfig) -> bool:
     """Returns True if the data is another folder than the run's; one of the same name counts as the run's, moved."""
-    return data.source == "folder" and Path(str(data.dir)).resolve().stem != classifier.data
+    return data.source == "folder" and printable(Path(str(data.dir)).resolve().stem) != classifier.data
 
 
 def _of_new_folder(workdir: Path, classifier: Classifier, data: DataConfig, split: str) -> Evaluation:

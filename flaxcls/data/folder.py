@@ -2,6 +2,8 @@
 
 import difflib
 import hashlib
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +12,13 @@ import numpy as np
 
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, Split, from_splits, validation_stands_for_test
+from flaxcls.data.files import check_selection, describe_unselected, select
 from flaxcls.data.images import Files, arranged, check_readable, read_image, unreadable, upright_size
+from flaxcls.data.layout import find_examples
 from flaxcls.data.resize import square
-from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
+from flaxcls.data.table import TABLES, ImageFile, read_table
 from flaxcls.errors import InputError, unknown
-from flaxcls.storage import as_path, in_bucket
+from flaxcls.storage import as_path, in_bucket, printable
 
 ADVICE = "Repair or remove them, or skip them with --data.unreadable skip."
 
@@ -28,17 +32,18 @@ def load(config: DataConfig) -> Dataset:
       InputError: if there are no classes or no images, and for files that are not images, unless `config.unreadable`
         says to skip them.
     """
-    place, files = _find_files(config)
-    class_names = _class_names(files, place)
+    place, files, notes = _find_files(config)
+    names = _class_names(files, place)
+    notes += _describe_alike(files)
     files, sizes, problems = _readable(files, config)
     readable_labels = {file.label for file in files}
-    empty_classes = [name for name in class_names if name not in readable_labels]
+    empty_classes = [name for name in names if name not in readable_labels]
     if empty_classes:
         raise InputError(
             f"the class {empty_classes[0]!r} in {place} has no image that can be read: repair its images, or remove it."
         )
     channels = 3 if config.color == "rgb" else 1
-    numbers = {name: number for number, name in enumerate(class_names)}
+    numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
     members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
     images = arranged(
@@ -55,10 +60,9 @@ def load(config: DataConfig) -> Dataset:
         part: Split(images[part], labels[chosen], [files[index].name for index in chosen])
         for part, chosen in members.items()
     }
-    notes = [*_note_skipped(problems, len(files))]
     if config.test_from == "validation" and "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
-        notes.append(validation_stands_for_test(str(place)))
+        notes.append(validation_stands_for_test(printable(place)))
     digests: dict[str, bytes] = {}
     for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if part not in parts and fraction:
@@ -70,9 +74,9 @@ def load(config: DataConfig) -> Dataset:
         parts["train"],
         parts.get("validation"),
         parts["test"],
-        class_names=class_names,
-        name=place.resolve().stem,
-        notes=notes,
+        class_names=names,
+        name=printable(place.resolve().stem),
+        notes=[*notes, *_note_skipped(problems, len(files))],
     )
 
 
@@ -91,7 +95,7 @@ def load_examples(
 
     Raises InputError like `load`, and if the data set has no such part, or a class that the model does not know.
     """
-    place, files = _find_files(config)
+    place, files, notes = _find_files(config, known=class_names)
     parts = {file.part for file in files if file.split}
     if parts:
         files = [file for file in files if file.part == part]
@@ -113,10 +117,14 @@ def load_examples(
     )
     labels = np.array([numbers[file.label] for file in files], np.int32)
     split = Split(images[part], labels, [file.name for file in files])
-    return place.resolve().stem, split, _note_skipped(problems, len(files))
+    return printable(place.resolve().stem), split, [*notes, *_note_skipped(problems, len(files))]
 
 
-def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
+def _find_files(config: DataConfig, known: Sequence[str] = ()) -> tuple[Path, list[ImageFile], list[str]]:
+    """Returns the place, its examples, and notes on what was left out.
+
+    known: classes of the run, if the place is another one than its own, in which its patterns may match nothing.
+    """
     if in_bucket(str(config.dir)):
         raise InputError(
             f"data.dir {config.dir!r} is in a bucket, but folders of images must be on this machine: mount it there "
@@ -124,7 +132,16 @@ def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
             "(--data.source tfds)."
         )
     place = as_path(str(config.dir)).expanduser()
-    return place, read_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
+    if place.suffix.lower() not in TABLES:
+        return place, *find_examples(place, config.include, config.exclude, known=known)
+    files = read_table(place)
+    selected, unused = select([file.name for file in files], config.include, config.exclude)
+    left_out = len(files) - len(selected)
+    check_selection(place, len(selected), left_out, [] if known else unused)
+    if not left_out:
+        return place, files, []
+    chosen = set(selected)
+    return place, [file for file in files if file.name in chosen], [describe_unselected(left_out, len(files))]
 
 
 def _note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
@@ -159,43 +176,15 @@ def hash_split(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _from_folders(place: Path) -> list[ImageFile]:
-    if not place.is_dir():
-        raise InputError(f"data.dir {str(place)!r} is no folder, and no table that ends with {' or '.join(TABLES)}.")
-    folders = _folders(place)
-    splits = [folder for folder in folders if folder.name.lower() in SPLITS]
-    strange = [folder.name for folder in folders if folder not in splits]
-    if strange and any(SPLITS[folder.name.lower()] == "train" for folder in splits):
-        raise InputError(
-            f"{place} has the split {splits[0].name} and beside it {', '.join(strange[:5])}, which is no split "
-            f"({', '.join(SPLITS)}): move it away, or, if all are classes, rename those with the name of a split."
-        )
-    found: list[tuple[str | None, Path]]
-    if splits and not strange:
-        found = [(folder.name.lower(), name) for folder in splits for name in _folders(folder)]
-    else:
-        found = [(None, folder) for folder in folders]
-    if not found:
-        raise InputError(f"{place} holds no folder: it needs one for each class, with its images in it.")
-    files = []
-    for split, folder in found:
-        inside = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        if not inside:
-            raise InputError(f"the class folder {folder} holds no image: put some into it, or remove it.")
-        names = (path.relative_to(place).as_posix() for path in inside)
-        files += [ImageFile(path, name, folder.name, split) for path, name in zip(inside, names, strict=True)]
-    return files
+def _class_names(files: Sequence[ImageFile], place: Path) -> list[str]:
+    """Returns the classes of the training split, in order; names that are numbers are in the order of the numbers.
 
-
-def _folders(place: Path) -> list[Path]:
-    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _class_names(files: list[ImageFile], place: Path) -> list[str]:
+    Raises InputError if there is no training split or only one class, or if another split has a class that train lacks.
+    """
     trained = {file.label for file in files if file.part == "train"}
     if not trained:
         raise InputError(
-            f"{place} has the splits {', '.join(sorted({str(f.split) for f in files}))}, but none named train."
+            f"{printable(place)} has the splits {', '.join(sorted({f.part for f in files}))}, but none named train."
         )
     numbers = all(name.isdecimal() for name in trained)
     names = sorted(trained, key=(lambda name: (int(name), name)) if numbers else None)
@@ -203,12 +192,26 @@ def _class_names(files: list[ImageFile], place: Path) -> list[str]:
         if file.label not in trained:
             near = difflib.get_close_matches(file.label, names, n=1)
             raise InputError(
-                f"{file.name} in {place} is of the class {file.label!r}, but train has none of it."
+                f"{file.name} in {printable(place)} is of the class {file.label!r}, but train has none of it."
                 + (f" Did you mean {near[0]!r}?" if near else "")
             )
     if len(names) < 2:
-        raise InputError(f"{place} has the class {', '.join(names)} alone, but at least two are needed.")
+        raise InputError(f"{printable(place)} has the class {', '.join(names)} alone, but at least two are needed.")
     return names
+
+
+def _describe_alike(files: Sequence[ImageFile]) -> list[str]:
+    """Returns a line for names of classes that differ only by blanks, case or the encoding of accents."""
+    counts = Counter(file.label for file in files)
+    alike: dict[str, list[str]] = {}
+    for label in sorted(counts):
+        alike.setdefault("".join(unicodedata.normalize("NFKC", label).split()).casefold(), []).append(label)
+    return [
+        "classes whose names differ only by blanks, case or accents: "
+        + ", ".join(f"{label!a} ({counts[label]:,})" for label in labels)
+        for labels in alike.values()
+        if len(labels) > 1
+    ]
 
 
 def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[tuple[int, int]], list[str]]:
@@ -220,7 +223,7 @@ def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFil
 
     def read_size(file: ImageFile) -> tuple[int, int] | str:
         try:
-            size = upright_size(file.path, str(file.path))
+            size = upright_size(file.path, printable(file.path))
             if config.unreadable == "skip":
                 read_image(file.path)
             return size

@@ -16,8 +16,13 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from flaxcls.data.resize import fit_image, resize, with_channels
 from flaxcls.errors import InputError
+from flaxcls.storage import printable
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# The endings of names that say that a file is an image; a file without one may be an image by its content.
+SUFFIXES = (
+    *(".avif", ".bmp", ".dds", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+)
 # width / height of random crops, from Szegedy et al. 2015, "Going Deeper with Convolutions"
 RATIOS = (3 / 4, 4 / 3)
 TRIES = 10
@@ -35,7 +40,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         return decode(path.read_bytes())
     except Exception as error:  # the decoders of Pillow raise many types
-        raise InputError(f"{path} is no image that can be read: {_first_line(error)}") from error
+        raise InputError(f"{printable(path)} is no image that can be read: {_first_line(error)}") from error
 
 
 def decode(data: bytes) -> np.ndarray:
