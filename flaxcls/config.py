@@ -65,8 +65,13 @@ class DataConfig:
     dir: str | None = None
     """With tfds, the directory of prepared data, which may be gs://BUCKET/PATH; None: TFDS_DATA_DIR, or
     ~/tensorflow_datasets. With folder, a directory with a folder of images for each class, or with folders
-    train, val and test that contain such folders; or a .csv or .parquet file with the columns path, label and
-    optionally split."""
+    train, val and test (or Training, val_images and the like) that contain such folders; or a .csv or .parquet
+    file with the columns path, label and optionally split."""
+    include: tuple[str, ...] = ()
+    """With folder, glob patterns of the files to use, such as '*.png' scans; empty: all. A pattern is compared with the
+    path from data.dir on, or as the table has it, and with the name of the file and of each folder; * matches / too."""
+    exclude: tuple[str, ...] = ()
+    """With folder, glob patterns of the files to leave out, such as '*_mask.*' masks, compared as those of include."""
     image_size: int | tuple[int, int] | None = None
     """With folder and tfds, the size to which images are resized: one number for a square, or height and width. None:
     the size that most of them have, smaller if that is more than 256x256; 224 if no size is that of more than half."""
@@ -100,6 +105,9 @@ class DataConfig:
     trains on all examples and keeps its last parameters."""
     test_fraction: float = 0.2
     """Share of all examples that is held out for the final test if the source has no test split."""
+    test_from: Literal["validation", "train"] = "validation"
+    """With tfds and folder, what the final test uses if the source has a validation split but no test split: that
+    split, and another one for validation is held out of train; or examples held out of train."""
     train_examples: int | None = None
     """Number of training examples to use, in the proportions of the classes, to see how much more data helps;
     None: all."""

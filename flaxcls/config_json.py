@@ -10,6 +10,9 @@ from flaxcls.errors import InputError, unknown
 
 __all__ = ["differences", "from_json", "to_json"]
 
+# By data.source, what earlier versions did where a field of data did not exist yet, if that is not its default.
+_EARLIER = {"folder": {"test_from": "train", "resize": "crop"}, "tfds": {"resize": "crop"}}
+
 
 def to_json(config: Config) -> str:
     """Returns `config` as indented JSON, from which `from_json` makes an equal configuration."""
@@ -17,28 +20,20 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """Returns the configuration that `to_json` wrote, perhaps in an earlier version: missing fields get their default.
+    """Returns the configuration that `to_json` wrote, perhaps in an earlier version.
+
+    A missing field gets its default, or the value that stands for what the earlier version did.
 
     Raises InputError for broken JSON and for an unknown field.
     """
     try:
         values = json.loads(text)
-        config: Config = _build(Config, _with_former_data(values) if isinstance(values, dict) else values, "")
+        if isinstance(values, dict) and isinstance(data := values.get("data"), dict):
+            values["data"] = _EARLIER.get(str(data.get("source")), {}) | data
+        config: Config = _build(Config, values, "")
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"the configuration is not JSON: {error}.") from error
     return config
-
-
-# Fields that earlier versions did not have, and what these versions did.
-BEFORE = {"resize": "crop"}
-
-
-def _with_former_data(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the JSON object of a configuration with what its version did, where a field is missing."""
-    data = values.get("data")
-    if not isinstance(data, dict) or data.get("source") not in ("folder", "tfds"):
-        return values
-    return {**values, "data": {**BEFORE, **data}}
 
 
 def _build(cls: Any, values: Any, prefix: str) -> Any:

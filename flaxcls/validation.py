@@ -97,12 +97,15 @@ def _data_problems(data: DataConfig) -> list[str]:
         "dir": ("tfds", "folder"),
         "image_size": ("tfds", "folder"),
         "resize": ("tfds", "folder"),
+        "include": ("folder",),
+        "exclude": ("folder",),
         "color": ("folder",),
         "value_range": ("tfds", "folder"),
         "max_pixels": ("tfds", "folder"),
         "unreadable": ("folder",),
         "memory": ("tfds", "folder"),
         "workers": ("tfds", "folder"),
+        "test_from": ("tfds", "folder"),
     }
     defaults = {field.name: field.default for field in dataclasses.fields(DataConfig)}
     rules: list[_Rule] = [

@@ -151,7 +151,8 @@ def test_unreadable_files_are_listed_and_the_rest_goes_on(folder, tmp_path, caps
         "two", ["occlusion"]
     )
     assert "one.png: " in out
-    assert err.startswith("1 of 3 files could not be read:\n")
+    assert "1 of 3 files could not be read:\n" in err
+    assert (".hidden.png (1)" in err) == (end == "")  # said of a folder; a glob does not match it
     assert f"{tmp_path / 'images' / 'broken.png'} is no image" in err
 
 
@@ -191,7 +192,7 @@ def test_an_interrupt(folder, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["empty"], ["empty has no image", ".png"]),
+        (["empty"], ["empty has no image", "name the file itself"]),
         (["nowhere.png"], ["nowhere.png is no file"]),
         ([], ["no image was named"]),
         (["a", "--methods", "gradcam"], ["unknown method 'gradcam'", "Did you mean 'grad-cam'?", "occlusion"]),

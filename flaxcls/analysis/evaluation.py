@@ -22,7 +22,7 @@ from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.data.folder import count_files, fingerprint, load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
-from flaxcls.storage import PARTIAL, as_path, write_whole
+from flaxcls.storage import PARTIAL, as_path, printable, write_whole
 from flaxcls.validation import validate
 
 SPLITS = ("train", "validation", "test")
@@ -149,10 +149,12 @@ def _is_new_folder(classifier: Classifier, data: DataConfig) -> bool:
     if data.source != "folder" or (own.source == "folder" and as_path(str(data.dir)) == as_path(str(own.dir))):
         return False
     if classifier.fingerprint:
-        return fingerprint(data) != classifier.fingerprint
+        return fingerprint(data, classifier.class_names) != classifier.fingerprint
     # an earlier version did not keep it: a folder of that name with as many images is taken for the run's own
     place = Path(str(data.dir)).resolve()
-    return place.stem != classifier.data or count_files(data) != sum(classifier.examples)
+    return printable(place.stem) != classifier.data or count_files(data, classifier.class_names) != sum(
+        classifier.examples
+    )
 
 
 def _of_new_folder(workdir: Path, classifier: Classifier, data: DataConfig, split: str) -> Evaluation:

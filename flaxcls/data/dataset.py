@@ -78,6 +78,22 @@ class Dataset:
         sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in self.splits.items())
         return f"{self.name}: {sizes} images of {len(self.class_names)} classes"
 
+    @property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """The number of examples of each class, by the name of the split and then that of the class."""
+        counts = {
+            part: np.bincount(split.labels, minlength=len(self.class_names)) for part, split in self.splits.items()
+        }
+        return {part: dict(zip(self.class_names, numbers.tolist(), strict=True)) for part, numbers in counts.items()}
+
+
+def validation_stands_for_test(name: str) -> str:
+    """Returns the note that a source without a test split is tested on its validation split."""
+    return (
+        f"{name} has no test split: its validation split stands for it, and what chooses the parameters is held out "
+        "of train (--data.test-from train holds out both)"
+    )
+
 
 def from_splits(
     train: Split,

@@ -17,11 +17,12 @@ import tifffile
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from flaxcls.errors import InputError
+from flaxcls.storage import printable
 
 # The formats of Pillow that are pictures of pixels, and read by itself alone.
 FORMATS = (
     *("AVIF", "BMP", "DDS", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI"),
-    *("TIFF", "WEBP"),
+    *("TGA", "TIFF", "WEBP"),
 )
 GREY_MODES = ("1", "L", "LA", "La")
 ALPHA_SAMPLES = (1, 2)  # ExtraSamples of TIFF 6.0: associated and unassociated alpha
@@ -60,7 +61,7 @@ class Head(NamedTuple):
 
 def read_picture(path: Path) -> Picture:
     """Returns the picture in a file. Raises InputError if it is not an image that is readable to its end."""
-    return named(str(path), lambda: decode(path.read_bytes()))
+    return named(printable(path), lambda: decode(path.read_bytes()))
 
 
 def read_head(file: Path | bytes, name: str) -> Head:

@@ -14,8 +14,13 @@ from flaxcls.data.decode import Head, Picture, allow_pixels, read_picture
 from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
 from flaxcls.data.resize import resize, share_kept
 from flaxcls.errors import InputError
+from flaxcls.storage import printable
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# The endings of names that say that a file is an image; a file without one may be an image by its content.
+SUFFIXES = (
+    *(".avif", ".bmp", ".dds", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+)
 # width / height of random crops, from Szegedy et al. 2015, "Going Deeper with Convolutions"
 RATIOS = (3 / 4, 4 / 3)
 TRIES = 10
@@ -53,7 +58,7 @@ class Files:
 
     def name(self, index: int) -> str:
         """Returns the path of a picture."""
-        return str(self._paths[index])
+        return printable(self._paths[index])
 
     def take(self, indices: np.ndarray) -> "Files":
         """Returns the pictures at `indices`, i64[m]."""

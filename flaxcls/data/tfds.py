@@ -13,7 +13,7 @@ from tensorflow_datasets.core.read_only_builder import builder_from_files
 
 from flaxcls.config import DataConfig
 from flaxcls.data.arrays import from_arrays
-from flaxcls.data.dataset import Dataset
+from flaxcls.data.dataset import Dataset, validation_stands_for_test
 from flaxcls.data.decode import Head, Picture, allow_pixels, decode, head_of, named, read_head
 from flaxcls.data.images import Arranged, Stored, arranged
 from flaxcls.errors import InputError
@@ -33,8 +33,9 @@ def load(config: DataConfig) -> Dataset:
     It is decoded into memory if it needs at most `config.memory`. Otherwise each image is read when it is needed. A
     data set in a bucket is copied to this machine first.
 
-    If there is no test split, or it has no labels, the validation split replaces it (as for ImageNet); if there is none
-    either, it is taken out of train. A missing validation split is taken out of train.
+    If there is no test split, or it has no labels, the validation split replaces it (as for ImageNet), unless
+    `config.test_from` is train; if there is none either, it is taken out of train. A missing validation split is taken
+    out of train.
 
     Raises:
       InputError: if the data set does not exist, is not in ArrayRecord format, or does not consist of labelled images.
@@ -62,11 +63,13 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
     if "train" not in splits:
         raise InputError(f"{builder.info.full_name} has the splits {', '.join(splits)}, but none named train.")
     names, notes = {"test": "test", "validation": "validation"}, []
-    if "test" not in splits:
+    if "validation" in splits and "test" in splits and not _labelled(builder, "test", image_key, label_key):
+        names = {"test": "validation"} if config.test_from == "validation" else {"validation": "validation"}
+        instead = "its validation split replaces it" if "test" in names else "one is held out of train"
+        notes = [f"the test split of {builder.info.full_name} has no labels: {instead}"]
+    elif "validation" in splits and "test" not in splits and config.test_from == "validation":
         names = {"test": "validation"}
-    elif "validation" in splits and not _labelled(builder, "test", image_key, label_key):
-        names = {"test": "validation"}
-        notes = [f"the test split of {builder.info.full_name} has no labels: its validation split replaces it"]
+        notes = [validation_stands_for_test(builder.info.full_name)]
     parts = {part: name for part, name in names.items() if name in splits} | {"train": "train"}
     for name in parts.values():
         if splits[name].num_examples == 0:

@@ -18,7 +18,7 @@ from flaxcls.data import Dataset, load_dataset
 from flaxcls.models.summary import layers, table
 from flaxcls.optim import make_schedule
 from flaxcls.run.hlo import collectives
-from flaxcls.run.messages import describe_batch
+from flaxcls.run.messages import class_table, describe_batch
 from flaxcls.run.multihost.sync import is_first, whole_array
 from flaxcls.run.plan import Plan
 from flaxcls.run.result import device
@@ -70,6 +70,9 @@ def dry_run(
 def _show_plan(setup: Setup, console: Console) -> None:
     plan, dataset = setup.plan, setup.dataset
     console.print(dataset.described)
+    console.print(class_table(dataset))
+    for note in dataset.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     batch, steps_per_epoch = describe_batch(plan, setup.microbatches), plan.examples / plan.batch_size
     console.print(
         f"{plan.total_steps:,} steps of {batch}, {steps_per_epoch:,.1f} an epoch, {plan.warmup_steps:,} of warm-up, on "

@@ -219,7 +219,8 @@ def test_files_that_are_no_images_are_listed_or_skipped(tmp_path):
     assert "--data.unreadable skip" in text
     dataset = load_dataset(config(tmp_path / "d", image_size=16, unreadable="skip"))
     assert sum(len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)) == 60
-    note = dataset.notes[0]
+    hidden, note = dataset.notes[:2]
+    assert hidden == "left out, as they are hidden or left behind by tools (1): .hidden (1)"
     assert "12 of 72 files are no images" in note
     assert note.count("is no image that can be read") == 10
     assert "left out" in note
@@ -234,7 +235,7 @@ def test_files_that_are_no_images_are_listed_or_skipped(tmp_path):
         ("path,label\nx.png,a\ny.png,\n", "row 2 of the table .* has no label"),
         ("path,label\nx.png,a\ny.png\n", "row 2 of the table .* has no label"),
         ("path,label\nx.png,h\udce9\n", "is no CSV file in UTF-8"),
-        ("path,label,split\nx.png,a,dev\n", "has the split 'dev'"),
+        ("path,label,split\nx.png,a,fold3\n", "has the split 'fold3'"),
     ],
 )
 def test_tables_that_will_not_do(tmp_path, text, message):

@@ -233,6 +233,15 @@ def test_a_validation_split_stands_for_a_test_split_that_is_not_there(data_dir):
     dataset = load(data_dir, "only_validation")
     assert sorted(dataset.test.images[:, 0, 0, 0].tolist()) == list(range(10))
     assert len(dataset.train.labels) + len(dataset.validation.labels) == 40
+    (note,) = dataset.notes
+    assert note.startswith("only_validation/1.0.0 has no test split: its validation split stands for it")
+
+
+@pytest.mark.parametrize("name", ["only_validation", "unlabelled_test"])
+def test_a_test_split_can_be_held_out_of_train_instead(data_dir, name):
+    dataset = load_dataset(DataConfig(source="tfds", name=name, dir=str(data_dir), test_from="train"))
+    assert sorted(dataset.validation.images[:, 0, 0, 0].tolist()) == list(range(10))
+    assert [len(dataset.train.labels), len(dataset.test.labels)] == [32, 8]
 
 
 def test_a_validation_split_stands_for_a_test_split_without_labels_and_that_is_said(data_dir):
@@ -242,7 +251,7 @@ def test_a_validation_split_stands_for_a_test_split_without_labels_and_that_is_s
     assert [*dataset.notes] == [
         "the test split of unlabelled_test/1.0.0 has no labels: its validation split replaces it"
     ]
-    assert not load(data_dir, "only_validation").notes
+    assert not load(data_dir, "toy").notes
 
 
 def test_tensorflow_is_not_imported(data_dir):
