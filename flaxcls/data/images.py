@@ -38,6 +38,22 @@ def read_image(path: Path) -> np.ndarray:
         raise InputError(f"{path} is no image that can be read: {_first_line(error)}") from error
 
 
+def read_bands(paths: Sequence[Path]) -> np.ndarray:
+    """Returns the picture whose channels are in the files `paths`, in this order: u8[h w c].
+
+    A channel of another size is resized to the size of the first. Raises InputError like `read_image`, and if a file
+    has more than one channel.
+    """
+    bands = [read_image(path) for path in paths]
+    for path, band in zip(paths, bands, strict=True):
+        if band.shape[2] != 1:
+            raise InputError(
+                f"{path} has {band.shape[2]} channels, but with several columns in data.path_column each file is one "
+                "channel: name one column, or save the file in grey."
+            )
+    return np.concatenate([resize(band, bands[0].shape[:2]) for band in bands], axis=2)
+
+
 def decode(data: bytes) -> np.ndarray:
     """Like `read_image`, for the bytes of a file. Raises the errors of Pillow if they are not an image."""
     if _is_plain_jpeg(data):  # the same pixels as Pillow's in half the time
@@ -83,6 +99,8 @@ def upright_size(file: Path | io.BytesIO, name: str) -> tuple[int, int]:
         with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("ignore")
             return image.size if _orientation(image) >= 5 else image.size[::-1]
+    except FileNotFoundError:
+        raise InputError(f"{name} is not there.") from None
     except Exception as error:
         raise InputError(f"{name} is no image that can be read: {_first_line(error)}") from error
 
@@ -115,6 +133,23 @@ class Files:
     def take(self, indices: np.ndarray) -> "Files":
         """Returns the pictures at `indices`, i64[m]."""
         return Files([self._paths[index] for index in indices], self._channels)
+
+
+class Bands:
+    """Pictures whose channels are files of their own, as `Stored`."""
+
+    def __init__(self, paths: Sequence[tuple[Path, ...]]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_bands(self._paths[index])
+
+    def take(self, indices: np.ndarray) -> "Bands":
+        """Returns the pictures at `indices`, i64[m]."""
+        return Bands([self._paths[index] for index in indices])
 
 
 class Images:
@@ -239,7 +274,7 @@ def check_readable(results: Sequence[object], advice: str) -> None:
 def unreadable(problems: Sequence[str], count: int) -> str:
     """Returns a text that lists the first ten problems. count: number of all files."""
     more = ["..."] if len(problems) > 10 else []
-    return "\n  ".join([f"{len(problems)} of {count} files are no images:", *problems[:10], *more])
+    return "\n  ".join([f"{len(problems)} of {count} files are no images that can be read:", *problems[:10], *more])
 
 
 def random_box(seed: int, position: int, size: tuple[int, int], least_area: float) -> tuple[int, int, int, int]:
