@@ -1,8 +1,9 @@
 """The user's own images: a folder for each class, or a table of paths and labels."""
 
+import dataclasses
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,13 +11,25 @@ import numpy as np
 
 from flaxcls.config import DataConfig
 from flaxcls.data.dataset import Dataset, Split, from_splits
-from flaxcls.data.images import Files, arranged, check_readable, read_image, unreadable, upright_size
+from flaxcls.data.groups import describe_absent, hash_units, rarest_labels
+from flaxcls.data.images import (
+    Bands,
+    Files,
+    Stored,
+    arranged,
+    check_readable,
+    read_bands,
+    read_image,
+    unreadable,
+    upright_size,
+)
 from flaxcls.data.resize import square
 from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
 from flaxcls.errors import InputError, unknown
 from flaxcls.storage import as_path, in_bucket
 
 ADVICE = "Repair or remove them, or skip them with --data.unreadable skip."
+TABLE_OPTIONS = ("path_column", "label_column", "split_column", "group_column", "image_dir", "suffix")
 
 
 def load(config: DataConfig) -> Dataset:
@@ -28,22 +41,28 @@ def load(config: DataConfig) -> Dataset:
       InputError: if there are no classes or no images, and for files that are not images, unless `config.unreadable`
         says to skip them.
     """
-    place, files = _find_files(config)
+    place, files, notes = _find_files(config)
+    for name in _needless_options(config, place):
+        raise InputError(
+            f"data.{name} is {getattr(config, name)!r}, but {place} is a folder, and it is for tables "
+            f"({', '.join(TABLES)}): leave it out, or name a table by data.dir."
+        )
     class_names = _class_names(files, place)
     files, sizes, problems = _readable(files, config)
+    notes += [*_note_skipped(problems, len(files)), *_note_bands(files)]
     readable_labels = {file.label for file in files}
     empty_classes = [name for name in class_names if name not in readable_labels]
     if empty_classes:
         raise InputError(
             f"the class {empty_classes[0]!r} in {place} has no image that can be read: repair its images, or remove it."
         )
-    channels = 3 if config.color == "rgb" else 1
+    channels = len(files[0].paths) if files[0].more_paths else 3 if config.color == "rgb" else 1
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
     members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
     images = arranged(
         {
-            part: (Files([files[index].path for index in chosen], channels), [sizes[index] for index in chosen])
+            part: (_stored([files[index] for index in chosen], channels), [sizes[index] for index in chosen])
             for part, chosen in members.items()
         },
         size=square(config.image_size),
@@ -55,20 +74,24 @@ def load(config: DataConfig) -> Dataset:
         part: Split(images[part], labels[chosen], [files[index].name for index in chosen])
         for part, chosen in members.items()
     }
-    digests: dict[str, bytes] = {}
+    units: dict[str, bytes] = {}
+    grouped = any(file.group for file in files)
     for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if part not in parts and fraction:
-            whole, digests = parts["train"], digests or _digests([file for file in files if file.part == "train"])
-            hashes = [digests[name] for name in whole.ids]
-            rest, held_out = hash_split(whole.labels, hashes, fraction, config.split_seed)
+            whole, units = parts["train"], units or hash_units([file for file in files if file.part == "train"])
+            hashes = [units[name] for name in whole.ids]
+            strata = rarest_labels(whole.labels, hashes) if grouped else whole.labels
+            rest, held_out = hash_split(strata, hashes, fraction, config.split_seed)
             parts["train"], parts[part] = whole.take(rest), whole.take(held_out)
+    if grouped:
+        notes += describe_absent(parts, class_names)
     return from_splits(
         parts["train"],
         parts.get("validation"),
         parts["test"],
         class_names=class_names,
         name=place.resolve().stem,
-        notes=_note_skipped(problems, len(files)),
+        notes=notes,
     )
 
 
@@ -87,7 +110,10 @@ def load_examples(
 
     Raises InputError like `load`, and if the data set has no such part, or a class that the model does not know.
     """
-    place, files = _find_files(config)
+    place, files, notes = _find_files(dataclasses.replace(config, group_column=""))  # no split is held out
+    notes += [
+        f"data.{name} of the run is for tables, so it is not used here" for name in _needless_options(config, place)
+    ]
     parts = {file.part for file in files if file.split}
     if parts:
         files = [file for file in files if file.part == part]
@@ -100,8 +126,14 @@ def load_examples(
     files, sizes, problems = _readable(files, config)
     if not files:
         raise InputError(f"{unreadable(problems, len(problems))}\nNo image is left.")
+    channels = len(files[0].paths)
+    if files[0].more_paths and channels != image_shape[2]:
+        raise InputError(
+            f"data.path_column gives images of {channels} channels, but the model takes {image_shape[2]}: name "
+            f"{image_shape[2]} columns."
+        )
     images = arranged(
-        {part: (Files([file.path for file in files], image_shape[2]), sizes)},
+        {part: (_stored(files, image_shape[2]), sizes)},
         size=image_shape[:2],
         channels=image_shape[2],
         memory=config.memory,
@@ -109,10 +141,12 @@ def load_examples(
     )
     labels = np.array([numbers[file.label] for file in files], np.int32)
     split = Split(images[part], labels, [file.name for file in files])
-    return place.resolve().stem, split, _note_skipped(problems, len(files))
+    notes += [*_note_skipped(problems, len(files)), *_note_bands(files)]
+    return place.resolve().stem, split, notes
 
 
-def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
+def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile], list[str]]:
+    """Returns the folder or the table, its examples, and notes on them."""
     if in_bucket(str(config.dir)):
         raise InputError(
             f"data.dir {config.dir!r} is in a bucket, but folders of images must be on this machine: mount it there "
@@ -120,7 +154,49 @@ def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
             "(--data.source tfds)."
         )
     place = as_path(str(config.dir)).expanduser()
-    return place, read_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
+    if not _is_table(place):
+        return place, _from_folders(place), []
+    files, notes = read_table(
+        place,
+        path_columns=config.path_column,
+        label_columns=config.label_column,
+        split_column=config.split_column,
+        group_column=config.group_column,
+        image_dir=config.image_dir,
+        suffix=config.suffix,
+        skip_missing=config.unreadable == "skip",
+    )
+    return place, files, notes
+
+
+def _is_table(place: Path) -> bool:
+    return place.suffix.lower() in TABLES
+
+
+def _needless_options(config: DataConfig, place: Path) -> list[str]:
+    """Returns the names of the options for tables that are set although `place` is a folder."""
+    if _is_table(place):
+        return []
+    return [name for name in TABLE_OPTIONS if getattr(config, name)]
+
+
+def _stored(files: Sequence[ImageFile], channels: int) -> Stored:
+    """Returns the pictures of the examples, each from a file, or each channel from a file of its own."""
+    if files and files[0].more_paths:
+        return Bands([file.paths for file in files])
+    return Files([file.path for file in files], channels)
+
+
+def _note_bands(files: Sequence[ImageFile]) -> Iterator[str]:
+    """Yields a note if the channels of some examples differ in size. Only the headers are read."""
+
+    def differs(file: ImageFile) -> bool:
+        return len({upright_size(path, str(path)) for path in file.paths}) > 1
+
+    with ThreadPoolExecutor() as pool:
+        count = sum(pool.map(differs, [file for file in files if file.more_paths]))
+    if count:
+        yield f"{count} images have channels of several sizes: they are resized to the size of the first channel"
 
 
 def _note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
@@ -134,7 +210,8 @@ def hash_split(
     """Returns sorted indices (rest, held out); of each class, about the share `fraction` of its examples is held out.
 
     The seed and the hash of an example decide, not its name or position. So equal hashes are never separated, and an
-    example keeps its side when others are added. A class with two or more hashes has at least one on each side.
+    example keeps its side when others are added. A class with two or more hashes has at least one on each side;
+    a hash with more than half of a class is not held out.
     """
     members: dict[bytes, list[int]] = {}
     for index, digest in enumerate(hashes):
@@ -144,8 +221,12 @@ def hash_split(
         by_class.setdefault(int(labels[indices[0]]), []).append(digest)
     held_out = np.zeros(len(labels), bool)
     for digests in by_class.values():
-        digests.sort(key=lambda digest: hashlib.sha256(b"%d " % seed + digest).digest())
-        wanted = fraction * sum(len(members[digest]) for digest in digests)
+        total = sum(len(members[digest]) for digest in digests)
+        wanted = fraction * total
+        # one with more than half of the class comes last, so that it is not held out
+        digests.sort(
+            key=lambda digest: (2 * len(members[digest]) > total, hashlib.sha256(b"%d " % seed + digest).digest())
+        )
         taken = 0
         for number, digest in enumerate(digests[:-1]):
             if number and taken + len(members[digest]) / 2 > wanted:
@@ -216,8 +297,10 @@ def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFil
 
     def read_size(file: ImageFile) -> tuple[int, int] | str:
         try:
-            size = upright_size(file.path, str(file.path))
-            if config.unreadable == "skip":
+            size, *_ = [upright_size(path, str(path)) for path in file.paths]
+            if file.more_paths and (config.unreadable == "skip" or file is files[0]):  # a wrong column is seen at once
+                read_bands(file.paths)
+            elif config.unreadable == "skip":
                 read_image(file.path)
             return size
         except InputError as error:
@@ -230,10 +313,3 @@ def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFil
     kept = [(file, size) for file, size in zip(files, results, strict=True) if not isinstance(size, str)]
     problems = [problem for problem in results if isinstance(problem, str)]
     return [file for file, _ in kept], [size for _, size in kept], problems
-
-
-def _digests(files: list[ImageFile]) -> dict[str, bytes]:
-    """Returns the SHA-256 of the content of each file, by the name of the example."""
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda file: hashlib.sha256(file.path.read_bytes()).digest(), files)
-        return dict(zip((file.name for file in files), digests, strict=True))

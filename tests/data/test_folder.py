@@ -217,24 +217,6 @@ def test_files_that_are_no_images_are_listed_or_skipped(tmp_path):
     assert "left out" in note
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,class\nx.png,a\n", "has the columns path, class, but needs path and label"),
-        ("path,label\n", "has no rows"),
-        ("path,label\nx.png,a\ny.png,b\n", "2 files of the table .* are not there"),
-        ("path,label\nx.png,a\ny.png,\n", "row 2 of the table .* has no label"),
-        ("path,label\nx.png,a\ny.png\n", "row 2 of the table .* has no label"),
-        ("path,label\nx.png,h\udce9\n", "is no CSV file in UTF-8"),
-        ("path,label,split\nx.png,a,dev\n", "has the split 'dev'"),
-    ],
-)
-def test_tables_that_will_not_do(tmp_path, text, message):
-    (tmp_path / "t.csv").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match=message):
-        load_dataset(config(tmp_path / "t.csv"))
-
-
 @pytest.mark.slow
 def test_it_trains_resumes_and_stops_early_as_any_other(folder, small_config, quiet, tmp_path):
     data = config(folder, image_size=16, sampling="balanced")
