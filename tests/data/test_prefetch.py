@@ -12,9 +12,10 @@ from PIL import Image
 
 from flaxcls.data.batches import BatchMaker
 from flaxcls.data.dataset import Split
-from flaxcls.data.images import Files, Images
+from flaxcls.data.images import Images
 from flaxcls.data.prefetch import AHEAD, made_ahead
 from flaxcls.data.preparation import Preparation
+from flaxcls.data.stored import Files
 from flaxcls.errors import InputError
 
 
