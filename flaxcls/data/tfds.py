@@ -88,7 +88,7 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
         class_names=builder.info.features[label_key].names,
         name=builder.info.full_name,
     )
-    return replace(dataset, notes=notes)
+    return replace(dataset, notes=[*notes, *dataset.notes])
 
 
 def _labelled(builder: Any, split: str, image_key: str, label_key: str) -> bool:
