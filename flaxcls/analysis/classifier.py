@@ -64,6 +64,7 @@ class Classifier:
     data: name of the data set.
     examples: numbers of examples in its train, validation and test splits.
     temperature: divisor of the logits before the softmax, fitted on the validation split; None if not fitted.
+    image_dtype: type of the images that it was trained on: uint8 in 0..255, or float32 in 0..1.
     """
 
     config: Config
@@ -78,18 +79,20 @@ class Classifier:
     data: str = ""
     examples: tuple[int, ...] = ()
     temperature: float | None = None
+    image_dtype: str = "uint8"
 
     def predict(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 256) -> Predictions:
         """Returns the probability of each class.
 
         Args:
           images: u8[n h w c] of any size, or a sequence of u8[h w c] of different sizes; grey images may lack the last
-            axis. They are scaled and cut to the model's size, as `flaxcls.data.resize.fit_image` does. Grey is
-            converted to colour, or colour to grey, as the model needs it.
+            axis. Floats in 0..1 may take the place of bytes, whichever of the two the run was trained on. They are
+            scaled and cut to the model's size, as `flaxcls.data.resize.fit_image` does. Grey is converted to colour, or
+            colour to grey, as the model needs it.
           batch_size: number of images computed at once.
 
         Raises:
-          InputError: if an item is not an image of unsigned bytes.
+          InputError: if an item is not an image of unsigned bytes, or of floats in 0..1.
         """
         logits = self.logits(images, batch_size=batch_size) / (self.temperature or 1.0)
         return Predictions(np.asarray(jax.nn.softmax(logits)), self.class_names)
@@ -98,19 +101,16 @@ class Classifier:
         """Returns the logits f32[n k] for images as `predict` takes them."""
         found = [np.zeros((0, len(self.class_names)), np.float32)]
         for start in range(0, len(images), batch_size):
-            batch = np.stack([self.prepared(image) for image in images[start : start + batch_size]])
+            prepared = [self.prepared(image) for image in images[start : start + batch_size]]
+            alike = len({image.dtype for image in prepared}) == 1
+            batch = np.stack(prepared if alike else [unit_floats(image) for image in prepared])
             padded = pad_rows(batch, min(batch_size, len(images)))  # one shape, so that it compiles once
             found.append(np.asarray(self._compiled(self.variables, padded))[: len(batch)])
         return np.concatenate(found)
 
     def prepared(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image u8[h w c] or u8[h w] in the shape that the model sees. Raises InputError for others."""
-        image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] > (4,):
-            raise InputError(
-                f"an image of {image.dtype}{list(image.shape)} was given, but u8[h w c] with 1 to 4 channels, or "
-                "u8[h w], is needed."
-            )
+        """Returns an image [h w c] or [h w], as `checked_pixels` takes it, in the shape that the model sees."""
+        image = checked_pixels(image)
         *size, channels = self.image_shape
         return fit_image(with_channels(image, channels), (size[0], size[1]))
 
@@ -132,6 +132,37 @@ class Classifier:
     @cached_property
     def _compiled(self) -> Any:
         return jax.jit(lambda variables, images: self.forward(variables, images))
+
+
+def checked_pixels(image: np.ndarray) -> np.ndarray:
+    """Returns an image as u8 in 0..255 or f32 in 0..1, the two scales that a classifier knows; no value is scaled.
+
+    Args:
+      image: unsigned bytes, or floats in 0..1 of any precision, [h w c] or [h w].
+
+    Raises InputError for others.
+    """
+    image = np.asarray(image)
+    is_float = np.issubdtype(image.dtype, np.floating)
+    if not (is_float or image.dtype == np.uint8) or image.ndim not in (2, 3) or 0 in image.shape:
+        raise InputError(
+            f"an image of {image.dtype}{list(image.shape)} was given, but uint8 in 0..255 or floats in 0..1, of the "
+            "shape [h w c] or [h w], is needed."
+        )
+    if not is_float:
+        return image
+    if not 0 <= image.min() <= image.max() <= 1:
+        low, high = np.fmin.reduce(image, axis=None), np.fmax.reduce(image, axis=None)  # they pass over NaN
+        raise InputError(
+            f"an image has floats in {low:.8g}..{high:.8g}, and {np.isnan(image).sum():,} NaN, but they must be in "
+            "0..1: scale them, or give uint8."
+        )
+    return image.astype(np.float32)
+
+
+def unit_floats(images: np.ndarray) -> np.ndarray:
+    """Returns images u8 in 0..255, or f32 in 0..1, as f32 in 0..1."""
+    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
 
 
 def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int | None = None) -> Classifier:
@@ -187,6 +218,7 @@ def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int |
         data=record["data"],
         examples=tuple(record["examples"]),
         temperature=_temperature(workdir, record),
+        image_dtype=record.get("image_dtype", "uint8"),  # earlier versions did not keep it
     )
     return dataclasses.replace(loaded, variables=_fitting(loaded, workdir))
 

@@ -19,6 +19,8 @@ from flaxcls.run.plan import Plan
 from flaxcls.state import TrainState
 from flaxcls.validation import type_problems
 
+NEW = ("image_dtype",)  # parts of the identity that records of earlier versions lack
+
 
 def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state: TrainState) -> dict[str, Any]:
     """Returns the values that must be equal when a run is resumed: its data, and the shapes and types of its arrays."""
@@ -28,6 +30,7 @@ def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state
         "examples": list(dataset.sizes),
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
+        "image_dtype": str(dataset.train.images.dtype),
         "mean": mean.tolist(),
         "std": std.tolist(),
         "arrays": {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in paths},
@@ -84,7 +87,7 @@ def check_record(record: dict[str, Any], identity: dict[str, Any]) -> None:
     _check_parts(record)
     for name, current in identity.items():
         recorded = record.get(name)
-        if recorded == current:
+        if recorded == current or (name in NEW and name not in record):
             continue
         if isinstance(current, dict) and isinstance(recorded, dict):
             key = next(key for key in {**recorded, **current} if recorded.get(key) != current.get(key))
