@@ -87,7 +87,7 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
         class_names=builder.info.features[label_key].names,
         name=builder.info.full_name,
     )
-    return replace(dataset, notes=[*notes, *found.notes], preparation=found.preparation)
+    return replace(dataset, notes=[*notes, *dataset.notes, *found.notes], preparation=found.preparation)
 
 
 def _labelled(builder: Any, split: str, image_key: str, label_key: str) -> bool:
