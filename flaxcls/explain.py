@@ -12,6 +12,7 @@ from flaxcls.analysis.explain_files import explain_files, make_options
 from flaxcls.analysis.explanation import TOLERANCE
 from flaxcls.analysis.prediction import find_images, predict_files
 from flaxcls.cli import NAMES, local_out, run_command
+from flaxcls.data.decode import allow_pixels
 from flaxcls.storage import as_path, printable
 
 
@@ -31,6 +32,8 @@ class Command:
     """Layer for Grad-CAM and feature maps, named as in --dry-run; without it, the last with a map of several pixels."""
     out: Path | None = None
     """Directory for the files; without it, RUN/explanations."""
+    max_pixels: int | None = None
+    """Pixels of the largest image that is read, so that no file fills the memory; None: as in training."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -47,6 +50,7 @@ def _explain(command: Command) -> int:
     run = as_path(command.run)
     out = local_out(command.out, run / "explanations")
     classifier = load_run(run)
+    allow_pixels(command.max_pixels or classifier.config.data.max_pixels)
     options = make_options(classifier, methods=command.methods, class_name=command.class_name, layer=command.layer)
     for sentence in (*notes, *options.left_out):
         print(sentence, file=sys.stderr)

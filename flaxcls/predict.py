@@ -14,6 +14,7 @@ from flaxcls.analysis.classifier import load_run
 from flaxcls.analysis.inference import calibrated
 from flaxcls.analysis.prediction import check_new, find_images, predict_files, write
 from flaxcls.cli import NAMES, run_command
+from flaxcls.data.decode import allow_pixels
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path
 
@@ -34,6 +35,8 @@ class Command:
     """New file to write to, instead of the standard output."""
     batch_size: int = 256
     """Number of images computed at once."""
+    max_pixels: int | None = None
+    """Pixels of the largest image that is read, so that no file fills the memory; None: as in training."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -61,6 +64,7 @@ def _predict(command: Command, errors: Console) -> int:
         check_new(out)
     run = as_path(command.run)
     classifier = load_run(run)
+    allow_pixels(command.max_pixels or classifier.config.data.max_pixels)
     classes = len(classifier.class_names)
     if not 1 <= command.top <= classes:
         raise InputError(f"top is {command.top}, but the model has {classes} classes: ask for 1 to {classes}.")

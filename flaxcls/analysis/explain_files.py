@@ -22,7 +22,7 @@ from flaxcls.analysis.pictures import (
     write_png,
 )
 from flaxcls.analysis.prediction import FilePredictions
-from flaxcls.data.decode import allow_pixels, read_picture
+from flaxcls.data.decode import read_picture
 from flaxcls.errors import InputError, unknown
 
 METHODS = ("grad-cam", "integrated-gradients", "smooth-grad", "occlusion")
@@ -181,7 +181,6 @@ def explain_files(
 
     Raises InputError if a file cannot be written.
     """
-    allow_pixels(classifier.config.data.max_pixels)
     names = np.array(classifier.class_names)
     variables = jax.device_put(classifier.variables)
     logits_fn = logits_function(classifier, variables)

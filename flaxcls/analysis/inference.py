@@ -59,12 +59,11 @@ def validation_split(classifier: Classifier) -> Split:
     if classifier.examples[1:2] == (0,):
         raise InputError("the run was trained without a validation split, as data.validation_fraction is 0.")
     dataset = load_dataset(classifier.config.data)
+    name = classifier.data
+    if not is_own(classifier, dataset):
+        name = dataset.name if dataset.name != name else f"{name} with other images"
     for what, loaded, trained in (
-        (
-            "the data set",
-            classifier.data if is_own(classifier, dataset) else f"{dataset.name}, which is another,",
-            classifier.data,
-        ),
+        ("the data set", name, classifier.data),
         ("classes", list(dataset.class_names), list(classifier.class_names)),
         ("examples", dataset.sizes, classifier.examples),
     ):

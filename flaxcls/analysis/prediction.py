@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from flaxcls.analysis.classifier import Classifier, Predictions
-from flaxcls.data.decode import allow_pixels, read_picture
+from flaxcls.data.decode import read_picture
 from flaxcls.data.files import describe_left_out, few, find_below
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
@@ -112,7 +112,6 @@ def predict_files(
     def prepared(path: str) -> np.ndarray:
         return classifier.prepared(read_picture(Path(path)), name=path)
 
-    allow_pixels(classifier.config.data.max_pixels)
     read: list[str] = []
     unreadable: list[tuple[str, str]] = []
     parts = [np.zeros((0, len(classifier.class_names)), np.float32)]

@@ -97,7 +97,7 @@ def unified(stored: Stored | list[Picture], index: int, picture: Picture, prepar
         return preparation.unify(picture)
     except ValueError as error:
         name = f"image {index}" if isinstance(stored, list) else stored.name(index)
-        raise InputError(f"{name}: {error}.") from error
+        raise InputError(f"{name}: {error}") from error
 
 
 def random_box(seed: int, position: int, size: tuple[int, int], least_area: float) -> tuple[int, int, int, int]:

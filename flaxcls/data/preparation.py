@@ -67,7 +67,7 @@ class Preparation:
             if pixels.dtype != np.uint8:
                 raise ValueError(
                     f"its values are {pixels.dtype} of {pixels.min()} to {pixels.max()}, but 8 bits are expected: name "
-                    "the range of the values by --data.value-range LOW HIGH when the run is trained"
+                    "the range of the values by --data.value-range LOW HIGH when the run is trained."
                 )
             return with_channels(pixels, self.channels, alpha=alpha)
         low, high = self.value_range

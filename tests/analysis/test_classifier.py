@@ -64,7 +64,7 @@ def test_images_of_any_size_and_kind(trained):
     large = image.repeat(3, axis=0).repeat(3, axis=1)
     colours = large.repeat(3, axis=2)
     opaque = np.concatenate([colours, np.full_like(large, 255)], axis=2)
-    wide = np.pad(large, ((0, 0), (8, 8), (0, 0)))
+    wide = large.repeat(2, axis=1)
     kinds = classifier.predict([image, image[..., 0], large, colours, opaque, wide]).probabilities
     np.testing.assert_allclose(kinds, kinds[:1].repeat(6, axis=0), atol=1e-5)
     assert classifier.predict(np.zeros((0, 5, 5, 3), np.uint8)).probabilities.shape == (0, 3)
@@ -166,11 +166,11 @@ def test_what_looks_at_a_run_on_floats_sees_the_floats(on_floats, tmp_path):
 def test_a_run_on_floats_is_not_resumed_with_bytes_and_an_older_one_is(on_floats):
     workdir, _ = on_floats
     record = read_record(workdir / "checkpoints", max(read_steps(workdir / "checkpoints")))
-    floats = {name: record[name] for name in ("data", "image_shape", "image_dtype")}
+    floats = {name: record[name] for name in ("data", "image_shape", "preparation")}
     check_record(record, floats)
-    check_record({name: value for name, value in record.items() if name != "image_dtype"}, floats)
-    with pytest.raises(InputError, match="started with image_dtype float32, but is resumed with uint8"):
-        check_record(record, {**floats, "image_dtype": "uint8"})
+    check_record({name: value for name, value in record.items() if name != "preparation"}, floats)
+    with pytest.raises(InputError, match=r"preparation value_range: \[0.0, 1.0\], but is resumed with None"):
+        check_record(record, {**floats, "preparation": {**floats["preparation"], "value_range": None}})
 
 
 def test_a_temperature_is_kept_for_the_parameters_it_was_fitted_to(trained):

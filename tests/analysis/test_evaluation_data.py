@@ -73,7 +73,7 @@ def test_one_image_that_is_another_makes_another_set(place, tmp_path):
 def test_images_that_took_the_place_of_the_runs_are_not_its_validation_split(place):
     classifier = load_run(place / "run")
     config = replace(classifier.config, data=source(place / "two" / "data"))
-    with pytest.raises(InputError, match="not what the run saw: the data set data, which is another"):
+    with pytest.raises(InputError, match="not what the run saw: the data set data with other images"):
         validation_split(replace(classifier, config=config))
 
 

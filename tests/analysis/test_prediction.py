@@ -78,14 +78,16 @@ class Brightness:
     def __init__(self):
         self.shapes = []
 
-    def prepared(self, image):
-        return image[:2, :2]
+    def prepared(self, picture, name):
+        return picture.pixels[:2, :2]
 
-    def predict(self, images, *, batch_size):
-        images = np.stack(images)
-        self.shapes.append(images.shape)
+    def logits_of_prepared(self, images, *, size):
+        self.shapes.append((size, *images.shape[1:]))
         bright = (images.mean(axis=(1, 2, 3)) / 255).astype(np.float32)
-        return Predictions(np.stack([bright, 1 - bright], axis=1), self.class_names)
+        return np.stack([bright, 1 - bright], axis=1)
+
+    def predictions(self, logits):
+        return Predictions(logits, self.class_names)
 
 
 def test_the_rest_goes_on_where_a_file_cannot_be_read(tmp_path):
@@ -106,12 +108,12 @@ def test_an_interrupt_reads_no_more_files(tmp_path, grey):
     class Interrupted(Brightness):
         read = 0
 
-        def prepared(self, image):
+        def prepared(self, picture, name):
             self.read += 1
             time.sleep(0.02)
-            return super().prepared(image)
+            return super().prepared(picture, name)
 
-        def predict(self, images, *, batch_size):
+        def logits_of_prepared(self, images, *, size):
             raise KeyboardInterrupt
 
     paths = [str(save(grey, tmp_path / f"{n}.png")) for n in range(40)]

@@ -4,6 +4,7 @@ import pytest
 
 from flaxcls.data import from_arrays
 from flaxcls.data.images import Images
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 8, 6, 3), dtype=np.uint8)
@@ -163,5 +164,5 @@ def test_classes_without_a_training_image_are_said(labels):
     assert found.notes == ["classes without a training image, which cannot be learned: d, e (2 of 5)"]
     only_in_test = from_arrays(IMAGES, LABELS, class_names="abcd", test=(IMAGES, np.full(60, 3)))
     assert only_in_test.notes == ["classes without a training image, which cannot be learned: d (1 of 4)"]
-    pictures = Images(list(IMAGES), (8, 6, 3), whole=True)
+    pictures = Images(list(IMAGES), Preparation((8, 6), 3), whole=True)
     assert from_arrays(pictures, labels, class_names="abcde").notes == found.notes

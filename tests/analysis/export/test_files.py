@@ -12,6 +12,7 @@ from flaxcls.analysis import load_run
 from flaxcls.analysis.export import export_run, to_stablehlo
 from flaxcls.config import AugmentConfig, Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.data import load_dataset
+from flaxcls.data.preparation import Preparation
 from flaxcls.models import CNN
 from flaxcls.run import fit
 from tests.conftest import make_stripes
@@ -81,7 +82,7 @@ def test_colour_images_seen_from_several_views(digits, tmp_path):
         config=Config(augment=AugmentConfig(eval_flip=True, eval_shift=2, eval_pattern="diagonal")),
         model=model,
         variables=jax.tree.map(np.asarray, variables),
-        image_shape=(32, 32, 3),
+        preparation=Preparation((32, 32), 3),
         mean=(0.5, 0.4, 0.3),
         std=(0.2, 0.3, 0.2),
     )
