@@ -3,7 +3,6 @@
 import contextlib
 import io
 import math
-import multiprocessing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,8 @@ RATIOS = (3 / 4, 4 / 3)
 TRIES = 10
 USUAL_SIDE = 224  # pixels; the size for ImageNet, for which most networks are made
 LARGE = 2**26  # pixels
+# True in a worker process: it reads the images of a batch one after another, since others work beside it
+one_of_several = False
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -88,7 +89,10 @@ def upright_size(file: Path | io.BytesIO, name: str) -> tuple[int, int]:
 
 
 class Stored(Protocol):
-    """Pictures u8[h w channels], each read when it is requested. Reading may raise InputError."""
+    """Pictures u8[h w channels], each read when it is requested. Reading may raise InputError.
+
+    What `take` returns for a batch is pickled and sent to a worker process, so it should be small.
+    """
 
     def __len__(self) -> int:
         """Returns the number of pictures."""
@@ -176,7 +180,7 @@ class Images:
             stacked[row] = make(*values)
 
         values = [range(len(stacked)), *(argument.tolist() for argument in arguments)]
-        if multiprocessing.parent_process() is not None:  # this is already one of several processes
+        if one_of_several:
             list(map(put, *values))
         else:
             with ThreadPoolExecutor() as pool:  # Pillow and OpenCV release Python's lock

@@ -3,7 +3,9 @@
 import difflib
 import io
 import math
+import pickle
 from dataclasses import replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,28 @@ def _read(
     return images, labels
 
 
+class _Source:
+    """A source of records that is pickled once, and opened once in each process to which it is sent."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def __getitem__(self, number: int) -> Any:
+        return self._source[number]
+
+    @cached_property
+    def _pickled(self) -> bytes:
+        return pickle.dumps(self._source)
+
+    def __reduce__(self) -> Any:
+        return _open_once, (self._pickled,)
+
+
+@lru_cache(maxsize=2)
+def _open_once(pickled: bytes) -> _Source:
+    return _Source(pickle.loads(pickled))
+
+
 class Records:
     """The pictures in the records at `indices` of a split, as `Stored`."""
 
@@ -204,7 +228,7 @@ def _read_arranged(
             for i, example in enumerate(source.__getitems__(range(start, min(start + 1000, len(source)))), start):
                 sizes.append(upright_size(io.BytesIO(example[image_key]), f"example {i} of {name}"))
                 labels[part][i] = example[label_key]
-        stored[part] = (Records(source, image_key, channels, np.arange(len(source)), name), sizes)
+        stored[part] = (Records(_Source(source), image_key, channels, np.arange(len(source)), name), sizes)
     images = arranged(
         stored,
         size=square(config.image_size),
