@@ -55,7 +55,7 @@ from flaxcls.config import (
 BATCH_SIZE = 1024
 
 CONFIG = Config(
-    data=DataConfig(source="tfds", name="imagenet2012", image_size=224, validation_fraction=0.01),
+    data=DataConfig(source="tfds", name="imagenet2012", image_size=224, resize="crop", validation_fraction=0.01),
     # crops of 0.08 to 1 of the area, with proportions of 3/4 to 4/3
     augment=AugmentConfig(flip=True, crop_padding=0, resized_crop=0.08),
     # the last norm of each block starts with scale zero

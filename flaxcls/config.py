@@ -10,6 +10,7 @@ from typing import Literal
 __all__ = [
     "ActivationName",
     "AugmentConfig",
+    "ColorName",
     "Config",
     "DataConfig",
     "LoopConfig",
@@ -22,6 +23,7 @@ __all__ = [
     "OptimConfig",
     "OptimizerName",
     "PolicyName",
+    "ResizeName",
     "ScheduleName",
     "SourceName",
     "StopConfig",
@@ -44,6 +46,8 @@ ModelName = Literal[
 ActivationName = Literal["relu", "relu6", "leaky_relu", "gelu", "silu", "tanh", "sigmoid"]
 LossName = Literal["cross_entropy", "squared_error", "binary_cross_entropy", "focal"]
 PolicyName = Literal["none", "rand_augment", "trivial_augment"]
+ColorName = Literal["rgb", "grey", "stored"]
+ResizeName = Literal["crop", "squash", "pad"]
 NormName = Literal["none", "batch", "group", "layer"]
 OptimizerName = Literal["sgd", "rmsprop", "adam", "adamw", "lamb", "lion", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine", "cosine_restarts", "exponential", "piecewise", "one_cycle"]
@@ -61,13 +65,29 @@ class DataConfig:
     dir: str | None = None
     """With tfds, the directory of prepared data, which may be gs://BUCKET/PATH; None: TFDS_DATA_DIR, or
     ~/tensorflow_datasets. With folder, a directory with a folder of images for each class, or with folders
-    train, val and test that contain such folders; or a .csv or .parquet file with the columns path, label and
-    optionally split."""
-    image_size: int | None = None
-    """With folder, and with tfds images of several sizes or beyond data.memory: height and width in pixels to which
-    images are resized; None: their own size if all have the same, else 224."""
-    color: Literal["rgb", "grey"] = "rgb"
-    """With folder, the channels of the images that the model sees: rgb has three, grey has one."""
+    train, val and test (or Training, val_images and the like) that contain such folders; or a .csv or .parquet
+    file with the columns path, label and optionally split."""
+    include: tuple[str, ...] = ()
+    """With folder, glob patterns of the files to use, such as '*.png' scans; empty: all. A pattern is compared with the
+    path from data.dir on, or as the table has it, and with the name of the file and of each folder; * matches / too."""
+    exclude: tuple[str, ...] = ()
+    """With folder, glob patterns of the files to leave out, such as '*_mask.*' masks, compared as those of include."""
+    image_size: int | tuple[int, int] | None = None
+    """With folder and tfds, the size to which images are resized: one number for a square, or height and width. None:
+    the size that most of them have, smaller if that is more than 256x256; 224 if no size is that of more than half."""
+    resize: ResizeName = "squash"
+    """With folder and tfds, how images of another size are brought to it. squash: scaled in each direction; pad: scaled
+    in their proportions, with black beside them; crop: scaled and cut to their centre, and training sees random parts
+    (augment.resized_crop)."""
+    color: ColorName = "rgb"
+    """With folder, the channels that the model sees: rgb has three, grey has one; stored: those of the files, which
+    all have as many."""
+    value_range: tuple[float, float] | None = None
+    """With folder and tfds, the values in the files that become black and white, 0 and 1. None: found, from the depth
+    that files of 16 bits use; files of floating-point numbers beyond 0..1 need it."""
+    max_pixels: int | None = None
+    """With folder and tfds, pixels of the largest image that is read, so that no file fills the memory; None:
+    178,956,970."""
     unreadable: Literal["stop", "skip"] = "stop"
     """With folder, what to do with files that are not readable images: stop with an error, or skip them."""
     memory: float = 2.0
@@ -86,6 +106,9 @@ class DataConfig:
     trains on all examples and keeps its last parameters."""
     test_fraction: float = 0.2
     """Share of all examples that is held out for the final test if the source has no test split."""
+    test_from: Literal["validation", "train"] = "validation"
+    """With tfds and folder, what the final test uses if the source has a validation split but no test split: that
+    split, and another one for validation is held out of train; or examples held out of train."""
     train_examples: int | None = None
     """Number of training examples to use, in the proportions of the classes, to see how much more data helps;
     None: all."""
@@ -109,7 +132,7 @@ class AugmentConfig:
     """Values of the pixels that crop_padding and eval_shift add: zero, or the image mirrored at its border."""
     resized_crop: float | None = None
     """Smallest share of the area that a random crop keeps before it is resized; 0.08 is usual. None: no crop, but
-    0.35 if the images have several sizes."""
+    0.35 if data.resize is crop and the images have several sizes."""
     rotate: float = 0.0
     """Largest random rotation to either side, in degrees; uncovered pixels are black."""
     translate: float = 0.0

@@ -10,6 +10,9 @@ from flaxcls.errors import InputError, unknown
 
 __all__ = ["differences", "from_json", "to_json"]
 
+# By data.source, what earlier versions did where a field of data did not exist yet, if that is not its default.
+_EARLIER = {"folder": {"test_from": "train", "resize": "crop"}, "tfds": {"resize": "crop"}}
+
 
 def to_json(config: Config) -> str:
     """Returns `config` as indented JSON, from which `from_json` makes an equal configuration."""
@@ -17,12 +20,17 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """Returns the configuration that `to_json` wrote, perhaps in an earlier version: missing fields get their default.
+    """Returns the configuration that `to_json` wrote, perhaps in an earlier version.
+
+    A missing field gets its default, or the value that stands for what the earlier version did.
 
     Raises InputError for broken JSON and for an unknown field.
     """
     try:
-        config: Config = _build(Config, json.loads(text), "")
+        values = json.loads(text)
+        if isinstance(values, dict) and isinstance(data := values.get("data"), dict):
+            values["data"] = _EARLIER.get(str(data.get("source")), {}) | data
+        config: Config = _build(Config, values, "")
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"the configuration is not JSON: {error}.") from error
     return config

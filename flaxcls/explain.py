@@ -12,7 +12,7 @@ from flaxcls.analysis.explain_files import explain_files, make_options
 from flaxcls.analysis.explanation import TOLERANCE
 from flaxcls.analysis.prediction import find_images, predict_files
 from flaxcls.cli import NAMES, local_out, run_command
-from flaxcls.storage import as_path
+from flaxcls.storage import as_path, printable
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,23 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _explain(command: Command) -> int:
-    paths = find_images(command.paths)
+    paths, notes = find_images(command.paths)
     run = as_path(command.run)
     out = local_out(command.out, run / "explanations")
     classifier = load_run(run)
     options = make_options(classifier, methods=command.methods, class_name=command.class_name, layer=command.layer)
-    for sentence in options.left_out:
+    for sentence in (*notes, *options.left_out):
         print(sentence, file=sys.stderr)
     found = predict_files(classifier, paths)
     for image in explain_files(classifier, options, found, out):
         other = "" if image.explained == image.predicted else f", explained as {image.explained}"
-        print(f"{image.source}: {image.predicted}, {image.probability:.1%}{other}")
+        print(f"{printable(image.source)}: {image.predicted}, {image.probability:.1%}{other}")
         if not image.is_complete:
             print(
                 "  Integrated gradients are not exact here: their sum differs from the difference of the logits by "
                 f"{image.gap:.1%}, more than the usual {TOLERANCE:.0%}."
             )
-        print("  " + "  ".join(file.name for file in image.files))
+        print("  " + "  ".join(printable(file.name) for file in image.files))
     if found.paths:
         print(f"The files{'' if options.filters is None else ', and filters.png,'} are in {out}.")
     if found.unreadable:

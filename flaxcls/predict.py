@@ -64,7 +64,9 @@ def _predict(command: Command, errors: Console) -> int:
     classes = len(classifier.class_names)
     if not 1 <= command.top <= classes:
         raise InputError(f"top is {command.top}, but the model has {classes} classes: ask for 1 to {classes}.")
-    paths = find_images(command.paths)
+    paths, notes = find_images(command.paths)
+    for note in notes:
+        errors.print(note)
     classifier, reason = calibrated(run, classifier)
     if reason is not None:
         errors.print(f"The probabilities are not calibrated: {reason}")

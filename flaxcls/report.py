@@ -12,7 +12,7 @@ from rich.markup import escape
 from flaxcls.analysis.report import read_run, render
 from flaxcls.cli import NAMES, local_out, run_command
 from flaxcls.errors import InputError
-from flaxcls.storage import as_path, write_whole
+from flaxcls.storage import as_path, printable, write_whole
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _report(command: Command) -> int:
         contents.append(read_run(run, name=name, split=command.split, data_dir=command.data_dir))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, render(contents))
+        write_whole(out, printable(render(contents)))
     except OSError as error:
         raise InputError(
             f"the report cannot be written to {out}: {error.strerror or error}. Name another --out."

@@ -18,6 +18,11 @@ from flaxcls.errors import InputError, StorageError
 PARTIAL = ".partial"
 
 
+def printable(path: str | Path) -> str:
+    r"""Returns a path, or a text with paths, so that it can be written as UTF-8; other bytes in it become \xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def as_path(place: str | Path) -> Path:
     """Returns the path of a place that a user named. Paths in a bucket have the same methods, except those for links.
 

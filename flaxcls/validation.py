@@ -96,10 +96,16 @@ def _data_problems(data: DataConfig) -> list[str]:
         "name": ("tfds",),
         "dir": ("tfds", "folder"),
         "image_size": ("tfds", "folder"),
+        "resize": ("tfds", "folder"),
+        "include": ("folder",),
+        "exclude": ("folder",),
         "color": ("folder",),
+        "value_range": ("tfds", "folder"),
+        "max_pixels": ("tfds", "folder"),
         "unreadable": ("folder",),
         "memory": ("tfds", "folder"),
         "workers": ("tfds", "folder"),
+        "test_from": ("tfds", "folder"),
     }
     defaults = {field.name: field.default for field in dataclasses.fields(DataConfig)}
     rules: list[_Rule] = [
@@ -107,7 +113,14 @@ def _data_problems(data: DataConfig) -> list[str]:
         ("validation_fraction", 0 <= data.validation_fraction < 1, "must be 0 or more and below 1"),
         ("test_fraction", 0 < data.test_fraction < 1, "must be above 0 and below 1"),
         ("train_examples", data.train_examples is None or data.train_examples > 0, "must be 1 or more, or None"),
-        ("image_size", data.image_size is None or data.image_size > 0, "must be 1 or more, or None"),
+        ("image_size", _is_size(data.image_size), "must be 1 or more, or such a height and width, or None"),
+        (
+            "value_range",
+            data.value_range is None
+            or (len(data.value_range) == 2 and -math.inf < data.value_range[0] < data.value_range[1] < math.inf),
+            "must be two finite numbers, the lower one first",
+        ),
+        ("max_pixels", data.max_pixels is None or data.max_pixels > 0, "must be 1 or more, or None"),
         ("workers", data.workers is None or data.workers >= 0, "must be 0 or more, or None"),
         ("memory", 0 <= data.memory < math.inf, "must be 0 or more GiB, and finite"),
         *(
@@ -131,6 +144,11 @@ def _data_problems(data: DataConfig) -> list[str]:
         ),
     ]
     return _broken_rules("data.", data, rules)
+
+
+def _is_size(size: int | tuple[int, ...] | None) -> bool:
+    sides = () if size is None else (size, size) if isinstance(size, int) else size
+    return len(sides) in (0, 2) and all(side > 0 for side in sides) and size != ()
 
 
 def _augment_problems(augment: AugmentConfig, loss: LossConfig, loop: LoopConfig) -> list[str]:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from flaxcls.config import Config, ModelConfig, OptimConfig
+from flaxcls.config import Config, DataConfig, ModelConfig, OptimConfig
 from flaxcls.config_json import differences, from_json, to_json
 from flaxcls.errors import InputError
 
@@ -40,6 +40,16 @@ def test_a_field_that_an_older_version_did_not_have_gets_its_default():
     values = json.loads(to_json(Config(seed=3)))
     del values["loop"]["steps_per_dispatch"], values["stop"]
     assert from_json(json.dumps(values)) == Config(seed=3)
+
+
+@pytest.mark.parametrize(
+    ("source", "test_from"), [("folder", "train"), ("tfds", "validation"), ("digits", "validation")]
+)
+def test_a_run_of_an_earlier_version_keeps_its_test_split(source, test_from):
+    values = json.loads(to_json(Config(data=DataConfig(source=source))))
+    assert from_json(json.dumps(values)).data.test_from == "validation"
+    del values["data"]["test_from"]
+    assert from_json(json.dumps(values)).data.test_from == test_from
 
 
 def test_differences_are_named():

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from flaxcls.analysis import load_run
 from flaxcls.analysis.inference import calibrated
 from flaxcls.config import Config, DataConfig, LoopConfig, ModelConfig
-from flaxcls.data.images import read_image
+from flaxcls.data.decode import read_picture
 from flaxcls.evaluate import main
 from flaxcls.run import fit
 
@@ -90,12 +90,15 @@ def test_new_images_of_any_size_in_folders(trained, capfd, tmp_path, splits):
     files = [tmp_path / "new" / name for name in table["id"].to_pylist()]
     assert len(files) == (labels != 4).sum()
     assert table["label"].to_pylist() == [int(file.parent.name) for file in files]
-    expected = calibrated(trained.workdir, load_run(trained.workdir))[0].predict([read_image(file) for file in files])
+    expected = calibrated(trained.workdir, load_run(trained.workdir))[0].predict(
+        [read_picture(file).pixels for file in files]
+    )
     np.testing.assert_allclose(np.array(table["p_8"]), expected.probabilities[:, 8], atol=1e-6)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["per_class"][4]["recall"] is None
     note = "not the run's own data, so the run may have been trained on some of these examples"
-    assert metrics["notes"]["dataset"] == note
+    assert metrics["notes"]["dataset"].splitlines()[0] == note
+    assert "27 of 27 images are not 8x8 (most of them 24x24): squashed to that" in metrics["notes"]["dataset"]
     code, _, err = call(capfd, trained.workdir, *args, "--split", "validation")
     assert code == (2 if splits else 0)
     assert not splits or "has the splits test, but not validation" in err

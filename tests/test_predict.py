@@ -83,8 +83,21 @@ def test_a_file_is_written_as_its_name_says_and_never_replaced(run, images, capf
     assert "is there already" in err
 
 
+def test_images_are_known_by_their_content_and_the_others_are_counted(run, images, capfd):
+    picture = Image.open(images / "0.png").convert("RGB")
+    for name, form in {"a.ppm": "PPM", "b.jfif": "JPEG", "c.jp2": "JPEG2000", "d.jpg": "JPEG", "e": "PNG"}.items():
+        picture.save(images / name, form)
+    (images / "README.txt").write_text("no image")
+    (images / "labels.csv").write_text("path,label")
+    code, out, err = call(capfd, run, images)
+    assert code == 0
+    assert len(out.splitlines()) == 1 + 10
+    passed_over = f"{images / 'README.txt'}, {images / 'labels.csv'}"
+    assert err == f"passed over, as they are no images (2): {passed_over}\n"
+
+
 def test_an_interrupt_leaves_no_file(run, images, capfd, monkeypatch):
-    monkeypatch.setattr(Classifier, "predict", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Classifier, "logits_of_prepared", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     code, _, err = call(capfd, run, images, "--out", images.parent / "found.csv")
     assert code == 130
     assert "Traceback" not in err

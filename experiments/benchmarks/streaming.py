@@ -34,7 +34,8 @@ from flaxcls.config import DataConfig
 from flaxcls.data import load_dataset
 from flaxcls.data.batches import BatchMaker
 from flaxcls.data.dataset import Split
-from flaxcls.data.images import random_box, read_image, upright_size
+from flaxcls.data.decode import read_head, read_picture
+from flaxcls.data.images import random_box
 from flaxcls.data.prefetch import made_ahead
 from flaxcls.data.resize import resize
 from flaxcls.data.stream import batch_indices
@@ -83,7 +84,7 @@ def flaxcls_seconds(split: Split, least_area: float, workers: int, batches: int)
 def draw_stream(split: Split, paths: Sequence[Path], least_area: float, count: int) -> dict[str, list[Any]]:
     """Returns path, part and label of the first `count` images that flaxcls draws, for tf.data."""
     order = batch_indices(0, 0, count=len(paths), batch_size=count).tolist()
-    sizes = [upright_size(path, str(path)) for path in paths]
+    sizes = [read_head(path, str(path)).size for path in paths]
     boxes = [random_box(0, position, sizes[index], least_area) for position, index in enumerate(order)]
     return {"paths": [str(paths[index]) for index in order], "boxes": boxes, "labels": split.labels[order].tolist()}
 
@@ -93,7 +94,7 @@ def differences(ask: Callable[..., Any], stream: dict[str, list[Any]], kind: str
     distances = []
     for path, box in zip(stream["paths"][:20], stream["boxes"], strict=False):
         top, left, height, width = box
-        scaled = resize(read_image(Path(path))[top : top + height, left : left + width], SIZE).astype(int)
+        scaled = resize(read_picture(Path(path)).pixels[top : top + height, left : left + width], SIZE).astype(int)
         distances.append(np.abs(scaled - ask("cut", path=path, box=box, kind=kind)))
     return float(np.mean(distances)), float(np.max(distances))
 
@@ -121,7 +122,9 @@ def main(
     with tempfile.TemporaryDirectory() as folder, peer as (peer_versions, ask):
         place = Path(folder) / "photos"
         save_photos(place, images)
-        split = load_dataset(DataConfig(source="folder", dir=str(place), memory=0.0, image_size=SIZE[0])).train
+        split = load_dataset(
+            DataConfig(source="folder", dir=str(place), memory=0.0, image_size=SIZE[0], resize="crop")
+        ).train
         assert split.ids is not None
         paths = [place / name for name in split.ids]
         size = statistics.mean(path.stat().st_size for path in paths)

@@ -24,6 +24,7 @@ from flaxcls.data.batches import BatchMaker
 from flaxcls.data.dataset import Split
 from flaxcls.data.images import Files, Images
 from flaxcls.data.prefetch import made_ahead
+from flaxcls.data.preparation import Preparation
 from flaxcls.data.stream import batch_indices
 
 CLASSES = 1000
@@ -42,7 +43,8 @@ def imagenet_like(place: Path, count: int, batches: int) -> BatchMaker:
             paths[index].parent.mkdir(exist_ok=True)
             if not paths[index].exists():
                 paths[index].hardlink_to(place / "one.jpg")
-    split = Split(Images(Files(paths, 3), (SIDE, SIDE, 3)), labels, [str(path.relative_to(place)) for path in paths])
+    images = Images(Files(paths), Preparation((SIDE, SIDE), 3))
+    split = Split(images, labels, [str(path.relative_to(place)) for path in paths])
     return BatchMaker(split, 0, BATCH, slice(0, BATCH), balanced=False, least_area=0.08)
 
 

@@ -18,10 +18,13 @@ from flaxcls.config import Config
 from flaxcls.config_json import from_json
 from flaxcls.contract import init_variables
 from flaxcls.data.batches import pad_rows
-from flaxcls.data.resize import fit_image, with_channels
+from flaxcls.data.decode import Picture
+from flaxcls.data.preparation import Preparation
+from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError, StorageError
 from flaxcls.models import build_model
 from flaxcls.run.checkpoint_files import FORMAT, read_arrays, read_record, read_steps
+from flaxcls.run.resume import as_found
 from flaxcls.run.workdir import CHECKPOINTS, CONFIG
 from flaxcls.storage import as_path, write_whole
 
@@ -57,12 +60,13 @@ class Classifier:
     model: linen module.
     variables: variables of the module for evaluation; with the average of the parameters, if the run keeps one.
     class_names: names of the k classes.
-    image_shape: (h, w, c) of the images that the model sees.
+    preparation: how a picture becomes an image that the model sees.
     mean, std: f64[c], mean and standard deviation that normalise images in 0..1, or None.
     step: training step of the parameters.
     sha256: hash of the arrays in the checkpoint.
     data: name of the data set.
     examples: numbers of examples in its train, validation and test splits.
+    fingerprint: of the data set, see `Dataset`; "" if it is not known.
     temperature: divisor of the logits before the softmax, fitted on the validation split; None if not fitted.
     """
 
@@ -70,49 +74,74 @@ class Classifier:
     model: nn.Module
     variables: dict[str, Any]
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    preparation: Preparation
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     step: int
     sha256: str = ""
     data: str = ""
     examples: tuple[int, ...] = ()
+    fingerprint: str = ""
     temperature: float | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of the images that the model sees."""
+        return self.preparation.shape
 
     def predict(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 256) -> Predictions:
         """Returns the probability of each class.
 
         Args:
           images: u8[n h w c] of any size, or a sequence of u8[h w c] of different sizes; grey images may lack the last
-            axis. They are scaled and cut to the model's size, as `flaxcls.data.resize.fit_image` does. Grey is
-            converted to colour, or colour to grey, as the model needs it.
+            axis. They are brought to the model's size as those of the run were (data.resize). Grey is converted to
+            colour, or colour to grey, as the model needs it. For a run on files of another range of values
+            (data.value_range): images with the values of such files, of any type.
           batch_size: number of images computed at once.
 
         Raises:
           InputError: if an item is not an image of unsigned bytes.
         """
-        logits = self.logits(images, batch_size=batch_size) / (self.temperature or 1.0)
-        return Predictions(np.asarray(jax.nn.softmax(logits)), self.class_names)
+        logits = self.logits(images, batch_size=batch_size)
+        return self.predictions(logits)
 
     def logits(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 256) -> np.ndarray:
         """Returns the logits f32[n k] for images as `predict` takes them."""
         found = [np.zeros((0, len(self.class_names)), np.float32)]
         for start in range(0, len(images), batch_size):
             batch = np.stack([self.prepared(image) for image in images[start : start + batch_size]])
-            padded = pad_rows(batch, min(batch_size, len(images)))  # one shape, so that it compiles once
-            found.append(np.asarray(self._compiled(self.variables, padded))[: len(batch)])
+            found.append(self.logits_of_prepared(batch, size=min(batch_size, len(images))))
         return np.concatenate(found)
 
-    def prepared(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image u8[h w c] or u8[h w] in the shape that the model sees. Raises InputError for others."""
-        image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape or image.shape[2:] > (4,):
-            raise InputError(
-                f"an image of {image.dtype}{list(image.shape)} was given, but u8[h w c] with 1 to 4 channels, or "
-                "u8[h w], is needed."
-            )
-        *size, channels = self.image_shape
-        return fit_image(with_channels(image, channels), (size[0], size[1]))
+    def logits_of_prepared(self, batch: np.ndarray, *, size: int) -> np.ndarray:
+        """Returns the logits f32[n k] for n images [n h w c] as `prepared` returns them.
+
+        size: number of images, at least n, for which it is compiled.
+        """
+        return np.asarray(self._compiled(self.variables, pad_rows(batch, size)))[: len(batch)]
+
+    def predictions(self, logits: np.ndarray) -> Predictions:
+        """Returns the calibrated probabilities for logits f32[n k]."""
+        return Predictions(np.asarray(jax.nn.softmax(logits / (self.temperature or 1.0))), self.class_names)
+
+    def prepared(self, image: np.ndarray | Picture, name: str = "an image") -> np.ndarray:
+        """Returns an image [h w c] or [h w] in the shape that the model sees.
+
+        name: of the image, for the message.
+
+        Raises InputError for a picture that the preparation cannot convert, and an array of another type.
+        """
+        preparation = self.preparation
+        if not isinstance(image, Picture) and preparation.value_range not in (None, (0.0, 1.0)):
+            image = np.asarray(image)
+            image = Picture(image if image.ndim == 3 else image[..., np.newaxis])
+        given = image if isinstance(image, Picture) else checked_pixels(image)
+        try:
+            if isinstance(given, Picture):
+                return preparation(given)
+            return preparation.fit(with_channels(given, preparation.channels))
+        except ValueError as error:
+            raise InputError(f"{name}: {error}.") from error
 
     def normalized(self, images: jax.Array) -> jax.Array:
         """Returns images u8[b h w c] of the model's shape, or floats in 0..1, as input for the module."""
@@ -132,6 +161,17 @@ class Classifier:
     @cached_property
     def _compiled(self) -> Any:
         return jax.jit(lambda variables, images: self.forward(variables, images))
+
+
+def checked_pixels(image: np.ndarray) -> np.ndarray:
+    """Returns an image of bytes. Raises InputError for others."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+        raise InputError(
+            f"an image of {image.dtype}{list(image.shape)} was given, but u8[h w c] with 1 to 4 channels, or "
+            "u8[h w], is needed."
+        )
+    return image
 
 
 def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int | None = None) -> Classifier:
@@ -172,20 +212,21 @@ def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int |
             "choose another step."
         ) from error
     config = from_json(json.dumps(record["config"]))
-    shape = tuple(record["image_shape"])
+    config = dataclasses.replace(config, data=as_found(config.data, record))
     normalized = config.augment.normalize
     loaded = Classifier(
         config=config,
         model=model or build_model(config.model, len(record["class_names"])),
         variables=_variables(arrays),
         class_names=tuple(record["class_names"]),
-        image_shape=shape,
+        preparation=Preparation.of_record(record),
         mean=tuple(record["mean"]) if normalized else None,
         std=tuple(record["std"]) if normalized else None,
         step=chosen,
         sha256=record["sha256"],
         data=record["data"],
         examples=tuple(record["examples"]),
+        fingerprint=record.get("fingerprint", ""),
         temperature=_temperature(workdir, record),
     )
     return dataclasses.replace(loaded, variables=_fitting(loaded, workdir))

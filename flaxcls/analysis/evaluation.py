@@ -14,15 +14,15 @@ from flax import linen as nn
 
 from flaxcls.analysis.calibration import BINS, expected_calibration_error, fit_temperature, softmax
 from flaxcls.analysis.classifier import Classifier, load_run
-from flaxcls.analysis.inference import calibrated, predict_splits, with_temperature
+from flaxcls.analysis.inference import calibrated, is_own, predict_splits, with_temperature
 from flaxcls.analysis.scores import log_loss, roc_curves, scores
 from flaxcls.config import DataConfig
 from flaxcls.config_json import differences
 from flaxcls.data import Dataset, Split, load_dataset
-from flaxcls.data.folder import load_examples
+from flaxcls.data.folder import count_files, fingerprint, load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
-from flaxcls.storage import PARTIAL, as_path, write_whole
+from flaxcls.storage import PARTIAL, as_path, printable, write_whole
 from flaxcls.validation import validate
 
 SPLITS = ("train", "validation", "test")
@@ -97,7 +97,7 @@ def evaluate_run(
         raise InputError(unknown("split", split, SPLITS))
     workdir = as_path(workdir)
     classifier = classifier or load_run(workdir, model=model, step=step)
-    changed = dataclasses.replace(classifier.config, data=data or classifier.config.data)
+    changed = dataclasses.replace(classifier.config, data=_as_the_run(data, classifier.config.data))
     validate(changed)
     if dataset is None and _is_new_folder(classifier, changed.data):
         return _of_new_folder(workdir, classifier, changed.data, split)
@@ -134,15 +134,33 @@ def evaluate_run(
     return evaluation
 
 
+def _as_the_run(data: DataConfig | None, own: DataConfig) -> DataConfig:
+    """Returns the data to evaluate, with the size and the range of values of the run where they are left open."""
+    if data is None or data.source != own.source:
+        return data or own
+    return dataclasses.replace(
+        data, image_size=data.image_size or own.image_size, value_range=data.value_range or own.value_range
+    )
+
+
 def _is_new_folder(classifier: Classifier, data: DataConfig) -> bool:
-    """Returns True if the data is another folder than the run's; one of the same name counts as the run's, moved."""
-    return data.source == "folder" and Path(str(data.dir)).resolve().stem != classifier.data
+    """Returns True if the data is another folder than the run's. The run's own may have been moved, but not changed."""
+    own = classifier.config.data
+    if data.source != "folder" or (own.source == "folder" and as_path(str(data.dir)) == as_path(str(own.dir))):
+        return False
+    if classifier.fingerprint:
+        return fingerprint(data, classifier.class_names) != classifier.fingerprint
+    # an earlier version did not keep it: a folder of that name with as many images is taken for the run's own
+    place = Path(str(data.dir)).resolve()
+    return printable(place.stem) != classifier.data or count_files(data, classifier.class_names) != sum(
+        classifier.examples
+    )
 
 
 def _of_new_folder(workdir: Path, classifier: Classifier, data: DataConfig, split: str) -> Evaluation:
     """Returns the evaluation of images of any size in a folder that is not the run's."""
     name, examples, notes = load_examples(
-        data, split, class_names=classifier.class_names, image_shape=classifier.image_shape
+        data, split, class_names=classifier.class_names, preparation=classifier.preparation
     )
     classifier, reason = calibrated(workdir, classifier)
     (logits,) = predict_splits(classifier, [examples])
@@ -178,7 +196,7 @@ def _evaluation(
 
 def check_named(classifier: Classifier, dataset: Dataset) -> None:
     """Raises InputError if the run was trained on another data set than its configuration names."""
-    if dataset.name != classifier.data:
+    if not is_own(classifier, dataset):
         raise InputError(
             f"the run was trained on {classifier.data}, but its configuration names {dataset.name}: if fit was "
             "given arrays, give them again (dataset=), or name other data (--data.*)."
@@ -276,7 +294,7 @@ def _differences(classifier: Classifier, dataset: Dataset, data: DataConfig) -> 
     config = classifier.config
     lines = differences(config, dataclasses.replace(config, data=dataclasses.replace(data, dir=config.data.dir)))
     for what, trained, given in (
-        ("name", classifier.data, dataset.name),
+        ("name", classifier.data, classifier.data if is_own(classifier, dataset) else dataset.name),
         ("examples", list(classifier.examples), list(dataset.sizes)),
     ):
         if trained != given:

@@ -22,7 +22,7 @@ from flaxcls.analysis.pictures import (
     write_png,
 )
 from flaxcls.analysis.prediction import FilePredictions
-from flaxcls.data.images import read_image
+from flaxcls.data.decode import allow_pixels, read_picture
 from flaxcls.errors import InputError, unknown
 
 METHODS = ("grad-cam", "integrated-gradients", "smooth-grad", "occlusion")
@@ -181,6 +181,7 @@ def explain_files(
 
     Raises InputError if a file cannot be written.
     """
+    allow_pixels(classifier.config.data.max_pixels)
     names = np.array(classifier.class_names)
     variables = jax.device_put(classifier.variables)
     logits_fn = logits_function(classifier, variables)
@@ -191,7 +192,7 @@ def explain_files(
             if options.filters is not None:
                 write_png(out / "filters.png", filters_picture(options.filters))
         for file, row in zip(map(Path, found.paths), found.predictions.probabilities, strict=True):
-            image = classifier.prepared(read_image(file))
+            image = classifier.prepared(read_picture(file), name=str(file))
             label = int(row.argmax())
             explained = label if options.label is None else options.label
             arrays = explain_image(

@@ -8,7 +8,7 @@ import numpy as np
 
 from flaxcls.analysis.calibration import fit_temperature
 from flaxcls.analysis.classifier import Classifier, keep_temperature
-from flaxcls.data import Split, load_dataset
+from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.data.batches import pad_rows
 from flaxcls.errors import InputError
 from flaxcls.sharding import batch_sharding, make_mesh, on_devices, replicated
@@ -42,6 +42,13 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarr
     return logits_by_split
 
 
+def is_own(classifier: Classifier, dataset: Dataset) -> bool:
+    """Returns True if the run was trained on this data set: by the content of its files, or else by its name."""
+    if classifier.fingerprint and dataset.fingerprint:
+        return dataset.fingerprint == classifier.fingerprint
+    return dataset.name == classifier.data
+
+
 def validation_split(classifier: Classifier) -> Split:
     """Returns the run's validation split, loaded again from the data that its configuration names.
 
@@ -53,7 +60,11 @@ def validation_split(classifier: Classifier) -> Split:
         raise InputError("the run was trained without a validation split, as data.validation_fraction is 0.")
     dataset = load_dataset(classifier.config.data)
     for what, loaded, trained in (
-        ("the data set", dataset.name, classifier.data),
+        (
+            "the data set",
+            classifier.data if is_own(classifier, dataset) else f"{dataset.name}, which is another,",
+            classifier.data,
+        ),
         ("classes", list(dataset.class_names), list(classifier.class_names)),
         ("examples", dataset.sizes, classifier.examples),
     ):

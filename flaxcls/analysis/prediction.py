@@ -21,9 +21,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from flaxcls.analysis.classifier import Classifier, Predictions
-from flaxcls.data.batches import pad_rows
-from flaxcls.data.images import SUFFIXES, read_image
+from flaxcls.data.decode import allow_pixels, read_picture
+from flaxcls.data.files import describe_left_out, few, find_below
 from flaxcls.errors import InputError
+from flaxcls.storage import printable
 
 
 class FilePredictions(NamedTuple):
@@ -48,10 +49,11 @@ class FilePredictions(NamedTuple):
         return "\n".join(lines + [f"  {reason}" for _, reason in self.unreadable])
 
 
-def find_images(names: Sequence[str]) -> list[str]:
-    """Returns the files that `names` mean, each once; names are files, folders and globs.
+def find_images(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the files that `names` mean, each once, and notes on those that were passed over in folders.
 
-    A folder means all files below it with a known suffix, sorted by path, without hidden ones.
+    Names are files, folders and globs. A folder means all images below it, as for training: files with the name of an
+    image or that begin like one, sorted by path, without hidden ones and those that tools leave behind.
 
     Raises:
       InputError: if a name is no file, no folder and no glob that matches, or if a folder has no images.
@@ -59,30 +61,32 @@ def find_images(names: Sequence[str]) -> list[str]:
     if not names:
         raise InputError("no image was named: give files, folders or globs after the run.")
     found: dict[Path, str] = {}
+    others: list[str] = []
+    hidden: list[str] = []
     for name in names:
         is_there = os.path.exists(name)  # noqa: PTH110 (Path.exists raises for names too long, folders that are closed)
         matches = [name] if is_there else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute ones)
         if not matches:
             raise InputError(f"{name} is no file, no folder, and no glob that matches a file: name images that exist.")
-        files = [file for match in matches for file in (_images_below(match) if Path(match).is_dir() else [match])]
+        files, passed_over = [], []
+        for match in matches:
+            if not Path(match).is_dir():
+                files.append(match)
+                continue
+            below = find_below(Path(match))
+            files += [str(Path(match, path)) for path in below.images]
+            passed_over += [str(Path(match, path)) for path in below.others]
+            hidden += below.hidden
         if not files:
+            others_there = f" (it has {few(passed_over)})" if passed_over else ""
             raise InputError(
-                f"{name} has no image: looked for files that end in {', '.join(SUFFIXES)}. "
-                "To use a file with another ending, name the file itself."
+                f"{name} has no image{others_there}: no file in it begins like one, or has a name that ends like one. "
+                "To use such a file, name the file itself."
             )
+        others += passed_over
         for file in files:
             found.setdefault(Path(file).absolute(), file)
-    return list(found.values())
-
-
-def _images_below(folder: str) -> list[str]:
-    return [
-        str(path)
-        for path in sorted(Path(folder).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    return list(found.values()), describe_left_out(list(dict.fromkeys(others)), hidden)
 
 
 def predict_files(
@@ -106,8 +110,9 @@ def predict_files(
     """
 
     def prepared(path: str) -> np.ndarray:
-        return classifier.prepared(read_image(Path(path)))
+        return classifier.prepared(read_picture(Path(path)), name=path)
 
+    allow_pixels(classifier.config.data.max_pixels)
     read: list[str] = []
     unreadable: list[tuple[str, str]] = []
     parts = [np.zeros((0, len(classifier.class_names)), np.float32)]
@@ -122,13 +127,12 @@ def predict_files(
                 unreadable.append((path, str(error)))
             if len(images) == batch_size or (done == len(paths) and images):
                 size = batch_size if len(parts) > 1 else len(images)  # one shape, so that it compiles once
-                padded = pad_rows(np.stack(images), size)
-                parts.append(classifier.predict(padded, batch_size=size).probabilities[: len(images)])
+                parts.append(classifier.logits_of_prepared(np.stack(images), size=size))
                 images = []
             advance(1)
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt, no more files are read
-    return FilePredictions(read, Predictions(np.concatenate(parts), classifier.class_names), unreadable)
+    return FilePredictions(read, classifier.predictions(np.concatenate(parts)), unreadable)
 
 
 def _read_ahead(
@@ -148,7 +152,7 @@ def top_rows(found: FilePredictions, top: int) -> list[dict[str, Any]]:
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     rows = []
     for path, chosen, values in zip(found.paths, order, probabilities, strict=True):
-        row: dict[str, Any] = {"path": path}
+        row: dict[str, Any] = {"path": printable(path)}
         for rank, label in enumerate(chosen, 1):
             end = "" if rank == 1 else f"_{rank}"
             row |= {f"class{end}": names[label], f"probability{end}": float(values[label])}

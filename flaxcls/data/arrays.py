@@ -1,11 +1,13 @@
 """The caller's own arrays as a data set."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from flaxcls.data.dataset import Dataset, Split, from_splits, stratified_split
 from flaxcls.data.images import Images
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
 
 
@@ -49,7 +51,17 @@ def from_arrays(
         if part not in given and fraction:
             rest, held_out = stratified_split(train.labels, fraction, split_seed)
             train, given[part] = train.take(rest), train.take(held_out)
-    return from_splits(train, given.get("validation"), given["test"], class_names=class_names, name=name)
+    preparation = (
+        images.preparation if isinstance(images, Images) else _preparation(train.images.shape[1:], train.images.dtype)
+    )
+    return from_splits(
+        train, given.get("validation"), given["test"], class_names=class_names, name=name, preparation=preparation
+    )
+
+
+def _preparation(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Preparation:
+    height, width, channels = shape
+    return Preparation((height, width), channels, "squash", None if dtype == np.uint8 else (0.0, 1.0))
 
 
 def _split(images: np.ndarray | Images, labels: np.ndarray, what: str) -> Split:

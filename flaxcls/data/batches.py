@@ -18,7 +18,7 @@ class BatchMaker:
 
     rows: rows of the batch to make.
     balanced: True if classes are sampled evenly.
-    least_area: smallest share of the area in a random crop of an image, if images have several sizes.
+    least_area: smallest share of the area in a random crop of an image before it is resized; None: no crop.
     alternating_flip: True if the batch says which images are mirrored.
     """
 
@@ -27,7 +27,7 @@ class BatchMaker:
     batch_size: int
     rows: slice
     balanced: bool
-    least_area: float
+    least_area: float | None
     alternating_flip: bool = False
 
     def after_rollbacks(self, rollbacks: int) -> "BatchMaker":
@@ -65,7 +65,7 @@ class BatchMaker:
         if not isinstance(images, Images):
             return lambda: images[indices]
         rows = np.arange(len(indices))
-        if images.whole:
+        if self.least_area is None:
             return partial(images.take(indices).__getitem__, rows)
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self.rows]
         crops = partial(images.take(indices).random_crops, rows, positions)

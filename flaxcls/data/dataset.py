@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxcls.data.images import Images
+from flaxcls.data.preparation import Preparation
 from flaxcls.data.stream import permutation
 from flaxcls.errors import InputError
 
@@ -42,6 +43,8 @@ class Dataset:
 
     validation: None if nothing is held out of train; then no parameters can be chosen as the best.
     notes: messages for whoever trains on the data set, such as files that were left out.
+    preparation: how the images became inputs of the model; None if that is not known.
+    fingerprint: hash of names, labels and contents of the files; "" if there are none.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Dataset:
     validation: Split | None
     test: Split
     notes: Sequence[str] = ()
+    preparation: Preparation | None = None
+    fingerprint: str = ""
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -73,6 +78,22 @@ class Dataset:
         sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in self.splits.items())
         return f"{self.name}: {sizes} images of {len(self.class_names)} classes"
 
+    @property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """The number of examples of each class, by the name of the split and then that of the class."""
+        counts = {
+            part: np.bincount(split.labels, minlength=len(self.class_names)) for part, split in self.splits.items()
+        }
+        return {part: dict(zip(self.class_names, numbers.tolist(), strict=True)) for part, numbers in counts.items()}
+
+
+def validation_stands_for_test(name: str) -> str:
+    """Returns the note that a source without a test split is tested on its validation split."""
+    return (
+        f"{name} has no test split: its validation split stands for it, and what chooses the parameters is held out "
+        "of train (--data.test-from train holds out both)"
+    )
+
 
 def from_splits(
     train: Split,
@@ -82,9 +103,11 @@ def from_splits(
     class_names: Sequence[str],
     name: str,
     notes: Sequence[str] = (),
+    preparation: Preparation | None = None,
+    fingerprint: str = "",
 ) -> Dataset:
     """Returns a Dataset of the splits. Raises InputError if a split is empty, or they do not match."""
-    dataset = Dataset(name, tuple(class_names), train, validation, test, notes)
+    dataset = Dataset(name, tuple(class_names), train, validation, test, notes, preparation, fingerprint)
     _check(dataset)
     return dataset
 

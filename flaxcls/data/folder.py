@@ -2,6 +2,8 @@
 
 import difflib
 import hashlib
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,13 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.dataset import Dataset, Split, from_splits
-from flaxcls.data.images import Files, arranged, check_readable, read_image, unreadable, upright_size
-from flaxcls.data.resize import square
-from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
+from flaxcls.data.dataset import Dataset, Split, from_splits, validation_stands_for_test
+from flaxcls.data.decode import Head, allow_pixels, read_head, read_picture
+from flaxcls.data.files import check_selection, describe_unselected, select
+from flaxcls.data.images import Files, Images, arranged, check_readable, notes_on_sizes, unreadable
+from flaxcls.data.layout import find_examples
+from flaxcls.data.preparation import Preparation
+from flaxcls.data.table import TABLES, ImageFile, read_table
 from flaxcls.errors import InputError, unknown
-from flaxcls.storage import as_path, in_bucket
+from flaxcls.storage import as_path, in_bucket, printable
 
+READ = 2**16  # bytes at either end of a file that its fingerprint reads
 ADVICE = "Repair or remove them, or skip them with --data.unreadable skip."
 
 
@@ -28,33 +34,40 @@ def load(config: DataConfig) -> Dataset:
       InputError: if there are no classes or no images, and for files that are not images, unless `config.unreadable`
         says to skip them.
     """
-    place, files = _find_files(config)
-    class_names = _class_names(files, place)
-    files, sizes, problems = _readable(files, config)
+    place, files, notes = _find_files(config)
+    names = _class_names(files, place)
+    notes += _describe_alike(files)
+    print_of_files = _fingerprint(files)
+    files, heads, problems = _readable(files, config)
     readable_labels = {file.label for file in files}
-    empty_classes = [name for name in class_names if name not in readable_labels]
+    empty_classes = [name for name in names if name not in readable_labels]
     if empty_classes:
         raise InputError(
             f"the class {empty_classes[0]!r} in {place} has no image that can be read: repair its images, or remove it."
         )
-    channels = 3 if config.color == "rgb" else 1
-    numbers = {name: number for number, name in enumerate(class_names)}
+    numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
     members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
-    images = arranged(
+    found = arranged(
         {
-            part: (Files([files[index].path for index in chosen], channels), [sizes[index] for index in chosen])
+            part: (_stored([files[index] for index in chosen], config), [heads[index] for index in chosen])
             for part, chosen in members.items()
         },
-        size=square(config.image_size),
-        channels=channels,
+        size=config.image_size,
+        how=config.resize,
+        color=config.color,
+        value_range=config.value_range,
         memory=config.memory,
+        name=str(place),
         advice=ADVICE,
     )
     parts = {
-        part: Split(images[part], labels[chosen], [files[index].name for index in chosen])
+        part: Split(found.images[part], labels[chosen], [files[index].name for index in chosen])
         for part, chosen in members.items()
     }
+    if config.test_from == "validation" and "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+        notes.append(validation_stands_for_test(printable(place)))
     digests: dict[str, bytes] = {}
     for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if part not in parts and fraction:
@@ -66,14 +79,48 @@ def load(config: DataConfig) -> Dataset:
         parts["train"],
         parts.get("validation"),
         parts["test"],
-        class_names=class_names,
-        name=place.resolve().stem,
-        notes=_note_skipped(problems, len(files)),
+        class_names=names,
+        name=printable(place.resolve().stem),
+        notes=[*notes, *_note_skipped(problems, len(files)), *found.notes],
+        preparation=found.preparation,
+        fingerprint=print_of_files,
     )
 
 
+def fingerprint(config: DataConfig, known: Sequence[str]) -> str:
+    """Returns the hash of the names, labels, splits and contents of the files, which is the same if the set is moved.
+
+    Of a large file, its length, beginning and end are read. known: classes of the run, which tell its folders apart.
+
+    Raises InputError like `load`.
+    """
+    return _fingerprint(_find_files(config, known)[1])
+
+
+def count_files(config: DataConfig, known: Sequence[str]) -> int:
+    """Returns the number of files in the folder or the table. Raises InputError like `load`."""
+    return len(_find_files(config, known)[1])
+
+
+def _fingerprint(files: Sequence[ImageFile]) -> str:
+    def line(file: ImageFile) -> bytes:
+        found = hashlib.sha256()
+        try:
+            with file.path.open("rb") as opened:
+                length = opened.seek(0, 2)
+                for start in (0, max(0, length - READ)):
+                    opened.seek(start)
+                    found.update(b"%d " % length + opened.read(READ))
+        except OSError as error:  # it has a content that is not known, which is not the same as an empty one
+            found.update(str(error.strerror).encode())
+        return f"{file.name}\0{file.label}\0{file.part}\0{found.hexdigest()}\n".encode()
+
+    with ThreadPoolExecutor() as pool:
+        return hashlib.sha256(b"".join(pool.map(line, files))).hexdigest()
+
+
 def load_examples(
-    config: DataConfig, part: str, *, class_names: Sequence[str], image_shape: tuple[int, int, int]
+    config: DataConfig, part: str, *, class_names: Sequence[str], preparation: Preparation
 ) -> tuple[str, Split, Sequence[str]]:
     """Returns data on which a trained model is evaluated: the name of the data set, its examples, and notes on them.
 
@@ -83,11 +130,11 @@ def load_examples(
       config: configuration of the folder or the table.
       part: train, validation or test.
       class_names: classes that the model knows.
-      image_shape: (h, w, c) of the images that the model sees.
+      preparation: how the images that the model was trained on were prepared.
 
     Raises InputError like `load`, and if the data set has no such part, or a class that the model does not know.
     """
-    place, files = _find_files(config)
+    place, files, notes = _find_files(config, known=class_names)
     parts = {file.part for file in files if file.split}
     if parts:
         files = [file for file in files if file.part == part]
@@ -97,22 +144,25 @@ def load_examples(
     for file in files:
         if file.label not in numbers:
             raise InputError(f"{file.name} in {place}: {unknown('class', file.label, class_names)}")
-    files, sizes, problems = _readable(files, config)
+    files, heads, problems = _readable(files, config)
     if not files:
         raise InputError(f"{unreadable(problems, len(problems))}\nNo image is left.")
-    images = arranged(
-        {part: (Files([file.path for file in files], image_shape[2]), sizes)},
-        size=image_shape[:2],
-        channels=image_shape[2],
-        memory=config.memory,
-        advice=ADVICE,
-    )
+    images = Images(_stored(files, config), preparation, whole={head.size for head in heads} <= {preparation.size})
     labels = np.array([numbers[file.label] for file in files], np.int32)
-    split = Split(images[part], labels, [file.name for file in files])
-    return place.resolve().stem, split, _note_skipped(problems, len(files))
+    split = Split(images, labels, [file.name for file in files])
+    notes += [*_note_skipped(problems, len(files)), *notes_on_sizes(heads, preparation)]
+    return printable(place.resolve().stem), split, notes
 
 
-def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
+def _stored(files: Sequence[ImageFile], config: DataConfig) -> Files:
+    return Files([file.path for file in files], config.max_pixels)
+
+
+def _find_files(config: DataConfig, known: Sequence[str] = ()) -> tuple[Path, list[ImageFile], list[str]]:
+    """Returns the place, its examples, and notes on what was left out.
+
+    known: classes of the run, if the place is another one than its own, in which its patterns may match nothing.
+    """
     if in_bucket(str(config.dir)):
         raise InputError(
             f"data.dir {config.dir!r} is in a bucket, but folders of images must be on this machine: mount it there "
@@ -120,7 +170,16 @@ def _find_files(config: DataConfig) -> tuple[Path, list[ImageFile]]:
             "(--data.source tfds)."
         )
     place = as_path(str(config.dir)).expanduser()
-    return place, read_table(place) if place.suffix.lower() in TABLES else _from_folders(place)
+    if place.suffix.lower() not in TABLES:
+        return place, *find_examples(place, config.include, config.exclude, known=known)
+    files = read_table(place)
+    selected, unused = select([file.name for file in files], config.include, config.exclude)
+    left_out = len(files) - len(selected)
+    check_selection(place, len(selected), left_out, [] if known else unused)
+    if not left_out:
+        return place, files, []
+    chosen = set(selected)
+    return place, [file for file in files if file.name in chosen], [describe_unselected(left_out, len(files))]
 
 
 def _note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
@@ -155,43 +214,15 @@ def hash_split(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _from_folders(place: Path) -> list[ImageFile]:
-    if not place.is_dir():
-        raise InputError(f"data.dir {str(place)!r} is no folder, and no table that ends with {' or '.join(TABLES)}.")
-    folders = _folders(place)
-    splits = [folder for folder in folders if folder.name.lower() in SPLITS]
-    strange = [folder.name for folder in folders if folder not in splits]
-    if strange and any(SPLITS[folder.name.lower()] == "train" for folder in splits):
-        raise InputError(
-            f"{place} has the split {splits[0].name} and beside it {', '.join(strange[:5])}, which is no split "
-            f"({', '.join(SPLITS)}): move it away, or, if all are classes, rename those with the name of a split."
-        )
-    found: list[tuple[str | None, Path]]
-    if splits and not strange:
-        found = [(folder.name.lower(), name) for folder in splits for name in _folders(folder)]
-    else:
-        found = [(None, folder) for folder in folders]
-    if not found:
-        raise InputError(f"{place} holds no folder: it needs one for each class, with its images in it.")
-    files = []
-    for split, folder in found:
-        inside = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        if not inside:
-            raise InputError(f"the class folder {folder} holds no image: put some into it, or remove it.")
-        names = (path.relative_to(place).as_posix() for path in inside)
-        files += [ImageFile(path, name, folder.name, split) for path, name in zip(inside, names, strict=True)]
-    return files
+def _class_names(files: Sequence[ImageFile], place: Path) -> list[str]:
+    """Returns the classes of the training split, in order; names that are numbers are in the order of the numbers.
 
-
-def _folders(place: Path) -> list[Path]:
-    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _class_names(files: list[ImageFile], place: Path) -> list[str]:
+    Raises InputError if there is no training split or only one class, or if another split has a class that train lacks.
+    """
     trained = {file.label for file in files if file.part == "train"}
     if not trained:
         raise InputError(
-            f"{place} has the splits {', '.join(sorted({str(f.split) for f in files}))}, but none named train."
+            f"{printable(place)} has the splits {', '.join(sorted({f.part for f in files}))}, but none named train."
         )
     numbers = all(name.isdecimal() for name in trained)
     names = sorted(trained, key=(lambda name: (int(name), name)) if numbers else None)
@@ -199,37 +230,52 @@ def _class_names(files: list[ImageFile], place: Path) -> list[str]:
         if file.label not in trained:
             near = difflib.get_close_matches(file.label, names, n=1)
             raise InputError(
-                f"{file.name} in {place} is of the class {file.label!r}, but train has none of it."
+                f"{file.name} in {printable(place)} is of the class {file.label!r}, but train has none of it."
                 + (f" Did you mean {near[0]!r}?" if near else "")
             )
     if len(names) < 2:
-        raise InputError(f"{place} has the class {', '.join(names)} alone, but at least two are needed.")
+        raise InputError(f"{printable(place)} has the class {', '.join(names)} alone, but at least two are needed.")
     return names
 
 
-def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[tuple[int, int]], list[str]]:
-    """Returns the files that are images, the height and width of each, and the problems of the other files.
+def _describe_alike(files: Sequence[ImageFile]) -> list[str]:
+    """Returns a line for names of classes that differ only by blanks, case or the encoding of accents."""
+    counts = Counter(file.label for file in files)
+    alike: dict[str, list[str]] = {}
+    for label in sorted(counts):
+        alike.setdefault("".join(unicodedata.normalize("NFKC", label).split()).casefold(), []).append(label)
+    return [
+        "classes whose names differ only by blanks, case or accents: "
+        + ", ".join(f"{label!a} ({counts[label]:,})" for label in labels)
+        for labels in alike.values()
+        if len(labels) > 1
+    ]
+
+
+def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[Head], list[str]]:
+    """Returns the files that are images, the head of each, and the problems of the other files.
 
     Only the headers are read. If unreadable files are to be skipped, all of each file is read, so that training does
     not find another one.
     """
 
-    def read_size(file: ImageFile) -> tuple[int, int] | str:
+    def read(file: ImageFile) -> Head | str:
         try:
-            size = upright_size(file.path, str(file.path))
+            head = read_head(file.path, printable(file.path))
             if config.unreadable == "skip":
-                read_image(file.path)
-            return size
+                read_picture(file.path)
+            return head
         except InputError as error:
             return str(error)
 
+    allow_pixels(config.max_pixels)
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(read_size, files))
+        results = list(pool.map(read, files))
     if config.unreadable == "stop":
         check_readable(results, ADVICE)
-    kept = [(file, size) for file, size in zip(files, results, strict=True) if not isinstance(size, str)]
+    kept = [(file, head) for file, head in zip(files, results, strict=True) if not isinstance(head, str)]
     problems = [problem for problem in results if isinstance(problem, str)]
-    return [file for file, _ in kept], [size for _, size in kept], problems
+    return [file for file, _ in kept], [head for _, head in kept], problems
 
 
 def _digests(files: list[ImageFile]) -> dict[str, bytes]:

@@ -1,95 +1,35 @@
-"""Image files, and images of several sizes as one array."""
+"""Images of several sizes that are indexed like one array, in memory or read from their files."""
 
-import contextlib
-import io
 import math
-import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import simplejpeg
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from flaxcls.data.resize import fit_image, resize, with_channels
+from flaxcls.data.decode import Head, Picture, allow_pixels, read_picture
+from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
+from flaxcls.data.resize import resize, share_kept
 from flaxcls.errors import InputError
+from flaxcls.storage import printable
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# The endings of names that say that a file is an image; a file without one may be an image by its content.
+SUFFIXES = (
+    *(".avif", ".bmp", ".dds", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+)
 # width / height of random crops, from Szegedy et al. 2015, "Going Deeper with Convolutions"
 RATIOS = (3 / 4, 4 / 3)
 TRIES = 10
-USUAL_SIDE = 224  # pixels; the size for ImageNet, for which most networks are made
-LARGE = 2**26  # pixels
 # True in a worker process: it reads the images of a batch one after another, since others work beside it
 one_of_several = False
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Returns the picture in a file as u8[h w c]: 1 channel if it is grey, 3 in colours, 2 and 4 with transparency.
-
-    It is turned upright according to its EXIF data. Of an animation, it is the first picture. 16 bits per channel
-    become 8, and other colour spaces become RGB. Raises InputError if the file is not an image that is readable to its
-    end.
-    """
-    try:
-        return decode(path.read_bytes())
-    except Exception as error:  # the decoders of Pillow raise many types
-        raise InputError(f"{path} is no image that can be read: {_first_line(error)}") from error
-
-
-def decode(data: bytes) -> np.ndarray:
-    """Like `read_image`, for the bytes of a file. Raises the errors of Pillow if they are not an image."""
-    if _is_plain_jpeg(data):  # the same pixels as Pillow's in half the time
-        with contextlib.suppress(ValueError):  # Pillow names the problem of a damaged file, or reads what it can
-            return simplejpeg.decode_jpeg(data)
-    with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as opened:
-        warnings.simplefilter("ignore")  # warnings about unusual metadata
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16 bits; Pillow itself reduces RGB to 8 bits
-            values = np.asarray(image)
-            if values.min() < 0 or values.max() > 65535:
-                raise ValueError(f"its grey values are {values.min()} to {values.max()}, but must be in 0 to 65535")
-            return (values >> 8).astype(np.uint8)[..., np.newaxis]
-        if image.mode == "F":
-            raise ValueError("its grey values are floating-point numbers, whose scale is not known: save it as 16 bits")
-        transparent = image.has_transparency_data
-        grey = image.mode in ("1", "L", "LA", "La")
-        pixels = np.asarray(image.convert(("LA" if transparent else "L") if grey else "RGBA" if transparent else "RGB"))
-    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
-
-
-def _is_plain_jpeg(data: bytes) -> bool:
-    """True if the bytes begin like a JPEG with three colours and without metadata that could rotate it."""
-    at = 2
-    while data[:2] == b"\xff\xd8" and data[at : at + 1] == b"\xff":
-        marker, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4])
-        if marker in (b"\xc0", b"\xc1", b"\xc2"):  # a frame: its length, bits, height, width, number of colours
-            rows, columns = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            # for larger images Pillow checks if they are an attempt to fill the memory
-            return data[at + 4 : at + 10 : 5] == b"\x08\x03" and 0 < rows * columns < LARGE
-        if marker == b"\xe1" or length < 2:  # EXIF or XMP
-            return False
-        at += 2 + length
-    return False
-
-
-def upright_size(file: Path | io.BytesIO, name: str) -> tuple[int, int]:
-    """Returns height and width of the upright picture in a file, from its header.
-
-    Raises InputError, with `name`, if the file is not an image.
-    """
-    try:
-        with warnings.catch_warnings(), Image.open(file) as image:
-            warnings.simplefilter("ignore")
-            return image.size if _orientation(image) >= 5 else image.size[::-1]
-    except Exception as error:
-        raise InputError(f"{name} is no image that can be read: {_first_line(error)}") from error
+T = TypeVar("T")
 
 
 class Stored(Protocol):
-    """Pictures u8[h w channels], each read when it is requested. Reading may raise InputError.
+    """Pictures, each read when it is requested. Reading may raise InputError.
 
     What `take` returns for a batch is pickled and sent to a worker process, so it should be small.
     """
@@ -97,44 +37,52 @@ class Stored(Protocol):
     def __len__(self) -> int:
         """Returns the number of pictures."""
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Picture:
         """Returns one picture."""
+
+    def name(self, index: int) -> str:
+        """Returns the name of a picture for messages."""
 
     def take(self, indices: np.ndarray) -> "Stored":
         """Returns the pictures at `indices`, i64[m]."""
 
 
 class Files:
-    """The pictures in files, as `Stored`."""
+    """The pictures in files, as `Stored`. most_pixels: of a picture; None: as many as Pillow reads."""
 
-    def __init__(self, paths: Sequence[Path], channels: int) -> None:
-        self._paths, self._channels = paths, channels
+    def __init__(self, paths: Sequence[Path], most_pixels: int | None = None) -> None:
+        self._paths, self._most_pixels = paths, most_pixels
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return with_channels(read_image(self._paths[index]), self._channels)
+    def __getitem__(self, index: int) -> Picture:
+        allow_pixels(self._most_pixels)  # this may be another process than the one that found the files
+        return read_picture(self._paths[index])
+
+    def name(self, index: int) -> str:
+        """Returns the path of a picture."""
+        return printable(self._paths[index])
 
     def take(self, indices: np.ndarray) -> "Files":
         """Returns the pictures at `indices`, i64[m]."""
-        return Files([self._paths[index] for index in indices], self._channels)
+        return Files([self._paths[index] for index in indices], self._most_pixels)
 
 
 class Images:
-    """Images of several sizes that are indexed like an array u8[n h w c]. Each is scaled and cropped at its centre.
+    """Images of several sizes that are indexed like an array [n h w c] of uint8, or of float32 in 0..1.
 
-    images: u8[h w c] each.
-    shape: (h, w, c) of the result.
-    whole: True if every image already has that size, so that training does not crop.
+    images: in the channels and values of an input, or pictures that are read when they are needed.
+    preparation: how a picture becomes an input.
+    shape: (n, h, w, c) of the result.
+    whole: True if every image already has that size, so that nothing is resized.
     """
 
-    dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, images: list[np.ndarray] | Stored, shape: tuple[int, int, int], *, whole: bool = False) -> None:
-        self._images, self._size, self.whole = images, shape[:2], whole
-        self.shape = (len(images), *shape)
+    def __init__(self, images: list[np.ndarray] | Stored, preparation: Preparation, *, whole: bool = False) -> None:
+        self._images, self.preparation, self.whole = images, preparation, whole
+        self.shape, self.dtype = (len(images), *preparation.shape), preparation.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -148,16 +96,21 @@ class Images:
         """Returns the images at `indices`, i64[m]."""
         images = self._images
         taken = [images[index] for index in indices] if isinstance(images, list) else images.take(indices)
-        return Images(taken, self.shape[1:], whole=self.whole)
+        return Images(taken, self.preparation, whole=self.whole)
+
+    def original(self, index: int) -> np.ndarray:
+        """Returns an image [h w c] in its own size, in the channels and values of an input."""
+        images = self._images
+        return images[index] if isinstance(images, list) else _unified(images, index, images[index], self.preparation)
 
     def __getitem__(self, which: Any) -> np.ndarray:
-        """Returns u8[h w c] for a number, and u8[m h w c] for a slice or i64[m]."""
+        """Returns [h w c] for a number, and [m h w c] for a slice or i64[m]."""
         if np.ndim(which) == 0 and not isinstance(which, slice):
-            return fit_image(self._images[which], self._size)
-        return self._stack(lambda index: fit_image(self._images[index], self._size), np.arange(len(self))[which])
+            return self.preparation.fit(self.original(which))
+        return self._stack(lambda index: self.preparation.fit(self.original(index)), np.arange(len(self))[which])
 
     def random_crops(self, indices: np.ndarray, positions: np.ndarray, *, seed: int, least_area: float) -> np.ndarray:
-        """Returns a random part of each image, scaled to the common size: u8[m h w c].
+        """Returns a random part of each image, scaled to the common size: [m h w c].
 
         Args:
           indices: i64[m], indices of the images.
@@ -167,14 +120,14 @@ class Images:
         """
 
         def crop(index: int, draws: list[float]) -> np.ndarray:
-            image = self._images[index]
+            image = self.original(index)
             top, left, height, width = box_of(draws, image.shape[:2], least_area)
-            return resize(image[top : top + height, left : left + width], self._size)
+            return resize(image[top : top + height, left : left + width], self.preparation.size)
 
         return self._stack(crop, indices, box_draws(seed, positions))
 
     def _stack(self, make: Callable[..., np.ndarray], *arguments: np.ndarray) -> np.ndarray:
-        stacked = np.empty((len(arguments[0]), *self.shape[1:]), np.uint8)
+        stacked = np.empty((len(arguments[0]), *self.shape[1:]), self.dtype)
 
         def put(row: int, *values: Any) -> None:
             stacked[row] = make(*values)
@@ -188,49 +141,180 @@ class Images:
         return stacked
 
 
+class Extent(NamedTuple):
+    """Least and greatest value of a picture, and the number of values that are NaN."""
+
+    low: float
+    high: float
+    missing: int
+
+
+class Arranged(NamedTuple):
+    """The images of each split, how they were prepared, and notes for whoever trains on them."""
+
+    images: dict[str, np.ndarray | Images]
+    preparation: Preparation
+    notes: list[str]
+
+
 def arranged(
-    parts: Mapping[str, tuple[Stored, Sequence[tuple[int, int]]]],
+    parts: Mapping[str, tuple[Stored | list[Picture], Sequence[Head]]],
     *,
-    size: tuple[int, int] | None,
-    channels: int,
+    size: int | tuple[int, int] | None,
+    how: str,
+    color: str,
+    value_range: tuple[float, float] | None,
     memory: float,
+    name: str,
     advice: str,
-) -> dict[str, np.ndarray | Images]:
+) -> Arranged:
     """Returns the images of each split: one array if all images have one size and together fit into the memory.
 
     Args:
-      parts: for each split, its pictures, and the height and width of each.
-      size: height and width of the result; None: their own size if all have the same, else `USUAL_SIDE`.
-      channels: number of channels of the pictures.
+      parts: for each split, its pictures, maybe decoded already, and their heads.
+      size: height and width, or side, of the result; None: see `choose_size`.
+      how: crop, squash or pad, how a picture of another size is brought to it.
+      color: rgb, grey or stored, see `choose_channels`.
+      value_range: see `Preparation`; None: see `choose_range`.
       memory: GiB of decoded pictures to keep at most.
+      name: of the data set.
       advice: text for the error message: what to do about pictures that cannot be read.
+
+    Raises InputError for pictures that cannot be read, and if channels or range of values cannot be known.
     """
-    sizes = [size for _, part in parts.values() for size in part]
-    size = size or ((USUAL_SIDE, USUAL_SIDE) if len(set(sizes)) > 1 else sizes[0])
-    fits_memory = sum(height * width for height, width in sizes) * channels <= memory * 2**30
-    whole = set(sizes) <= {size}
+    heads = [head for _, part in parts.values() for head in part]
+    sizes = [head.size for head in heads]
+    target = as_size(size) or choose_size(sizes)
+    channels = choose_channels(color, heads, name)
+    dtypes = {head.dtype for head in heads}
+    deep = value_range is not None or not dtypes <= {"uint8"}
+    needed = sum(height * width for height, width in sizes) * channels * (4 if deep else 1)
+    fits_memory, whole = needed <= memory * 2**30, set(sizes) <= {target}
+    pictures = {part: read_all(stored, advice) for part, (stored, _) in parts.items() if fits_memory}
+    extents = []
+    if deep:
+        extents = [
+            extent for part, (stored, _) in parts.items() for extent in _extents(pictures.get(part, stored), advice)
+        ]
+        low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
+        value_range = value_range or choose_range(dtypes, low, high, name)
+    preparation = Preparation(target, channels, how, value_range)
 
-    def arrange(stored: Stored) -> np.ndarray | Images:
-        if fits_memory and whole:
-            return np.stack(read_all(stored, advice))
-        return Images(read_all(stored, advice) if fits_memory else stored, (*size, channels), whole=whole)
+    def arrange(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:
+        if part not in pictures:
+            assert not isinstance(stored, list)
+            return Images(stored, preparation, whole=whole)
+        ready = []
+        for index, picture in enumerate(pictures[part]):
+            ready.append(_unified(stored, index, picture, preparation))
+        return np.stack(ready) if whole else Images(ready, preparation)
 
-    return {name: arrange(stored) for name, (stored, _) in parts.items()}
+    images = {part: arrange(part, stored) for part, (stored, _) in parts.items()}
+    return Arranged(images, preparation, [*_notes_on_values(extents, preparation), *notes_on_sizes(heads, preparation)])
 
 
-def read_all(stored: Stored, advice: str) -> list[np.ndarray]:
+def _unified(stored: Stored | list[Picture], index: int, picture: Picture, preparation: Preparation) -> np.ndarray:
+    try:
+        return preparation.unify(picture)
+    except ValueError as error:
+        name = f"image {index}" if isinstance(stored, list) else stored.name(index)
+        raise InputError(f"{name}: {error}.") from error
+
+
+def _extents(stored: Stored | list[Picture], advice: str) -> list[Extent]:
+    return _each(lambda index: _extent(stored[index]), len(stored), advice)
+
+
+def _extent(picture: Picture) -> Extent:
+    pixels = picture.pixels[..., :-1] if picture.alpha else picture.pixels
+    if pixels.dtype.kind != "f":
+        return Extent(float(pixels.min()), float(pixels.max()), 0)
+    known = np.isfinite(pixels)
+    values = pixels[known]
+    return Extent(
+        float(values.min(initial=math.inf)), float(values.max(initial=-math.inf)), int(known.size - values.size)
+    )
+
+
+def _notes_on_values(extents: Sequence[Extent], preparation: Preparation) -> list[str]:
+    if preparation.value_range is None or not extents:
+        return []
+    low, high = preparation.value_range
+    least, greatest = min(extent.low for extent in extents), max(extent.high for extent in extents)
+    notes = [f"values of {least:g}..{greatest:g} in the files: {low:g}..{high:g} becomes 0..1 (--data.value-range)"]
+    outside = sum(extent.low < low or extent.high > high for extent in extents)
+    if outside:
+        notes.append(f"{outside:,} of {len(extents):,} images have values outside of that, which become its ends")
+    missing = sum(extent.missing > 0 for extent in extents)
+    if missing:
+        count = sum(extent.missing for extent in extents)
+        notes.append(
+            f"{missing:,} of {len(extents):,} images have {count:,} NaN or no-data values, which become {low:g}"
+        )
+    return notes
+
+
+def notes_on_sizes(heads: Sequence[Head], preparation: Preparation) -> list[str]:
+    """Returns lines on images that are brought to another size or other channels, and on further pages."""
+    notes = []
+    size, how = preparation.size, preparation.resize
+    others = [head.size for head in heads if head.size != size]
+    if others:
+        common, _ = Counter(others).most_common(1)[0]
+        line = (
+            f"{len(others):,} of {len(heads):,} images are not {_by(size)} (most of them {_by(common)}): "
+            f"{HOW[how]} to that (--data.image-size, --data.resize)"
+        )
+        if how == "crop":
+            kept = [share_kept(other, size) for other in others]
+            line += f"; evaluation sees {np.mean(kept):.0%} of them on average, {min(kept):.0%} at least"
+        notes.append(line)
+    grey = sum(head.channels <= 2 for head in heads)
+    if preparation.channels == 3 and grey:
+        notes.append(f"{grey:,} of {len(heads):,} images are grey and get three equal channels (--data.color grey)")
+    colours = sum(head.channels >= 3 for head in heads)
+    if preparation.channels == 1 and colours:
+        notes.append(f"{colours:,} of {len(heads):,} images are in colours, which become grey (--data.color)")
+    transparent = sum(head.channels in (2, 4) for head in heads)
+    if preparation.channels in (1, 3) and transparent:
+        notes.append(f"{transparent:,} of {len(heads):,} images are transparent and are laid on white")
+    for note, count in Counter(head.note for head in heads if head.note).most_common(3):
+        notes.append(
+            f"{count:,} of {len(heads):,} files have {note}" + ("" if "read" in note else ": the first is read")
+        )
+    return notes
+
+
+HOW = {"crop": "cropped", "squash": "squashed", "pad": "padded"}
+
+
+def as_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Returns height and width: one number means a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _by(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
+
+
+def read_all(stored: Stored | list[Picture], advice: str) -> list[Picture]:
     """Returns all pictures. Raises InputError with the first ten that cannot be read, and the advice."""
+    return stored if isinstance(stored, list) else _each(lambda index: stored[index], len(stored), advice)
 
-    def read(index: int) -> np.ndarray | str:
+
+def _each(read: Callable[[int], T], count: int, advice: str) -> list[T]:
+    """Returns `read(index)` for each picture. Raises InputError with the first ten that cannot be read."""
+
+    def attempt(index: int) -> T | str:
         try:
-            return stored[index]
+            return read(index)
         except InputError as error:
             return str(error)
 
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(read, range(len(stored))))
-    check_readable(images, advice)
-    return [image for image in images if not isinstance(image, str)]
+        results = list(pool.map(attempt, range(count)))
+    check_readable(results, advice)
+    return [result for result in results if not isinstance(result, str)]
 
 
 def check_readable(results: Sequence[object], advice: str) -> None:
@@ -279,14 +363,3 @@ def box_of(draws: list[float], size: tuple[int, int], least_area: float) -> tupl
     rows = min(height, max(1, round(width / RATIOS[0])))
     columns = min(width, max(1, round(height * RATIOS[1])))
     return (height - rows) // 2, (width - columns) // 2, rows, columns
-
-
-def _orientation(image: Image.Image) -> int:
-    """Returns the orientation in EXIF: 1 is upright, from 5 on rows become columns."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its message contains a memory address
-        return "it has no known format"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

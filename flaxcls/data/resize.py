@@ -4,22 +4,43 @@ import cv2
 import numpy as np
 
 
-def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns the largest centred part of u8[h w c] with the proportions of `size` (height, width), scaled to `size`.
+def fit_image(image: np.ndarray, size: tuple[int, int], how: str = "crop") -> np.ndarray:
+    """Returns an image [h w c], of uint8 or float32, brought to `size` (height, width). One of that size is unchanged.
 
-    The aspect ratio is kept. An image of that size is returned unchanged.
+    crop: the largest centred part with the proportions of `size`, scaled.
+    squash: the whole image, scaled to `size` in each direction.
+    pad: the whole image, scaled in its proportions and centred, with rows or columns of zeros (black) beside it.
+
+    how: crop, squash or pad.
     """
     height, width = size
     if image.shape[:2] == size:
         return image
+    if how == "squash":
+        return resize(image, size)
+    if how == "pad":
+        scale = min(height / image.shape[0], width / image.shape[1])
+        rows, columns = (
+            min(most, max(1, round(side * scale))) for side, most in zip(image.shape[:2], size, strict=True)
+        )
+        top, left = (height - rows) // 2, (width - columns) // 2
+        padded = np.zeros((*size, image.shape[2]), image.dtype)
+        padded[top : top + rows, left : left + columns] = resize(image, (rows, columns))
+        return padded
     scale = min(image.shape[0] / height, image.shape[1] / width)
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (image.shape[0] - rows) // 2, (image.shape[1] - columns) // 2
     return resize(image[top : top + rows, left : left + columns], size)
 
 
+def share_kept(image: tuple[int, int], size: tuple[int, int]) -> float:
+    """Returns the share of an image of this height and width that `fit_image` keeps when it crops to `size`."""
+    rows, columns = (min(side, size[i] * min(image[0] / size[0], image[1] / size[1])) for i, side in enumerate(image))
+    return rows * columns / (image[0] * image[1])
+
+
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns u8[h w c] scaled to `size` (height, width).
+    """Returns an image [h w c], of uint8 or float32, scaled to `size` (height, width).
 
     It interpolates between pixels. If one side becomes less than half as long and the other does not grow,
     interpolation would skip pixels. Then it averages over areas, which takes four times as long.
@@ -28,29 +49,43 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return image
     factors = [old / new for old, new in zip(image.shape[:2], size, strict=True)]
     averaged = min(factors) >= 1 and max(factors) > 2
+    if averaged and image.shape[2] > 4:  # OpenCV averages at most 4 channels
+        return np.concatenate([resize(image[..., start : start + 4], size) for start in range(0, image.shape[2], 4)], 2)
     scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if averaged else cv2.INTER_LINEAR)
     return scaled.reshape(*size, image.shape[2])  # OpenCV drops the axis of a single channel
 
 
-def square(side: int | None) -> tuple[int, int] | None:
-    """Returns the size (height, width) of a square, or None."""
-    return None if side is None else (side, side)
+def with_channels(image: np.ndarray, channels: int, *, alpha: bool | None = None) -> np.ndarray:
+    """Returns an image [h w channels] of one in grey or colour, with or without transparency; the background is white.
 
+    Grey is repeated for the colour channels. Colours become grey by their luminance (ITU-R BT.601). An image that has
+    so many channels already is unchanged, whatever they mean.
 
-def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Returns u8[h w channels] of an image in grey or colour, with or without transparency; the background is white.
+    Args:
+      image: [h w c] or [h w], uint8 in 0..255 or float32 in 0..1.
+      channels: 1, 3, or the channels of the image.
+      alpha: True if its last channel is transparency; None: if it has 2 or 4.
 
-    Grey is repeated for the colour channels. Colours become grey by their luminance (ITU-R BT.601).
+    Raises ValueError if the channels cannot be converted.
     """
     if image.ndim == 2:
         image = image[..., np.newaxis]
-    if image.shape[2] in (2, 4):
-        alpha = image[..., -1:].astype(np.uint16)
-        image = ((image[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if image.shape[2] == channels:
+        return image
+    if alpha or (alpha is None and image.shape[2] in (2, 4)):
+        colours, cover = image[..., :-1], image[..., -1:]
+        if image.dtype == np.uint8:
+            cover = cover.astype(np.uint16)
+            image = ((colours * cover + 255 * (255 - cover) + 127) // 255).astype(np.uint8)
+        else:
+            image = colours * cover + (1 - cover)
     if image.shape[2] == channels:
         return image
     if image.shape[2] == 1 and channels == 3:
         return np.repeat(image, 3, axis=2)
     if image.shape[2] == 3 and channels == 1:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
-    raise ValueError(f"an image of {image.shape[2]} channels cannot be converted to {channels} channels.")
+    raise ValueError(
+        f"an image of {image.shape[2]} channels cannot be converted to {channels} channels; --data.color stored keeps "
+        "the channels of the files"
+    )

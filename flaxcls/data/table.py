@@ -13,7 +13,9 @@ SPLITS = {
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
+    "dev": "validation",
     "test": "test",
+    "testing": "test",
 }
 TABLES = (".csv", ".parquet")
 

@@ -1,7 +1,6 @@
 """Image-classification data sets that tensorflow-datasets has prepared as ArrayRecord, read without TensorFlow."""
 
 import difflib
-import io
 import math
 import pickle
 from dataclasses import replace
@@ -16,9 +15,9 @@ from tensorflow_datasets.core.read_only_builder import builder_from_files
 
 from flaxcls.config import DataConfig
 from flaxcls.data.arrays import from_arrays
-from flaxcls.data.dataset import Dataset
-from flaxcls.data.images import Images, arranged, decode, upright_size
-from flaxcls.data.resize import square, with_channels
+from flaxcls.data.dataset import Dataset, validation_stands_for_test
+from flaxcls.data.decode import Head, Picture, allow_pixels, decode, head_of, named, read_head
+from flaxcls.data.images import Arranged, Stored, arranged
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path, in_bucket, local_copy
 
@@ -36,8 +35,9 @@ def load(config: DataConfig) -> Dataset:
     It is decoded into memory if it needs at most `config.memory`. Otherwise each image is read when it is needed. A
     data set in a bucket is copied to this machine first.
 
-    If there is no test split, or it has no labels, the validation split replaces it (as for ImageNet); if there is none
-    either, it is taken out of train. A missing validation split is taken out of train.
+    If there is no test split, or it has no labels, the validation split replaces it (as for ImageNet), unless
+    `config.test_from` is train; if there is none either, it is taken out of train. A missing validation split is taken
+    out of train.
 
     Raises:
       InputError: if the data set does not exist, is not in ArrayRecord format, or does not consist of labelled images.
@@ -65,21 +65,19 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
     if "train" not in splits:
         raise InputError(f"{builder.info.full_name} has the splits {', '.join(splits)}, but none named train.")
     names, notes = {"test": "test", "validation": "validation"}, []
-    if "test" not in splits:
+    if "validation" in splits and "test" in splits and not _labelled(builder, "test", image_key, label_key):
+        names = {"test": "validation"} if config.test_from == "validation" else {"validation": "validation"}
+        instead = "its validation split replaces it" if "test" in names else "one is held out of train"
+        notes = [f"the test split of {builder.info.full_name} has no labels: {instead}"]
+    elif "validation" in splits and "test" not in splits and config.test_from == "validation":
         names = {"test": "validation"}
-    elif "validation" in splits and not _labelled(builder, "test", image_key, label_key):
-        names = {"test": "validation"}
-        notes = [f"the test split of {builder.info.full_name} has no labels: its validation split replaces it"]
+        notes = [validation_stands_for_test(builder.info.full_name)]
     parts = {part: name for part, name in names.items() if name in splits} | {"train": "train"}
     for name in parts.values():
         if splits[name].num_examples == 0:
             raise InputError(f"the split {name} of {builder.info.full_name} is empty.")
-    shape = builder.info.features[image_key].shape
-    read: dict[str, tuple[np.ndarray | Images, np.ndarray]]
-    if None in shape or _bytes(builder, parts, shape) > config.memory * 2**30:
-        read = _read_arranged(builder, parts, image_key, label_key, config)
-    else:
-        read = {part: _read(builder, name, shape, image_key, label_key) for part, name in parts.items()}
+    labels, found = _read(builder, parts, image_key, label_key, config)
+    read = {part: (found.images[part], labels[part]) for part in parts}
     dataset = from_arrays(
         *read["train"],
         validation=read.get("validation"),
@@ -90,17 +88,13 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
         class_names=builder.info.features[label_key].names,
         name=builder.info.full_name,
     )
-    return replace(dataset, notes=notes)
+    return replace(dataset, notes=[*notes, *found.notes], preparation=found.preparation)
 
 
 def _labelled(builder: Any, split: str, image_key: str, label_key: str) -> bool:
     """True if the first example of the split has a label; in tensorflow-datasets, -1 means no label."""
     source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
     return len(source) == 0 or source[0][label_key] >= 0
-
-
-def _bytes(builder: Any, parts: dict[str, str], shape: tuple[int, ...]) -> int:
-    return sum(builder.info.splits[name].num_examples for name in parts.values()) * math.prod(shape)
 
 
 def _open(name: str, directory: Path) -> Any:
@@ -152,22 +146,49 @@ def _keys(builder: Any) -> tuple[str, str]:
                 f"{builder.info.full_name} has the features {dict(features)}, but needs exactly one image and one "
                 "class label: it is not a data set for image classification."
             )
-    image = features[keys[tfds.features.Image][0]]
-    if np.dtype(image.np_dtype) != np.uint8:
-        raise InputError(f"{builder.info.full_name} has images of {image.np_dtype}, but only uint8 is supported.")
     return keys[tfds.features.Image][0], keys[tfds.features.ClassLabel][0]
 
 
 def _read(
-    builder: Any, split: str, shape: tuple[int, ...], image_key: str, label_key: str
-) -> tuple[np.ndarray, np.ndarray]:
-    source = builder.as_data_source(split)
-    images = np.empty((len(source), *shape), np.uint8)
-    labels = np.empty(len(source), np.int64)
-    for start in range(0, len(source), 1000):
-        for i, example in enumerate(source.__getitems__(range(start, min(start + 1000, len(source)))), start):
-            images[i], labels[i] = example[image_key], example[label_key]
-    return images, labels
+    builder: Any, parts: dict[str, str], image_key: str, label_key: str, config: DataConfig
+) -> tuple[dict[str, np.ndarray], Arranged]:
+    """Returns labels and images of each split.
+
+    All records are read once, and decoded if their size is known and fits into the memory; else only their heads are.
+    """
+    allow_pixels(config.max_pixels)
+    shape = builder.info.features[image_key].shape
+    count = sum(builder.info.splits[split].num_examples for split in parts.values())
+    decoded = None not in shape and count * math.prod(shape) <= config.memory * 2**30
+    stored: dict[str, tuple[Stored | list[Picture], list[Head]]] = {}
+    labels = {}
+    for part, split in parts.items():
+        source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+        name = f"{split} of {builder.info.full_name}"
+        records = Records(_Source(source), image_key, np.arange(len(source)), name, config)
+        heads, pictures, labels[part] = [], [], np.empty(len(source), np.int64)
+        for start in range(0, len(source), 1000):
+            for i, example in enumerate(source.__getitems__(range(start, min(start + 1000, len(source)))), start):
+                labels[part][i] = example[label_key]
+                if decoded:
+                    pictures.append(records.decoded(example, i))
+                    heads.append(head_of(pictures[-1]))
+                else:
+                    heads.append(read_head(example[image_key], records.name(i)))
+        stored[part] = (pictures if decoded else records, heads)
+    # the data set knows its channels; those of its files may be others, such as a palette of grey
+    color = "grey" if shape[-1] == 1 else "rgb" if shape[-1] in (3, None) else "stored"
+    found = arranged(
+        stored,
+        size=config.image_size,
+        how=config.resize,
+        color=color,
+        value_range=config.value_range,
+        memory=config.memory,
+        name=builder.info.full_name,
+        advice="Prepare the data set again.",
+    )
+    return labels, found
 
 
 class _Source:
@@ -195,45 +216,29 @@ def _open_once(pickled: bytes) -> _Source:
 class Records:
     """The pictures in the records at `indices` of a split, as `Stored`."""
 
-    def __init__(self, source: Any, image_key: str, channels: int, indices: np.ndarray, name: str) -> None:
-        self._source, self._image_key, self._channels, self._name = source, image_key, channels, name
-        self._indices = indices
+    def __init__(self, source: Any, image_key: str, indices: np.ndarray, split: str, config: DataConfig) -> None:
+        self._source, self._image_key, self._indices, self._split = source, image_key, indices, split
+        self._config = config
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        number = int(self._indices[index])
+    def __getitem__(self, index: int) -> Picture:
+        allow_pixels(self._config.max_pixels)  # this may be another process than the one that opened the records
         try:
-            return with_channels(decode(self._source[number][self._image_key]), self._channels)
+            example = self._source[int(self._indices[index])]
         except Exception as error:
-            raise InputError(f"example {number} of {self._name} is no image that can be read: {error}") from error
+            raise InputError(f"{self.name(index)} cannot be read: {error}") from error
+        return self.decoded(example, index)
+
+    def decoded(self, example: Any, index: int) -> Picture:
+        """Returns the picture of an example that has been read already."""
+        return named(self.name(index), lambda: decode(example[self._image_key]))
+
+    def name(self, index: int) -> str:
+        """Returns the number and the split of a picture."""
+        return f"example {self._indices[index]} of the split {self._split}"
 
     def take(self, indices: np.ndarray) -> "Records":
         """Returns the pictures at `indices`, i64[m]."""
-        return Records(self._source, self._image_key, self._channels, self._indices[indices], self._name)
-
-
-def _read_arranged(
-    builder: Any, parts: dict[str, str], image_key: str, label_key: str, config: DataConfig
-) -> dict[str, tuple[np.ndarray | Images, np.ndarray]]:
-    """Returns images and labels of each split. Reads all records once, for their labels and sizes."""
-    channels = builder.info.features[image_key].shape[-1] or 3
-    stored, labels = {}, {}
-    for part, split in parts.items():
-        source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
-        name = f"the split {split} of {builder.info.full_name}"
-        sizes, labels[part] = [], np.empty(len(source), np.int64)
-        for start in range(0, len(source), 1000):
-            for i, example in enumerate(source.__getitems__(range(start, min(start + 1000, len(source)))), start):
-                sizes.append(upright_size(io.BytesIO(example[image_key]), f"example {i} of {name}"))
-                labels[part][i] = example[label_key]
-        stored[part] = (Records(_Source(source), image_key, channels, np.arange(len(source)), name), sizes)
-    images = arranged(
-        stored,
-        size=square(config.image_size),
-        channels=channels,
-        memory=config.memory,
-        advice="Prepare the data set again.",
-    )
-    return {part: (images[part], labels[part]) for part in parts}
+        return Records(self._source, self._image_key, self._indices[indices], self._split, self._config)

@@ -16,6 +16,9 @@ from flaxcls.errors import InputError
 from flaxcls.parameters import matching
 from flaxcls.state import TrainState
 
+# The least area of a random crop of images of several sizes, where data.resize is crop and augment.resized_crop None.
+LEAST_AREA = 0.35
+
 
 def check_devices(config: MeshConfig, devices: int) -> None:
     """Raises InputError if this number of devices cannot form the mesh."""
@@ -53,7 +56,7 @@ def check_data(config: Config, dataset: Dataset, devices: int) -> None:
             f"{config.optim.accumulate}. The nearest is {max(round(batch / parts), 1) * parts}."
         )
     if config.data.on_device:
-        _check_resident(dataset.train.images, dataset.name)
+        _check_resident(dataset.train.images, dataset.name, config.augment)
     _check_augmentation(config.augment, dataset)
 
 
@@ -67,11 +70,20 @@ def _check_labels(dataset: Dataset) -> None:
             )
 
 
-def _check_resident(images: np.ndarray | Images, name: str) -> None:
-    if not isinstance(images, Images) or (images.whole and images.in_memory):
+def least_area(config: AugmentConfig, images: np.ndarray | Images) -> float | None:
+    """Returns the least share of an image in a random crop that is made before it is resized; None: no such crop."""
+    if not isinstance(images, Images) or images.whole:
+        return None
+    usual = LEAST_AREA if images.preparation.resize == "crop" else None
+    return usual if config.resized_crop is None else config.resized_crop
+
+
+def _check_resident(images: np.ndarray | Images, name: str, config: AugmentConfig) -> None:
+    crops = least_area(config, images) is not None
+    if not isinstance(images, Images) or (images.in_memory and not crops):
         return
     problem, way_out = "are not all in memory", "raise data.memory if the machine has room"
-    if not images.whole:
+    if crops:
         problem, way_out = "are of several sizes, and each batch takes other crops of them", "bring them to one size"
     raise InputError(
         f"data.on_device is True, but the training images of {name} {problem}, so they cannot be kept on a device: "

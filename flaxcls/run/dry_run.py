@@ -18,10 +18,11 @@ from flaxcls.data import Dataset, load_dataset
 from flaxcls.models.summary import layers, table
 from flaxcls.optim import make_schedule
 from flaxcls.run.hlo import collectives
-from flaxcls.run.messages import describe_batch
+from flaxcls.run.messages import class_table, describe_batch
 from flaxcls.run.multihost.sync import is_first, whole_array
 from flaxcls.run.plan import Plan
 from flaxcls.run.result import device
+from flaxcls.run.resume import found_before
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import check_workdir
 from flaxcls.storage import as_path
@@ -45,13 +46,15 @@ def dry_run(
     """Shows what `fit` with the same arguments would do. The training step is compiled, for its memory, but not run.
 
     Raises:
-      InputError: if `fit` would refuse configuration, data, model or directory; checkpoints are not read.
+      InputError: if `fit` would refuse configuration, data, model or directory; of checkpoints, the record is read.
     """
     console = (console or Console()) if is_first() else Console(quiet=True)
     validate(config)
     workdir = None if workdir is None else as_path(workdir)
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-    setup = make_setup(config, dataset or load_dataset(config.data), model, tx, eval_params)
+    if dataset is None:
+        dataset = load_dataset(found_before(config.data, workdir) if resume and workdir else config.data)
+    setup = make_setup(config, dataset, model, tx, eval_params)
     console.print(table(setup.model, setup.dataset.image_shape))
     _show_plan(setup, console)
     if tx is None:
@@ -67,6 +70,9 @@ def dry_run(
 def _show_plan(setup: Setup, console: Console) -> None:
     plan, dataset = setup.plan, setup.dataset
     console.print(dataset.described)
+    console.print(class_table(dataset))
+    for note in dataset.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     batch, steps_per_epoch = describe_batch(plan, setup.microbatches), plan.examples / plan.batch_size
     console.print(
         f"{plan.total_steps:,} steps of {batch}, {steps_per_epoch:,.1f} an epoch, {plan.warmup_steps:,} of warm-up, on "

@@ -28,7 +28,7 @@ from flaxcls.run.multihost.sync import is_first, path_from_first
 from flaxcls.run.profiling import Trace
 from flaxcls.run.program import compare_programs
 from flaxcls.run.result import FitResult
-from flaxcls.run.resume import check_record, identify, make_record, start_stopping
+from flaxcls.run.resume import check_record, found_before, identify, make_record, start_stopping
 from flaxcls.run.runtime import give_back_memory
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.utilization import measure_work
@@ -99,7 +99,8 @@ def fit(
     if stop_after is not None and stop_after < 1:
         raise InputError(f"stop_after is {stop_after}, but must be 1 or more: the step to stop after.")
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-    dataset = dataset or load_dataset(config.data)
+    if dataset is None:
+        dataset = load_dataset(found_before(config.data, workdir) if resume and workdir else config.data)
     setup = make_setup(config, dataset, model, tx, eval_params)
     name = f"{dataset.name}-{type(setup.model).__name__.lower()}"
     with StopRequest() as request, contextlib.ExitStack() as stack:
@@ -201,7 +202,15 @@ def _train(run: _Run, logs: Logs, restored: Restored | None, rollbacks: int) -> 
     if problem:
         logs.say(problem)
     meter = _make_meter(run, logs, record)
-    make = partial(make_record, run.config, run.identity, setup.program, meter=meter, rollbacks=rollbacks)
+    make = partial(
+        make_record,
+        run.config,
+        run.identity,
+        setup.program,
+        meter=meter,
+        rollbacks=rollbacks,
+        fingerprint=setup.dataset.fingerprint,
+    )
     validate_after = partial(_validate, run, logs, meter)
 
     if restored and not record["evaluated"]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+from rich.markup import escape
+from rich.table import Table
 
 from flaxcls.config import Config
 from flaxcls.data import Dataset
@@ -16,6 +18,7 @@ from flaxcls.run.setup import Setup
 from flaxcls.run.workdir import CHECKPOINTS
 from flaxcls.storage import in_bucket
 
+SHOWN_CLASSES = 20
 RESUMABLE = "Once that is mended, --workdir {workdir} --resume goes on from the newest whole checkpoint."
 
 
@@ -25,6 +28,7 @@ def introduce(
     """Says what is trained, on what, from which step on, and which options have changed."""
     logs.show(table(setup.model, setup.dataset.image_shape))
     logs.say(setup.dataset.described)
+    logs.show(class_table(setup.dataset))
     for note in setup.dataset.notes:
         logs.say(note)
     balanced = config.loss.class_weights == "balanced" or config.data.sampling == "balanced"
@@ -42,6 +46,28 @@ def introduce(
 def describe_batch(plan: Plan, microbatches: int) -> str:
     """Returns the size of a batch, and the number of its microbatches if there are several."""
     return f"{plan.batch_size} in {microbatches} microbatches" if microbatches > 1 else f"{plan.batch_size}"
+
+
+def class_table(dataset: Dataset) -> Table:
+    """Returns a table of the number of examples of each class in each split.
+
+    If there are more than `SHOWN_CLASSES`, it has the classes with the most and the fewest training examples.
+    """
+    counts, names = dataset.class_counts, list(dataset.class_names)
+    shown: list[str | None] = [*names]
+    if len(names) > SHOWN_CLASSES:
+        by_size = sorted(names, key=lambda name: -counts["train"][name])
+        shown = [*by_size[: SHOWN_CLASSES // 2], None, *by_size[-SHOWN_CLASSES // 2 :]]
+    classes = Table(box=None, pad_edge=False)
+    classes.add_column("class", overflow="fold")
+    for part in counts:
+        classes.add_column(part, justify="right")
+    for name in shown:
+        if name is None:
+            classes.add_row(f"... {len(names) - SHOWN_CLASSES:,} classes between these in size")
+        else:
+            classes.add_row(escape(name), *(f"{numbers[name]:,}" for numbers in counts.values()))
+    return classes
 
 
 def imbalance(dataset: Dataset, *, balanced: bool) -> str | None:

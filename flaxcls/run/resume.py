@@ -1,21 +1,26 @@
 """The JSON record of a checkpoint, and the early-stopping controller, from which a resumed run goes on."""
 
+import contextlib
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from flaxcls.config import Config
+from flaxcls.config import Config, DataConfig
 from flaxcls.data import Dataset
+from flaxcls.data.preparation import Preparation
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import InputError, StorageError
 from flaxcls.run.checkpoint import Checkpoints, Restored
-from flaxcls.run.checkpoint_files import FORMAT, damage
+from flaxcls.run.checkpoint_files import FORMAT, damage, read_record, read_steps
 from flaxcls.run.meter import Meter
 from flaxcls.run.multihost.sync import all_agree
 from flaxcls.run.plan import Plan
+from flaxcls.run.workdir import CHECKPOINTS
 from flaxcls.state import TrainState
 from flaxcls.validation import type_problems
 
@@ -30,8 +35,34 @@ def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state
         "image_shape": list(dataset.image_shape),
         "mean": mean.tolist(),
         "std": std.tolist(),
+        "preparation": None if dataset.preparation is None else dataset.preparation.as_record(),
         "arrays": {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in paths},
     }
+
+
+def found_before(config: DataConfig, workdir: Path) -> DataConfig:
+    """Returns the configuration with what the run in `workdir` has found in its data, see `as_found`."""
+    directory = workdir / CHECKPOINTS
+    for step in reversed(read_steps(directory)):
+        with contextlib.suppress(StorageError, KeyError, TypeError, ValueError):
+            return as_found(config, read_record(directory, step))
+    return config
+
+
+def as_found(config: DataConfig, record: Mapping[str, Any]) -> DataConfig:
+    """Returns the configuration with the size and the range of values that a run has found, so that they stay.
+
+    record: of a checkpoint of the run.
+    """
+    if config.source not in ("folder", "tfds"):
+        return config
+    found = Preparation.of_record(record)
+    is_old = "preparation" not in record  # earlier versions obeyed image_size only for images that they had to resize
+    return replace(
+        config,
+        image_size=found.size if is_old or config.image_size is None else config.image_size,
+        value_range=found.value_range if config.value_range is None else config.value_range,
+    )
 
 
 def make_record(
@@ -43,6 +74,7 @@ def make_record(
     *,
     evaluated: bool,
     rollbacks: int,
+    fingerprint: str = "",
 ) -> dict[str, Any]:
     """Returns the record of a checkpoint: everything that it holds besides the state.
 
@@ -54,6 +86,7 @@ def make_record(
       meter: its sums and times.
       evaluated: False if an evaluation after this step is due but not done.
       rollbacks: how often the run has gone back to a checkpoint, which decides the data order.
+      fingerprint: of the data set.
     """
     return {
         "format": FORMAT,
@@ -63,6 +96,7 @@ def make_record(
         "rollbacks": rollbacks,
         "meter": meter.as_record(),
         "program": program,
+        "fingerprint": fingerprint,
         **identity,
     }
 
@@ -84,7 +118,7 @@ def check_record(record: dict[str, Any], identity: dict[str, Any]) -> None:
     _check_parts(record)
     for name, current in identity.items():
         recorded = record.get(name)
-        if recorded == current:
+        if recorded == current or name not in record:  # an earlier version did not record it
             continue
         if isinstance(current, dict) and isinstance(recorded, dict):
             key = next(key for key in {**recorded, **current} if recorded.get(key) != current.get(key))

@@ -22,7 +22,7 @@ from flaxcls.losses import make_evaluation_loss, make_loss, make_regularizer
 from flaxcls.metrics import MetricSums
 from flaxcls.models import build_model
 from flaxcls.optim import make_optimizer, make_optimizer_metrics, make_schedule
-from flaxcls.run.checks import check_data, check_devices, check_model, check_schedule, trace
+from flaxcls.run.checks import check_data, check_devices, check_model, check_schedule, least_area, trace
 from flaxcls.run.dispatch import make_dispatch
 from flaxcls.run.loader import Loader
 from flaxcls.run.microbatch import choose_microbatches
@@ -32,9 +32,6 @@ from flaxcls.sharding import batch_sharding, local_rows, make_mesh, on_devices, 
 from flaxcls.state import TrainState, create_state
 from flaxcls.step import eval_step, train_step
 from flaxcls.types import Batch, EvalParams, Transform
-
-# The least area of a random crop from an image of another size, where augment.resized_crop is None.
-LEAST_AREA = 0.35
 
 
 @dataclass(frozen=True)
@@ -194,7 +191,7 @@ def _make_loader(config: Config, dataset: Dataset, mesh: Mesh) -> Loader:
         batch_size=config.loop.batch_size,
         rows=local_rows(batch_sharding(mesh), config.loop.batch_size),
         balanced=config.data.sampling == "balanced",
-        least_area=config.augment.resized_crop or LEAST_AREA,
+        least_area=least_area(config.augment, dataset.train.images),
         alternating_flip=config.augment.alternating_flip,
     )
     return Loader(maker, mesh, on_device=config.data.on_device, workers=config.data.workers)
@@ -247,7 +244,7 @@ def _compiler_options(deterministic: bool) -> dict[str, bool] | None:
 def _make_transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
     blank = mean * (255 if dataset.train.images.dtype == np.uint8 else 1) if config.normalize else 0.0
     height, width, _ = dataset.image_shape
-    if isinstance(dataset.train.images, Images) and not dataset.train.images.whole:
+    if least_area(config, dataset.train.images) is not None:
         config = replace(config, resized_crop=None)  # the batches are such crops already
     return make_transform(
         mean=mean if config.normalize else None,

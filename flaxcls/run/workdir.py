@@ -47,6 +47,7 @@ def read_config(workdir: Path) -> Config:
 FREE = frozenset(
     {
         "data.dir",
+        "data.max_pixels",
         "data.memory",
         "data.workers",
         "data.on_device",

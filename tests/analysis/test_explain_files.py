@@ -8,6 +8,7 @@ from flaxcls.analysis.classifier import Classifier
 from flaxcls.analysis.explain_files import METHODS, explain_files, make_options
 from flaxcls.analysis.prediction import predict_files
 from flaxcls.config import Config
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
 
 OTHERS = ("integrated-gradients", "smooth-grad", "occlusion")
@@ -32,7 +33,7 @@ class Pointwise(nn.Module):
 def classifier_of(model):
     shape = (8, 8, 1)
     variables = model.init(jax.random.key(0), np.zeros((1, *shape), np.float32), train=False)
-    return Classifier(Config(), model, variables, ("cat", "dog"), shape, None, None, step=0)
+    return Classifier(Config(), model, variables, ("cat", "dog"), Preparation(shape[:2], shape[2]), None, None, step=0)
 
 
 def test_a_model_without_a_map_is_explained_by_the_other_methods(tmp_path):

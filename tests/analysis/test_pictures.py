@@ -12,15 +12,15 @@ from flaxcls.analysis.pictures import (
     tiled,
     write_png,
 )
-from flaxcls.data.images import read_image
+from flaxcls.data.decode import read_picture
 
 
 def test_files_come_back_as_they_were_written(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     write_png(tmp_path / "a.png", picture)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png").pixels, picture)
     Image.fromarray(picture[..., 0]).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), picture[..., :1])
+    np.testing.assert_array_equal(read_picture(tmp_path / "grey.png").pixels, picture[..., :1])
 
 
 @pytest.mark.parametrize(("shape", "expected"), [((8, 8), (224, 224)), ((32, 20), (224, 140)), ((300, 9), (300, 9))])

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import resource
 import time
 
@@ -29,22 +30,27 @@ def test_files_folders_and_globs(tmp_path, grey):
         save(grey, tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     names = ["a.PNG", "b.png", "sub/deep/c.webp"]
-    assert find_images([str(tmp_path)]) == [str(tmp_path / name) for name in names]
-    assert find_images([str(tmp_path / "b.png"), str(tmp_path / "*.png")]) == [str(tmp_path / "b.png")]
-    assert find_images([str(tmp_path / "**/*.webp")]) == [str(tmp_path / "sub/deep/c.webp")]
-    assert find_images([str(tmp_path / "s*")]) == [str(tmp_path / "sub/deep/c.webp")]
-    assert find_images([str(tmp_path / "notes.txt")]) == [str(tmp_path / "notes.txt")]
+    paths, notes = find_images([str(tmp_path)])
+    assert paths == [str(tmp_path / name) for name in names]
+    assert notes == [
+        f"passed over, as they are no images (1): {tmp_path / 'notes.txt'}",
+        "left out, as they are hidden or left behind by tools (2): .hidden (1), .e.png (1)",
+    ]
+    assert find_images([str(tmp_path / "b.png"), str(tmp_path / "*.png")]) == ([str(tmp_path / "b.png")], [])
+    assert find_images([str(tmp_path / "**/*.webp")]) == ([str(tmp_path / "sub/deep/c.webp")], [])
+    assert find_images([str(tmp_path / "s*")])[0] == [str(tmp_path / "sub/deep/c.webp")]
+    assert find_images([str(tmp_path / "notes.txt")]) == ([str(tmp_path / "notes.txt")], [])
 
 
 def test_a_file_counts_once_however_it_is_named(tmp_path, grey, monkeypatch):
     save(grey, tmp_path / "sub/a.png")
     monkeypatch.chdir(tmp_path)
-    assert find_images(["sub/a.png", "./sub", str(tmp_path), "*/*.png"]) == ["sub/a.png"]
+    assert find_images(["sub/a.png", "./sub", str(tmp_path), "*/*.png"]) == (["sub/a.png"], [])
 
 
 def test_a_file_whose_name_reads_as_a_glob(tmp_path, grey):
     path = save(grey, tmp_path / "a[1].png")
-    assert find_images([str(path)]) == [str(path)]
+    assert find_images([str(path)]) == ([str(path)], [])
 
 
 @pytest.mark.parametrize(
@@ -53,7 +59,7 @@ def test_a_file_whose_name_reads_as_a_glob(tmp_path, grey):
         ([], "no image was named"),
         (["missing.png"], "missing.png is no file, no folder, and no glob"),
         (["*.jpg"], "is no file, no folder, and no glob"),
-        (["empty"], r"empty has no image: looked for files that end in \.bmp"),
+        (["empty"], r"empty has no image \(it has empty/notes\.txt\)"),
     ],
 )
 def test_nothing_found(tmp_path, monkeypatch, names, words):
@@ -134,6 +140,15 @@ def test_rows_hold_the_most_probable_first(found):
         {"path": "a.png", "class": "[red]", "probability": 0.625, "class_2": "cat", "probability_2": 0.25},
         {"path": "b, c.png", "class": "cat", "probability": 0.5, "class_2": "dog", "probability_2": 0.5},
     ]
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl", "parquet"])
+def test_a_path_that_is_no_utf8_is_written_with_escapes(tmp_path, form):
+    predictions = Predictions(np.array([[0.25, 0.75]], np.float32), ("cat", "dog"))
+    found = FilePredictions([os.fsdecode(b"h\xe9.png")], predictions, [])
+    assert top_rows(found, 1)[0]["path"] == r"h\xe9.png"
+    write(found, 1, form, tmp_path / "found")
+    assert rb"h\xe9.png" in (tmp_path / "found").read_bytes().replace(b"\\\\", b"\\")
 
 
 def test_a_new_file_is_tried_and_nothing_is_left(tmp_path):

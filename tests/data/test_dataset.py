@@ -27,6 +27,8 @@ def test_all_is_trained_on_without_a_validation_fraction():
     assert dataset.validation is None
     assert dataset.sizes == (80, 0, 20)
     assert dataset.described == "arrays: 80 train, 20 test images of 4 classes"
+    assert list(dataset.class_counts) == ["train", "test"]
+    assert sum(dataset.class_counts["train"].values()) == 80
     given = from_arrays(IMAGES, LABELS, validation=(IMAGES[:7], LABELS[:7]), validation_fraction=0)
     assert given.sizes == (80, 7, 20)
 

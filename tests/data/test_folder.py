@@ -4,19 +4,27 @@ import json
 import shutil
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pyarrow
 import pytest
+import tifffile
 from PIL import Image
 from pyarrow import parquet
 from rich.console import Console
 
+from flaxcls.analysis.classifier import load_run
+from flaxcls.analysis.evaluation import evaluate_run
+from flaxcls.analysis.inference import with_temperature
+from flaxcls.analysis.prediction import predict_files
 from flaxcls.config import AugmentConfig, Config, DataConfig
 from flaxcls.data import load_dataset
 from flaxcls.data.folder import hash_split
 from flaxcls.data.images import Images
+from flaxcls.data.preparation import Preparation, choose_size
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
+from flaxcls.run.setup import make_setup
 from tests.conftest import make_stripes
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -24,11 +32,11 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 NAMES = ("rows", "columns", "none")
 
 
-def save_all(place, images, labels, *, prefix=""):
+def save_all(place, images, labels, *, prefix="", grey=False):
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         folder = place / NAMES[label]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f"{prefix}{number:03d}.png")
+        Image.fromarray(image[..., 0] if grey else image).save(folder / f"{prefix}{number:03d}.png")
 
 
 def stripes_of_sizes(count, seed=0):
@@ -211,7 +219,8 @@ def test_files_that_are_no_images_are_listed_or_skipped(tmp_path):
     assert "--data.unreadable skip" in text
     dataset = load_dataset(config(tmp_path / "d", image_size=16, unreadable="skip"))
     assert sum(len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)) == 60
-    (note,) = dataset.notes
+    hidden, note = dataset.notes[:2]
+    assert hidden == "left out, as they are hidden or left behind by tools (1): .hidden (1)"
     assert "12 of 72 files are no images" in note
     assert note.count("is no image that can be read") == 10
     assert "left out" in note
@@ -226,7 +235,7 @@ def test_files_that_are_no_images_are_listed_or_skipped(tmp_path):
         ("path,label\nx.png,a\ny.png,\n", "row 2 of the table .* has no label"),
         ("path,label\nx.png,a\ny.png\n", "row 2 of the table .* has no label"),
         ("path,label\nx.png,h\udce9\n", "is no CSV file in UTF-8"),
-        ("path,label,split\nx.png,a,dev\n", "has the split 'dev'"),
+        ("path,label,split\nx.png,a,fold3\n", "has the split 'fold3'"),
     ],
 )
 def test_tables_that_will_not_do(tmp_path, text, message):
@@ -257,6 +266,136 @@ def test_a_set_too_large_for_the_memory_is_read_from_its_files_to_the_same_bits(
         results.append(fit(ours, dataset=dataset, workdir=tmp_path / str(memory), console=quiet))
     assert results[0].fingerprint == results[1].fingerprint
     assert results[0].test == results[1].test
+
+
+def save_deep(place, images, labels, write=cv2.imwrite, suffix=".png"):
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (place / NAMES[label]).mkdir(parents=True, exist_ok=True)
+        write(place / NAMES[label] / f"{number:03d}{suffix}", image)
+
+
+def deep_stripes(count, values):
+    """Returns stripes u16[count 8 8] with values below `values`, and their labels."""
+    images, labels = make_stripes(count)
+    return (images[..., 0].astype(np.float64) / 255 * values).astype(np.uint16), labels
+
+
+@pytest.mark.parametrize(("start", "bits"), [(0, 12), (2**15, 12), (0, 16)])
+def test_no_level_of_sixteen_bits_is_lost_and_the_range_is_said(tmp_path, start, bits):
+    images, labels = deep_stripes(60, 2**bits - 1)
+    images[0, 0] = np.arange(8)
+    images[0, 1, 0] = 2**bits - 1
+    save_deep(tmp_path, images + np.uint16(start), labels)
+    held, read = (load_dataset(config(tmp_path, color="grey", memory=memory)) for memory in (2, 0))
+    low, high = start, start + 2**bits - 1
+    assert held.preparation.value_range == read.preparation.value_range == (low, high)
+    assert f"values of {low}..{high} in the files: {low}..{high} becomes 0..1 (--data.value-range)" in held.notes
+    assert held.notes == read.notes
+    for part, split in held.splits.items():
+        np.testing.assert_array_equal(split.images, read.splits[part].images[:])
+        numbers = [int(name.split("/")[1][:3]) for name in split.ids]
+        np.testing.assert_array_equal(np.rint(split.images[..., 0] * (high - low)), images[numbers])
+
+
+def test_floats_need_a_range_unless_they_are_in_0_to_1(tmp_path):
+    images, labels = make_stripes(60)
+    decibels = images[..., 0].astype(np.float32) / 10 - 25
+    decibels[0, 0, 0] = np.nan
+    save_deep(tmp_path / "sar", decibels, labels, tifffile.imwrite, ".tif")
+    with pytest.raises(InputError, match=r"float32, from -25 to -4.*--data.value-range LOW HIGH"):
+        load_dataset(config(tmp_path / "sar", color="grey"))
+    dataset = load_dataset(config(tmp_path / "sar", color="grey", value_range=(-25, -10)))
+    assert "1 of 60 images have 1 NaN or no-data values, which become -25" in dataset.notes
+    assert any("have values outside of that, which become its ends" in note for note in dataset.notes)
+    all_values = np.concatenate([split.images for split in dataset.splits.values()])
+    assert (all_values.min(), all_values.max()) == (0, 1)
+    save_deep(tmp_path / "unit", images[..., 0] / np.float32(255), labels, tifffile.imwrite, ".tif")
+    np.testing.assert_array_equal(
+        load_dataset(config(tmp_path / "unit", color="grey")).train.images.max(axis=(1, 2, 3)) <= 1, True
+    )
+
+
+def test_depths_that_are_mixed_are_refused(tmp_path):
+    images, labels = deep_stripes(60, 4095)
+    save_deep(tmp_path, images, labels)
+    cv2.imwrite(tmp_path / "rows" / "x.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(InputError, match="values of uint16 and uint8, from 0 to"):
+        load_dataset(config(tmp_path))
+
+
+def test_channels_of_the_files_are_kept_where_that_is_asked_for(tmp_path, plain_config, quiet):
+    images, labels = make_stripes(90)
+    bands = np.concatenate([images, images, 255 - images, images // 2, images // 3], axis=3)
+    save_deep(
+        tmp_path / "data",
+        bands,
+        labels,
+        lambda path, a: tifffile.imwrite(path, a, photometric="minisblack", planarconfig="contig"),
+        ".tif",
+    )
+    with pytest.raises(InputError, match=r"5 channels cannot be converted to 3 channels; --data.color stored"):
+        load_dataset(config(tmp_path / "data"))
+    held, read = (load_dataset(config(tmp_path / "data", color="stored", memory=memory)) for memory in (2, 0))
+    assert held.image_shape == (8, 8, 5)
+    np.testing.assert_array_equal(held.train.images, read.train.images[:])
+    run = fit(
+        replace(plain_config, data=config(tmp_path / "data", color="stored")), workdir=tmp_path / "run", console=quiet
+    )
+    found = load_run(run.workdir).predict([bands[0], bands[1]])
+    path = next((tmp_path / "data").rglob("000.tif"))
+    np.testing.assert_allclose(
+        predict_files(load_run(run.workdir), [str(path)]).predictions.probabilities, found.probabilities[:1], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "size"),
+    [
+        ([(32, 32)] * 9 + [(33, 32)], (32, 32)),
+        ([(32, 48)] * 9 + [(48, 32)] * 2, (32, 48)),
+        ([(32, 48)] * 5 + [(48, 32)] * 5, (224, 224)),
+        ([(1500, 2000)] * 3, (192, 256)),
+        ([(256, 256)] * 3, (256, 256)),
+        ([(8000, 100)] * 3, (2016, 32)),
+    ],
+)
+def test_the_size_is_that_of_most_and_not_large(sizes, size):
+    assert choose_size(sizes) == size
+
+
+def test_one_of_another_size_is_said_and_asks_for_no_random_crops(tmp_path, plain_config):
+    save_all(tmp_path, *make_stripes(80), grey=True)
+    Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "rows" / "odd.png")
+    dataset = load_dataset(config(tmp_path, color="grey"))
+    assert dataset.image_shape == (8, 8, 1)
+    assert any("1 of 81 images are not 8x8 (most of them 9x8): squashed to that" in note for note in dataset.notes)
+    setup = make_setup(replace(plain_config, data=config(tmp_path)), dataset, None, None)
+    batch = setup.loader.maker(0)
+    np.testing.assert_array_equal(batch["image"], dataset.train.images[setup.loader.maker.chosen(0)["index"]])
+
+
+def test_a_crop_says_how_much_it_cuts(folder):
+    notes = load_dataset(config(folder, image_size=16, resize="crop")).notes
+    assert any(
+        "cropped to that" in note and "evaluation sees 64% of them on average, 50% at least" in note for note in notes
+    )
+
+
+def test_a_run_keeps_the_size_and_the_range_that_it_found(tmp_path, plain_config, quiet):
+    images, labels = deep_stripes(60, 1000)
+    save_deep(tmp_path / "data", images, labels)
+    ours = replace(plain_config, data=config(tmp_path / "data", color="grey"))
+    whole = fit(ours, workdir=tmp_path / "whole", console=quiet)
+    with pytest.raises(Interrupted):
+        fit(ours, workdir=tmp_path / "run", console=quiet, stop_after=1)
+    resumed = fit(ours, workdir=tmp_path / "run", console=quiet, resume=True)
+    assert resumed.fingerprint == whole.fingerprint
+    classifier = load_run(tmp_path / "run")
+    assert classifier.preparation == Preparation((8, 8), 1, "squash", (0, 1023))
+    evaluation = evaluate_run(tmp_path / "run")
+    paths = [str(tmp_path / "data" / name) for name in evaluation.ids]
+    found = predict_files(with_temperature(tmp_path / "run", classifier, evaluation.temperature), paths)
+    np.testing.assert_allclose(found.predictions.probabilities, evaluation.probabilities, rtol=1e-4, atol=1e-6)
 
 
 def test_one_that_breaks_after_the_start_is_named(folder, tmp_path):

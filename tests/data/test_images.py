@@ -1,173 +1,11 @@
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from flaxcls.data import images as images_module
-from flaxcls.data.images import Images, box_draws, decode, random_box, read_image, upright_size
-from flaxcls.data.resize import fit_image, with_channels
-from flaxcls.errors import InputError
+from flaxcls.data.images import Images, box_draws, random_box
+from flaxcls.data.preparation import Preparation
+from flaxcls.data.resize import fit_image, resize, share_kept
 
 RNG = np.random.default_rng(0)
-COLOURS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
-GREY = COLOURS[..., 0]
-
-
-def saved(path, array, mode=None, **options):
-    image = Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(path, **options)
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tif"])
-def test_colours_without_loss(tmp_path, suffix):
-    path = saved(tmp_path / f"x{suffix}", COLOURS, **({"lossless": True} if suffix == ".webp" else {}))
-    np.testing.assert_array_equal(read_image(path), COLOURS)
-
-
-def test_jpeg(tmp_path):
-    smooth = np.linspace(0, 255, 64 * 48, dtype=np.uint8).reshape(64, 48)
-    path = saved(tmp_path / "x.jpg", np.stack([smooth] * 3, axis=2), quality=95)
-    assert np.abs(read_image(path).astype(int) - smooth[..., None]).max() < 8
-    assert read_image(saved(tmp_path / "grey.jpg", smooth)).shape == (64, 48, 1)
-
-
-def jpeg(mode="RGB", **options):
-    """Returns the bytes of one that is no multiple of its blocks large."""
-    file = io.BytesIO()
-    Image.fromarray(COLOURS).resize((61, 47)).convert(mode).save(file, "JPEG", **options)
-    return file.getvalue()
-
-
-def decoded(data):
-    """Returns the pixels, or the kind of error."""
-    try:
-        return decode(data).tolist()
-    except Exception as error:
-        return type(error)
-
-
-PLAIN = [
-    {},
-    {"progressive": True},
-    {"subsampling": "4:4:4"},
-    {"subsampling": "4:2:2"},
-    {"keep_rgb": True},
-    {"restart_marker_rows": 1},
-    {"icc_profile": b"profile" * 100, "comment": b"comment"},
-]
-
-
-@pytest.mark.parametrize("options", PLAIN, ids=str)
-def test_a_plain_jpeg_has_the_pixels_that_pillow_reads(options, monkeypatch):
-    data = jpeg(**options)
-    with Image.open(io.BytesIO(data)) as image:
-        expected = np.asarray(image)
-    monkeypatch.setattr(Image, "open", None)
-    np.testing.assert_array_equal(decode(data), expected)
-
-
-@pytest.mark.parametrize("options", [{}, {"progressive": True}])
-def test_a_damaged_jpeg_is_what_pillow_makes_of_it(options, monkeypatch, capfd):
-    rng, damaged = np.random.default_rng(0), []
-    for _ in range(150):
-        data = bytearray(jpeg(**options))
-        for _ in range(3):
-            data[rng.integers(2, len(data))] = rng.integers(256)
-        damaged.append(bytes(data[: rng.integers(len(data))] if rng.random() < 0.2 else data))
-    found = [*map(decoded, damaged)]
-    monkeypatch.setattr(images_module, "_is_plain_jpeg", lambda data: False)
-    assert found == [*map(decoded, damaged)]
-    assert sum(isinstance(result, list) for result in found) > 20
-    assert sum(isinstance(result, type) for result in found) > 20
-    assert capfd.readouterr().err == ""
-
-
-def test_a_jpeg_so_large_that_it_may_be_meant_to_fill_the_memory_is_left_to_pillow():
-    data = bytearray(jpeg())
-    frame = data.index(b"\xff\xc0")
-    data[frame + 5 : frame + 9] = b"\xff\xdc" * 2
-    with pytest.raises(Image.DecompressionBombError):
-        decode(bytes(data))
-
-
-def test_grey_palette_and_one_bit(tmp_path):
-    np.testing.assert_array_equal(read_image(saved(tmp_path / "grey.png", GREY)), GREY[..., None])
-    bits = (GREY > 127).astype(np.uint8) * 255
-    np.testing.assert_array_equal(read_image(saved(tmp_path / "bits.png", bits, "1")), bits[..., None])
-    few = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)
-    np.testing.assert_array_equal(read_image(saved(tmp_path / "palette.png", few, "P")), few)
-
-
-def test_transparency_is_laid_on_white(tmp_path):
-    half = np.dstack([COLOURS, np.full((6, 9), 0, np.uint8)])
-    half[:3, :, 3] = 255
-    read = read_image(saved(tmp_path / "x.png", half))
-    np.testing.assert_array_equal(read, half)
-    laid = with_channels(read, 3)
-    np.testing.assert_array_equal(laid[:3], COLOURS[:3])
-    assert (laid[3:] == 255).all()
-
-
-def test_cmyk(tmp_path):
-    pure = np.zeros((8, 8, 4), np.uint8)
-    pure[..., 1:3] = 255  # magenta and yellow make red
-    path = tmp_path / "x.jpg"
-    Image.fromarray(pure, "CMYK").save(path, quality=100)
-    assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() < 6
-
-
-def test_sixteen_bits(tmp_path):
-    deep = np.array([[0, 257, 65535]], np.uint16)
-    path = saved(tmp_path / "x.png", deep)
-    np.testing.assert_array_equal(read_image(path)[..., 0], [[0, 1, 255]])
-    dark = saved(tmp_path / "dark.png", np.array([[0, 100, 255]], np.uint16))  # one bright pixel decides of no other
-    assert not read_image(dark).any()
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        (np.array([[0, 70000]], np.int32), "grey values are 0 to 70000, but must be in 0 to 65535"),
-        (np.array([[-1, 5]], np.int32), "grey values are -1 to 5, but must be in 0 to 65535"),
-        (np.array([[0.5, 1]], np.float32), "floating-point numbers"),
-    ],
-)
-def test_values_that_cannot_be_eight_bits(tmp_path, values, problem):
-    Image.fromarray(values).save(tmp_path / "x.tiff")
-    with pytest.raises(InputError, match=problem):
-        read_image(tmp_path / "x.tiff")
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_it_stands_upright_as_exif_says(tmp_path, suffix):
-    upright = np.zeros((32, 16, 3), np.uint8)
-    upright[:8] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned right by a quarter
-    path = saved(tmp_path / f"x{suffix}", np.rot90(upright).copy(), exif=exif, quality=100)
-    read = read_image(path)
-    assert read.shape == upright.shape
-    assert read[2, 8].min() > 200
-    assert read[20, 8].max() < 50
-    assert upright_size(path, "x") == (32, 16)
-
-
-@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
-def test_of_an_animation_the_first_picture(tmp_path, suffix):
-    first, second = (np.full((8, 8, 3), value, np.uint8) for value in (0, 255))
-    frames = [Image.fromarray(second)]
-    Image.fromarray(first).save(tmp_path / f"x{suffix}", save_all=True, append_images=frames, duration=50)
-    assert read_image(tmp_path / f"x{suffix}").max() == 0
-
-
-def test_what_is_no_image(tmp_path):
-    whole = saved(tmp_path / "whole.jpg", RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).read_bytes()
-    for name, data in (("text.jpg", b"hello"), ("empty.png", b""), ("cut.jpg", whole[: len(whole) // 2])):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(InputError, match=f"{name} is no image that can be read"):
-            read_image(tmp_path / name)
 
 
 def test_the_centre_is_kept_in_its_proportions():
@@ -183,10 +21,38 @@ def test_the_centre_is_kept_in_its_proportions():
     assert fit_image(image, (40, 40)).shape == (40, 40, 3)
 
 
+def test_squash_and_pad_keep_the_whole_image():
+    image = RNG.integers(1, 256, (20, 60, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(fit_image(image, (30, 30), "squash"), resize(image, (30, 30)))
+    padded = fit_image(image, (30, 30), "pad")
+    np.testing.assert_array_equal(padded[10:20], resize(image, (10, 30)))
+    assert not padded[:10].any()
+    assert not padded[20:].any()
+    tall = image.swapaxes(0, 1)
+    np.testing.assert_array_equal(fit_image(tall, (30, 30), "pad")[:, 10:20], resize(tall, (30, 10)))
+    for how in ("crop", "squash", "pad"):
+        for size in ((7, 50), (50, 7), (200, 3), (1, 1)):
+            assert fit_image(image, size, how).shape == (*size, 3)
+
+
+def test_the_share_that_a_crop_keeps():
+    assert share_kept((20, 60), (10, 10)) == pytest.approx(1 / 3)
+    assert share_kept((60, 20), (10, 10)) == pytest.approx(1 / 3)
+    assert share_kept((20, 60), (5, 15)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", [(20, 17), (50, 90), (64, 30)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_each_of_many_channels_is_resized_as_it_would_be_alone(size, dtype):
+    image = (RNG.random((60, 80, 10)) * 255).astype(dtype)
+    alone = [resize(np.ascontiguousarray(image[..., channel, None]), size) for channel in range(10)]
+    np.testing.assert_allclose(resize(image, size), np.concatenate(alone, axis=2), rtol=1e-4)
+
+
 @pytest.fixture
 def several():
     sizes = [(20, 30), (31, 17), (24, 24), (50, 40)]
-    return Images([RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes], (12, 12, 3))
+    return Images([RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes], Preparation((12, 12), 3))
 
 
 def test_they_are_indexed_like_an_array(several):

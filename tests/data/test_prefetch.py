@@ -15,11 +15,12 @@ from flaxcls.data.batches import BatchMaker
 from flaxcls.data.dataset import Split
 from flaxcls.data.images import Files, Images
 from flaxcls.data.prefetch import made_ahead
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError, WorkerError
 
 
 def make(paths, **options):
-    split = Split(Images(Files(paths, 3), (16, 16, 3)), np.arange(len(paths), dtype=np.int32) % 3)
+    split = Split(Images(Files(paths), Preparation((16, 16), 3)), np.arange(len(paths), dtype=np.int32) % 3)
     defaults = {"seed": 1, "batch_size": 8, "rows": slice(0, 8), "balanced": False, "least_area": 0.3}
     return BatchMaker(split, **{**defaults, **options})
 
@@ -112,7 +113,7 @@ class Strange(Files):
 
 
 def test_any_error_of_a_worker_is_that_of_the_batch(paths):
-    split = Split(Images(Strange(paths, 3), (16, 16, 3)), np.zeros(len(paths), np.int32))
+    split = Split(Images(Strange(paths), Preparation((16, 16), 3)), np.zeros(len(paths), np.int32))
     maker = replace(make(paths), split=split)
     with made_ahead(maker, 0, 4, workers=1) as made, pytest.raises(RuntimeError, match="this and that") as raised:
         next(made)
@@ -135,18 +136,20 @@ from pathlib import Path
 from flaxcls.data.dataset import Split
 from flaxcls.data.images import Files, Images
 from flaxcls.data.prefetch import made_ahead
+from flaxcls.data.preparation import Preparation
 from tests.data.test_prefetch import make
 
 class Mine(Files):
     def take(self, indices):
-        return Mine([self._paths[index] for index in indices], 3)
+        return Mine([self._paths[index] for index in indices])
 
     def __getitem__(self, index):
-        return 255 - super().__getitem__(index)
+        picture = super().__getitem__(index)
+        return picture._replace(pixels=255 - picture.pixels)
 
 paths = sorted(Path(sys.argv[1]).iterdir())
 maker = make(paths)
-maker = replace(maker, split=Split(Images(Mine(paths, 3), (16, 16, 3)), maker.split.labels))
+maker = replace(maker, split=Split(Images(Mine(paths), Preparation((16, 16), 3)), maker.split.labels))
 with made_ahead(maker, 0, 10**6, workers=2) as made:
     for step, batch in enumerate(made):
         assert step > 1 or (batch["image"] == maker(step)["image"]).all()

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
+import PIL.Image
 import psutil
 import pytest
 import tensorflow_datasets as tfds
@@ -91,12 +92,44 @@ class UnlabelledTest(Toy):
 
 
 class Deep(Toy):
-    def _info(self):
-        features = {
-            "image": tfds.features.Image(shape=self.SHAPE, dtype=np.uint16, encoding_format="png"),
-            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-        }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+    """Grey of 16 bits, 12 of which are used."""
+
+    SHAPE = (8, 8, 1)
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            pixels = np.full((8, 8), 3000 + number, np.uint16)
+            yield number, {"image": io.BytesIO(cv2.imencode(".png", pixels)[1].tobytes()), "label": number % 2}
+
+
+class Turned(Toy):
+    """JPEG that metadata turns."""
+
+    def _generate_examples(self, count):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6
+        for number in range(count):
+            file = io.BytesIO()
+            pixels = np.zeros((8, 8, 3), np.uint8)
+            pixels[:4] = 200
+            PIL.Image.fromarray(pixels).save(file, "JPEG", quality=100, exif=exif)
+            yield number, {"image": io.BytesIO(file.getvalue()), "label": number % 2}
+
+
+class Transparent(Toy):
+    """Four channels, where the feature has three."""
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            pixels = np.dstack([picture(number, 8), np.full((8, 8), 100, np.uint8)])
+            yield number, {"image": io.BytesIO(cv2.imencode(".png", pixels)[1].tobytes()), "label": number % 2}
+
+
+class FourChannels(Transparent):
+    SHAPE = (8, 8, 4)
+
+
+ODD = (Deep, Turned, Transparent, FourChannels)
 
 
 class NoLabel(Toy):
@@ -115,7 +148,7 @@ class NoLabel(Toy):
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tfds")
-    for builder in (Toy, Uneven, OnlyValidation, NoTrain, NoLabel, Unlabelled, UnlabelledTest, Deep):
+    for builder in (Toy, Uneven, OnlyValidation, NoTrain, NoLabel, Unlabelled, UnlabelledTest, *ODD):
         builder(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -169,6 +202,33 @@ def test_images_of_one_size_that_do_not_fit_into_the_memory_are_read_from_the_re
         np.testing.assert_array_equal(theirs.labels, ours.labels)
 
 
+@pytest.mark.parametrize("kind", ODD)
+def test_the_memory_changes_no_picture(data_dir, kind):
+    held, read = (
+        load_dataset(DataConfig(source="tfds", name=kind.name, dir=str(data_dir), memory=memory)) for memory in (2, 0)
+    )
+    assert isinstance(held.train.images, np.ndarray)
+    np.testing.assert_array_equal(held.train.images, read.train.images[:])
+    assert held.image_shape == (8, 8, {Deep: 1, FourChannels: 4}.get(kind, 3))
+    assert held.preparation == read.preparation
+    if kind is Deep:
+        values = np.unique(np.rint(np.concatenate([s.images[:, 0, 0, 0] for s in held.splits.values()]) * 4095))
+        np.testing.assert_array_equal(values, np.arange(3000, 3040))
+        assert "3000..3039" in held.notes[0]
+        assert "0..4095" in held.notes[0]
+    elif kind is Turned:
+        assert (held.test.images[:, :, 5:] > 150).all()
+        assert (held.test.images[:, :, :3] < 50).all()
+
+
+@pytest.mark.parametrize("memory", [2, 0])
+def test_a_size_that_is_asked_for_is_obeyed(data_dir, memory):
+    dataset = load_dataset(DataConfig(source="tfds", name="toy", dir=str(data_dir), image_size=(4, 6), memory=memory))
+    assert dataset.image_shape == (4, 6, 3)
+    assert dataset.train.images[:].shape == (36, 4, 6, 3)
+    assert any("52 of 52 images are not 4x6 (most of them 8x8): squashed" in note for note in dataset.notes)
+
+
 def test_every_picture_is_read_once_in_its_colours(data_dir):
     dataset = load(data_dir, "toy")
     assert dataset.class_names == ("cat", "dog")
@@ -189,6 +249,15 @@ def test_a_validation_split_stands_for_a_test_split_that_is_not_there(data_dir):
     dataset = load(data_dir, "only_validation")
     assert sorted(dataset.test.images[:, 0, 0, 0].tolist()) == list(range(10))
     assert len(dataset.train.labels) + len(dataset.validation.labels) == 40
+    (note,) = dataset.notes
+    assert note.startswith("only_validation/1.0.0 has no test split: its validation split stands for it")
+
+
+@pytest.mark.parametrize("name", ["only_validation", "unlabelled_test"])
+def test_a_test_split_can_be_held_out_of_train_instead(data_dir, name):
+    dataset = load_dataset(DataConfig(source="tfds", name=name, dir=str(data_dir), test_from="train"))
+    assert sorted(dataset.validation.images[:, 0, 0, 0].tolist()) == list(range(10))
+    assert [len(dataset.train.labels), len(dataset.test.labels)] == [32, 8]
 
 
 def test_a_validation_split_stands_for_a_test_split_without_labels_and_that_is_said(data_dir):
@@ -198,7 +267,7 @@ def test_a_validation_split_stands_for_a_test_split_without_labels_and_that_is_s
     assert [*dataset.notes] == [
         "the test split of unlabelled_test/1.0.0 has no labels: its validation split replaces it"
     ]
-    assert not load(data_dir, "only_validation").notes
+    assert not load(data_dir, "toy").notes
 
 
 def test_tensorflow_is_not_imported(data_dir):
@@ -298,7 +367,6 @@ def test_the_command_that_prepares_installs_the_packages_of_the_extra():
     ("name", "message"),
     [
         ("no_train", "none named train"),
-        ("deep", "images of uint16, but only uint8"),
         ("no_label", "not a data set for image classification"),
     ],
 )

@@ -17,7 +17,9 @@ from flaxcls.cli import load_experiment
 from flaxcls.config import Config
 from flaxcls.data import load_dataset
 from flaxcls.data.dataset import Split
-from flaxcls.data.images import Files, Images, read_image, upright_size
+from flaxcls.data.decode import read_head, read_picture
+from flaxcls.data.images import Files, Images
+from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import resize
 from flaxcls.errors import InputError
 from flaxcls.losses import l2
@@ -159,14 +161,14 @@ def test_the_benchmark_of_streaming_tells_its_peer_the_parts_that_are_made_of_it
     paths, again = (sorted((tmp_path / name).rglob("*.jpg")) for name in ("photos", "again"))
     assert [path.parent.name for path in paths] == ["china"] * 4 + ["flower"] * 4
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
-    assert {upright_size(path, "") for path in paths} == {(375, 500), (500, 375)}
-    split = Split(Images(Files(paths, 3), (*streaming.SIZE, 3)), np.arange(8, dtype=np.int32))
+    assert {read_head(path, "").size for path in paths} == {(375, 500), (500, 375)}
+    split = Split(Images(Files(paths), Preparation(streaming.SIZE, 3)), np.arange(8, dtype=np.int32))
     batch = streaming.batch_maker(split, 0.08)(1)
     stream = streaming.draw_stream(split, paths, 0.08, 2 * streaming.BATCH)
     assert stream["labels"][streaming.BATCH :] == batch["label"].tolist()
     for number in (0, 33):
         path, (top, left, height, width) = (stream[name][streaming.BATCH + number] for name in ("paths", "boxes"))
-        part = read_image(Path(path))[top : top + height, left : left + width]
+        part = read_picture(Path(path)).pixels[top : top + height, left : left + width]
         np.testing.assert_array_equal(batch["image"][number], resize(part, streaming.SIZE))
 
 

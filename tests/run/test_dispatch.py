@@ -16,6 +16,7 @@ from experiments.cifar10_speedrun import make_tx
 from flaxcls.config import AugmentConfig, Config, LoopConfig, OptimConfig
 from flaxcls.data import from_arrays
 from flaxcls.data.images import Files, Images
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.models.airbench import Airbench
 from flaxcls.run import fit, loop
@@ -98,13 +99,14 @@ def test_pictures_in_memory_become_an_array_and_others_are_refused(run, small_co
     config = changed(small_config, data={"on_device": True}, loop={"epochs": 1})
     images, labels = make_stripes(150)
     options = {"class_names": stripes.class_names, "name": "stripes"}
-    pictures = Images(list(images), images.shape[1:], whole=True)
+    preparation = Preparation(images.shape[1:3], 1, "crop")
+    pictures = Images(list(images), preparation, whole=True)
     assert run("pictures", config, dataset=from_arrays(pictures, labels, **options)).fingerprint == (
         run("array", config).fingerprint
     )
     save_all(tmp_path / "data", images[..., 0], labels)
-    read = Images(Files(sorted((tmp_path / "data").rglob("*.png")), 1), images.shape[1:], whole=True)
-    cut = Images(list(images), images.shape[1:])
+    read = Images(Files(sorted((tmp_path / "data").rglob("*.png"))), preparation, whole=True)
+    cut = Images(list(images), preparation)
     for refused, message in ((read, "are not all in memory.* data.memory"), (cut, "are of several sizes.* one size")):
         with pytest.raises(InputError, match=f"data.on_device is True, but the training images of stripes {message}"):
             run("refused", config, dataset=from_arrays(refused, labels, **options))

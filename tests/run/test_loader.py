@@ -104,7 +104,7 @@ class Fatal(Files):
     """Files of which one kills the worker that reads it a second time, as the system does if memory runs out."""
 
     def __init__(self, paths, fatal, reads):
-        super().__init__(paths, 1)
+        super().__init__(paths)
         self.fatal, self.reads = fatal, reads
 
     def take(self, indices):
@@ -128,7 +128,7 @@ def test_a_run_whose_worker_is_killed_says_so_and_goes_on_to_the_same_bits(plain
     step = 2 * len(paths) // config.loop.batch_size - 1
     late = batch_indices(config.seed, step, count=len(paths), batch_size=config.loop.batch_size)[-1]
     stored = Fatal(paths, paths[late], tmp_path / "reads")
-    train = dataset.train._replace(images=Images(stored, dataset.image_shape))
+    train = dataset.train._replace(images=Images(stored, dataset.train.images.preparation))
     fatal = {"dataset": replace(dataset, train=train), "workdir": tmp_path / "run", "console": quiet}
     with pytest.raises(
         WorkerError, match=r"killed: most likely, the memory ran out.* --resume goes on from the newest"

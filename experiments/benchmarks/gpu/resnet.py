@@ -131,6 +131,7 @@ def streaming(training: Training) -> list[Row]:
             source="folder",
             dir=str(place),
             image_size=training.side,
+            resize="crop",
             memory=0.0,
             validation_fraction=0,
             workers=cores(),

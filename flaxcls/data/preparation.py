@@ -1,0 +1,143 @@
+"""What is done with a decoded picture before the model sees it. A run stores it, so that predictions do the same."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from flaxcls.data.decode import Head, Picture
+from flaxcls.data.resize import fit_image, with_channels
+from flaxcls.errors import InputError
+
+USUAL_SIDE = 224  # pixels; the size for ImageNet, for which most networks are made
+LARGEST = 256 * 256  # pixels of images that are not made smaller unless they are asked to be
+STRIDE = 32  # pixels; sizes that are chosen are multiples of it, as most networks halve them five times
+DEPTHS = (8, 10, 12, 14, 16)  # bits
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a picture becomes an input of the model.
+
+    size: height and width of the input.
+    channels: number of its channels.
+    resize: how a picture of another size is brought to it, see `fit_image`.
+    value_range: values of the file that become 0 and 1, in float32; None: uint8, of files with 8 bits.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    resize: str = "crop"
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an input: uint8 in 0..255, or float32 in 0..1."""
+        return np.dtype(np.uint8 if self.value_range is None else np.float32)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of an input."""
+        return (*self.size, self.channels)
+
+    def as_record(self) -> dict[str, Any]:
+        """Returns the fields as JSON has them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Preparation":
+        """Returns the preparation in the record of a checkpoint; earlier versions cropped images of 8 bits."""
+        if "preparation" not in record:
+            height, width, channels = record["image_shape"]
+            return cls((height, width), channels)
+        values: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in record["preparation"].items()}
+        return cls(**values)
+
+    def unify(self, picture: Picture) -> np.ndarray:
+        """Returns a picture in the channels and values of an input, still in its own size.
+
+        Values outside of the range become its ends. NaN, which also stands for no data, becomes 0.
+
+        Raises ValueError if the picture has other channels or a greater depth.
+        """
+        pixels, alpha = picture
+        if self.value_range is None:
+            if pixels.dtype != np.uint8:
+                raise ValueError(
+                    f"its values are {pixels.dtype} of {pixels.min()} to {pixels.max()}, but 8 bits are expected: name "
+                    "the range of the values by --data.value-range LOW HIGH when the run is trained"
+                )
+            return with_channels(pixels, self.channels, alpha=alpha)
+        low, high = self.value_range
+        scaled = np.nan_to_num(((pixels.astype(np.float64) - low) / (high - low)).clip(0, 1)).astype(np.float32)
+        if alpha:
+            top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
+            scaled[..., -1] = pixels[..., -1].astype(np.float32) / top
+        return with_channels(scaled, self.channels, alpha=alpha)
+
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image, as `unify` returns it, in the size of an input."""
+        return fit_image(image, self.size, self.resize)
+
+    def __call__(self, picture: Picture) -> np.ndarray:
+        """Returns the picture as an input [h w c]."""
+        return self.fit(self.unify(picture))
+
+
+def choose_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Returns the height and width of an input for images of these sizes: the one that more than half of them have.
+
+    If it is large, a smaller one of about its proportions; if there is none, the usual square.
+    """
+    size, count = Counter(sizes).most_common(1)[0]
+    if 2 * count <= len(sizes):
+        return USUAL_SIDE, USUAL_SIDE
+    if size[0] * size[1] <= LARGEST:
+        return size
+    scale = USUAL_SIDE / (size[0] * size[1]) ** 0.5
+    height, width = (max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in size)
+    return height, width
+
+
+def choose_channels(color: str, heads: Sequence[Head], name: str) -> int:
+    """Returns the number of channels of an input. Raises InputError if they are those of the files, which differ."""
+    if color != "stored":
+        return 3 if color == "rgb" else 1
+    counts = Counter(head.channels for head in heads)
+    if len(counts) > 1:
+        raise InputError(
+            f"data.color is stored, but the images of {name} have "
+            + " and ".join(f"{channels} channels ({count:,} images)" for channels, count in counts.most_common())
+            + ": choose data.color rgb or grey, or leave some out (--data.exclude)."
+        )
+    return next(iter(counts))
+
+
+def choose_range(dtypes: set[str], low: float, high: float, name: str) -> tuple[float, float] | None:
+    """Returns the range of values that becomes 0..1, or None for files of 8 bits.
+
+    Unsigned numbers get the range of the depth that they use, such as 0..4095 for 12 bits in 16. Signed numbers that
+    are stored as unsigned ones, 32768 higher, start there. Floating-point numbers in 0..1 keep their values.
+
+    Args:
+      dtypes: types of the values in the files.
+      low, high: least and greatest value in all of them.
+      name: of the data set.
+
+    Raises InputError if the range cannot be known.
+    """
+    if dtypes <= {"uint8"}:
+        return None
+    if dtypes == {"uint16"}:
+        start = 2**15 if low >= 2**15 else 0
+        bits = next(bits for bits in DEPTHS if high - start < 2**bits)
+        return float(start), float(start + 2**bits - 1)
+    if dtypes == {"float32"} and 0 <= low <= high <= 1:
+        return 0.0, 1.0
+    raise InputError(
+        f"the images of {name} have values of {' and '.join(sorted(dtypes))}, from {low:g} to {high:g}, whose range is "
+        f"not known: name the values that become black and white by --data.value-range LOW HIGH, for example {low:g} "
+        f"{high:g}."
+    )
