@@ -145,7 +145,7 @@ def base_config(experiment: Path | None, resumed: Path | None, default: Config |
 def shared_hash(config: Config, *settings: object) -> str:
     """Returns a hash of the configuration and settings that all processes of a run must share."""
     shared: dict[str, Any] = json.loads(to_json(config))
-    for name in ("dir", "memory", "workers"):  # each host may have its own
+    for name in ("dir", "image_dir", "memory", "workers"):  # each host may have its own
         del shared["data"][name]
     text = json.dumps([version("flaxcls"), shared, *settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

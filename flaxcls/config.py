@@ -65,13 +65,31 @@ class DataConfig:
     dir: str | None = None
     """With tfds, the directory of prepared data, which may be gs://BUCKET/PATH; None: TFDS_DATA_DIR, or
     ~/tensorflow_datasets. With folder, a directory with a folder of images for each class, or with folders
-    train, val and test (or Training, val_images and the like) that contain such folders; or a .csv or .parquet
-    file with the columns path, label and optionally split."""
+    train, val and test (or Training, val_images and the like) that contain such folders; or a table: a .csv, .tsv or
+    .parquet file with a column of paths, a column of labels and optionally the columns split and group."""
     include: tuple[str, ...] = ()
     """With folder, glob patterns of the files to use, such as '*.png' scans; empty: all. A pattern is compared with the
     path from data.dir on, or as the table has it, and with the name of the file and of each folder; * matches / too."""
     exclude: tuple[str, ...] = ()
     """With folder, glob patterns of the files to leave out, such as '*_mask.*' masks, compared as those of include."""
+    path_column: tuple[str, ...] = ()
+    """With a table, the column of the images' paths, if it has no usual name such as path, filename or id. Several
+    columns: each names the file of one channel of the image, in this order."""
+    label_column: tuple[str, ...] = ()
+    """With a table, the column of the labels, if it has no usual name such as label, class or target. Several columns:
+    each is a class and holds 0 or 1 (or false or true), with one 1 per row."""
+    split_column: str | None = None
+    """With a table, the column of the splits (train, val, test); None: split, or a similar name, if it is there;
+    '': none, splits are held out at random."""
+    group_column: str | None = None
+    """With a table, a column such as the patient: images with equal values stay together when validation and test
+    are held out. None: group, if it is there; '': none."""
+    image_dir: str | None = None
+    """With a table, the folder that its paths are relative to, itself relative to the folder of the table; None: the
+    folder of the table, or the one folder in it that has all files."""
+    suffix: str | None = None
+    """With a table, the text that is added to each path, such as .png; None: nothing, or the one usual suffix with
+    which all files are there."""
     image_size: int | tuple[int, int] | None = None
     """With folder and tfds, the size to which images are resized: one number for a square, or height and width. None:
     the size that most of them have, smaller if that is more than 256x256; 224 if no size is that of more than half."""
@@ -89,7 +107,8 @@ class DataConfig:
     """With folder and tfds, pixels of the largest image that is read, so that no file fills the memory; None:
     178,956,970."""
     unreadable: Literal["stop", "skip"] = "stop"
-    """With folder, what to do with files that are not readable images: stop with an error, or skip them."""
+    """With folder, what to do with files that are not readable images or not there: stop with an error, or skip
+    them."""
     memory: float = 2.0
     """With tfds and folder, GiB of decoded images to keep in memory; a larger data set is read again in each epoch."""
     workers: int | None = None

@@ -11,7 +11,10 @@ from flaxcls.errors import InputError, unknown
 __all__ = ["differences", "from_json", "to_json"]
 
 # By data.source, what earlier versions did where a field of data did not exist yet, if that is not its default.
-_EARLIER = {"folder": {"test_from": "train", "resize": "crop"}, "tfds": {"resize": "crop"}}
+_EARLIER = {
+    "folder": {"test_from": "train", "resize": "crop", "group_column": ""},
+    "tfds": {"resize": "crop"},
+}
 
 
 def to_json(config: Config) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "OVERWRITTEN",
     "SOWN",
     "check_logits",
+    "check_no_statistics",
     "check_not_wrapped",
     "check_unchanged",
     "extra_arguments",
@@ -186,6 +187,23 @@ def check_unchanged(old: Any, new: Any) -> None:
         "collections that grow, such as what is sown into another than `losses`, are no state, and the optimizer must "
         "return its values in the types of `init`."
     )
+
+
+def check_no_statistics(before: Any, after: Any) -> None:
+    """Raises ValueError if a pass over a batch with a mask changes floats of the model's state.
+
+    Such floats are made of the batch, masked examples included, as the statistics of batch normalisation are. Counters
+    and random keys may change, and what the model only reads, such as fixed kernels, is the same object after it.
+    """
+    read = {id(leaf) for leaf in jax.tree.leaves(before)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(after):
+        if id(leaf) not in read and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"the batch has a mask, but the model computes {name} from the whole batch, so that masked examples "
+                "would count: give full batches without a mask, or use a model without such statistics, for example "
+                "with group or layer normalisation."
+            )
 
 
 def _types(tree: Any) -> dict[str, str]:

@@ -146,12 +146,14 @@ def l2(params: Params) -> jax.Array:
 def make_loss(config: LossConfig, class_counts: np.ndarray) -> LossFn:
     """Returns the training loss: with label smoothing, and with class weights if `config` asks for them.
 
-    class_counts: i[k], training examples of each class.
+    class_counts: i[k], training examples of each class. The weights of all examples have the mean 1; a class without
+      examples takes no part.
     """
     loss_fn = partial(make_evaluation_loss(config), label_smoothing=config.label_smoothing)
     if config.class_weights == "none":
         return loss_fn
-    class_weights = class_counts.sum() / (len(class_counts) * np.maximum(class_counts, 1))
+    present = np.maximum(np.count_nonzero(class_counts), 1)
+    class_weights = np.where(class_counts > 0, class_counts.sum() / (present * np.maximum(class_counts, 1)), 0)
     return class_weighted(loss_fn, jnp.asarray(class_weights, jnp.float32))
 
 

@@ -18,6 +18,7 @@ from flaxcls.contract import (
     OVERWRITTEN,
     SOWN,
     check_logits,
+    check_no_statistics,
     check_unchanged,
     extra_arguments,
     find_eval_params,
@@ -56,7 +57,8 @@ def train_step(
 
     Args:
       state: from `create_state` or an earlier step.
-      batch: the global batch under jit, this device's share of it under `axis_name`. Masked examples do not count.
+      batch: the global batch under jit, this device's share of it under `axis_name`. Masked examples do not count, and
+        the model sees them as black images. Losses that it sows are its own affair: they are not masked.
       key: the run's key, the same at every step. The step number is folded into it.
       model: a linen module called as `model(images, train=True)`. It may draw from any rng stream and update any of its
         collections. What it sows into the collection `losses`, f32[] each, is added to the loss. A collection
@@ -84,8 +86,9 @@ def train_step(
 
     Raises:
       ValueError: if `accumulate` does not divide the batch, if `state.ema` is missing or not asked for, if one of
-        `frozen` matches no parameter, if images are integers other than bytes, if the model does not return logits, or
-        if the new state would have another structure, shape or type.
+        `frozen` matches no parameter, if images are integers other than bytes, if the model does not return logits, if
+        the new state would have another structure, shape or type, or if the batch has a mask and the model keeps
+        statistics of batches, such as batch normalisation, in which masked examples would count.
     """
     eval_params = eval_params or find_eval_params(state.opt_state)
     _check(state, batch, accumulate, averages=ema_decay is not None or eval_params is not None)
@@ -107,6 +110,8 @@ def train_step(
         mutable = [*model_state, *overwritten, SOWN]
         streams = random_streams(key, "dropout")
         logits, updated = model.apply(variables, images, train=True, rngs=streams, mutable=mutable)
+        if "mask" in batch:
+            check_no_statistics(model_state, {name: updated[name] for name in [*model_state, *overwritten]})
         losses, own = with_metrics(loss_fn, check_logits(logits, model), labels)
         _check_names(own)
         values = {**own, "loss": losses, "accuracy": correct(logits, labels).astype(jnp.float32)}
@@ -218,6 +223,8 @@ def eval_step(
         another key for each batch. Batch normalisation then uses the statistics of this batch, and updates none.
 
     Metrics that `loss_fn` returns beside the losses are left out.
+
+    Raises ValueError for a batch with a mask and a key, if the model has such statistics, as `train_step` does.
     """
     batch = _prepare(batch, transform, None)
     variables = state.eval_variables
@@ -230,7 +237,9 @@ def eval_step(
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         streams = random_streams(key, "dropout")
-        logits, _ = model.apply(variables, batch["image"], train=True, rngs=streams, mutable=mutable)
+        logits, updated = model.apply(variables, batch["image"], train=True, rngs=streams, mutable=mutable)
+        if "mask" in batch:
+            check_no_statistics(state.model_state, updated)
     losses, _ = with_metrics(loss_fn, check_logits(logits, model), batch["label"])
     right = correct(logits, batch["label"])
     mask = batch.get("mask", jnp.ones(losses.shape, bool))

@@ -15,7 +15,8 @@ class Batch(TypedDict):
 
     image: u8|f32[b h w c], unsigned bytes in 0..255 or floats.
     label: i32[b] in 0..k-1, which a compiled step cannot check, or f32[b k] for soft labels whose rows sum to 1.
-    mask: bool[b], False if an example is padding; without a mask every example counts.
+    mask: bool[b], False if an example is padding; without a mask every example counts. It is for models in which no
+      example depends on another, so not for training with batch normalisation.
     mirrored: bool[b], True if a training transform must mirror the image left to right; drawn with the batch.
     """
 

@@ -95,6 +95,9 @@ def _data_problems(data: DataConfig) -> list[str]:
     sources_by_field = {
         "name": ("tfds",),
         "dir": ("tfds", "folder"),
+        **dict.fromkeys(
+            ("path_column", "label_column", "split_column", "group_column", "image_dir", "suffix"), ("folder",)
+        ),
         "image_size": ("tfds", "folder"),
         "resize": ("tfds", "folder"),
         "include": ("folder",),
@@ -124,6 +127,16 @@ def _data_problems(data: DataConfig) -> list[str]:
         ("workers", data.workers is None or data.workers >= 0, "must be 0 or more, or None"),
         ("memory", 0 <= data.memory < math.inf, "must be 0 or more GiB, and finite"),
         *(
+            (name, len(set(getattr(data, name))) == len(getattr(data, name)), "must name each column once")
+            for name in ("path_column", "label_column")
+        ),
+        ("suffix", data.suffix is None or "." in data.suffix, "must have a dot, such as .png"),
+        (
+            "color",
+            data.color == "rgb" or len(data.path_column) < 2,
+            "each of the columns of data.path_column is a channel; leave it out",
+        ),
+        *(
             (
                 name,
                 getattr(data, name) == defaults[name] or data.source in sources,
@@ -140,7 +153,7 @@ def _data_problems(data: DataConfig) -> list[str]:
         (
             "dir",
             data.source != "folder" or bool(data.dir),
-            "data.source 'folder' needs the folder of the images, or a .csv or .parquet of their paths and labels",
+            "data.source 'folder' needs the folder of the images, or a .csv, .tsv or .parquet of paths and labels",
         ),
     ]
     return _broken_rules("data.", data, rules)

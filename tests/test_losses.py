@@ -7,6 +7,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import brier_score_loss
 
+from flaxcls.config import LossConfig
 from flaxcls.losses import (
     LOSSES,
     binary_cross_entropy,
@@ -16,6 +17,7 @@ from flaxcls.losses import (
     focal,
     l1,
     l2,
+    make_loss,
     squared_error,
 )
 
@@ -89,6 +91,17 @@ def test_class_weights_scale_each_example_by_its_class():
     half = jnp.full((5, 4), 0.25)
     plain = binary_cross_entropy(jnp.array(LOGITS), half)
     np.testing.assert_allclose(weighted(jnp.array(LOGITS), half), plain * 6.5 / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("counts", [[5, 15, 20], [5, 15, 0, 20, 0], [0, 7]])
+def test_balanced_weights_have_the_mean_1_whatever_classes_are_missing(counts):
+    labels = jnp.asarray(np.repeat(np.arange(len(counts)), counts))
+    logits = jnp.zeros((len(labels), len(counts)))
+    plain, balanced = (make_loss(LossConfig(class_weights=kind), np.array(counts)) for kind in ("none", "balanced"))
+    losses = balanced(logits, labels)
+    np.testing.assert_allclose(losses.mean(), plain(logits, labels).mean(), rtol=1e-6)
+    sums = [float(losses[labels == label].sum()) for label in range(len(counts)) if counts[label]]
+    np.testing.assert_allclose(sums, sums[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES)

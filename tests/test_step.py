@@ -127,6 +127,62 @@ def test_masked_examples_do_not_count_whatever_they_hold():
     chex.assert_trees_all_close(metrics, same, rtol=1e-5)
 
 
+class OwnStatistics(nn.Module):
+    """Keeps statistics in a collection of its own, a fixed kernel and a counter."""
+
+    updates: bool = True
+
+    @nn.compact
+    def __call__(self, images, train):
+        mean = self.variable("pixels", "mean", lambda: jnp.zeros(()))
+        kernel = self.variable("constants", "kernel", lambda: jnp.ones((64, 8)))
+        calls = self.variable("counters", "calls", lambda: jnp.int32(0))
+        if train and not self.is_initializing():
+            calls.value += 1
+            if self.updates:
+                mean.value = images.mean()
+        return nn.Dense(3)((images.reshape(len(images), -1) - mean.value) @ kernel.value)
+
+
+REFUSED = "the batch has a mask, but the model computes {} from the whole batch.* group or layer normalisation"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (CNN(3, widths=(4,), dense=(8,), norm="batch"), "batch_stats/BatchNorm_0/mean"),
+        (OwnStatistics(), "pixels/mean"),
+    ],
+    ids=["batch", "own"],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_mask_is_refused_where_masked_examples_would_count_in_statistics(model, name, accumulate):
+    state, step = setup(model, optax.sgd(0.1), accumulate=accumulate)
+    masked = {**make_batch(), "mask": jnp.arange(16) < 10}
+    with pytest.raises(ValueError, match=REFUSED.format(name)):
+        jax.eval_shape(step, state, masked, KEY)
+    jax.eval_shape(step, state, make_batch(), KEY)
+    evaluate = partial(eval_step, model=model)
+    assert jax.eval_shape(evaluate, state, masked).count.dtype == jnp.int32
+    if name != "pixels/mean":
+        with pytest.raises(ValueError, match=REFUSED.format(name)):
+            jax.eval_shape(partial(evaluate, key=KEY), state, masked)
+
+
+def test_a_mask_is_taken_where_the_state_holds_nothing_of_the_batch():
+    model = OwnStatistics(updates=False)
+    state, step = setup(model, optax.sgd(0.1))
+    batch = make_batch()
+    part = jax.tree.map(lambda x: x[:10], batch)
+    (one, metrics), (other, same) = (
+        step(state, {**batch, "mask": jnp.arange(16) < 10}, KEY),
+        step(state, part, KEY),
+    )
+    chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(metrics, same, rtol=1e-5)
+    assert one.model_state["counters"]["calls"] == 1
+
+
 def test_soft_labels_train_like_the_classes_they_mean():
     state, step = setup(small(), optax.sgd(0.1))
     batch = make_batch()

@@ -25,39 +25,43 @@ OPTIONS = {"regularizer": lambda params: 1e-3 * l2(params), "ema_decay": 0.9}
 STEPS = 5
 
 
-def model(**options):
-    return CNN(3, widths=(4,), dense=(8,), norm="batch", **options)
+def model(norm="batch", **options):
+    return CNN(3, widths=(4,), dense=(8,), norm=norm, **options)
 
 
-def batches(count=16):
+def batches(norm, count=16):
     for seed in range(STEPS):
         images, labels = make_stripes(count, seed)
-        mask = np.arange(count) % 5 > 0  # unlike counts on the two devices
-        yield {"image": images, "label": labels.astype(np.int32), "mask": mask}
+        batch = {"image": images, "label": labels.astype(np.int32)}
+        # unlike counts on the two devices
+        yield batch if norm == "batch" else {**batch, "mask": np.arange(count) % 5 > 0}
 
 
-def initial():
-    return create_state(KEY, model(), TX, image_shape=(8, 8, 1), ema=True)
+def initial(norm="batch"):
+    return create_state(KEY, model(norm), TX, image_shape=(8, 8, 1), ema=True)
 
 
-def train(step, state, place=lambda batch: batch):
-    for batch in batches():
+def train(step, state, place=lambda batch: batch, norm="batch"):
+    for batch in batches(norm):
         state, metrics = step(state, place(batch), KEY)
     return state, metrics
 
 
 @functools.cache
-def on_one_device(tx, accumulate):
-    return train(jax.jit(partial(train_step, model=model(), tx=tx, accumulate=accumulate, **OPTIONS)), initial())
+def on_one_device(tx, accumulate, norm):
+    step = jax.jit(partial(train_step, model=model(norm), tx=tx, accumulate=accumulate, **OPTIONS))
+    return train(step, initial(norm), norm=norm)
 
 
 each_case = pytest.mark.parametrize(
-    ("tx", "accumulate"),
+    ("tx", "accumulate", "norm"),
     [
-        pytest.param(SAM, 2, id="sam-2"),
-        slow(SAM, 1, id="sam-1"),
-        slow(TX, 1, id="sgd-1"),
-        slow(TX, 2, id="sgd-2"),
+        pytest.param(SAM, 2, "batch", id="sam-2"),
+        slow(SAM, 1, "batch", id="sam-1"),
+        slow(TX, 1, "batch", id="sgd-1"),
+        slow(TX, 2, "batch", id="sgd-2"),
+        pytest.param(TX, 2, "layer", id="masked-2"),
+        slow(TX, 1, "layer", id="masked-1"),
     ],
 )
 
@@ -74,27 +78,32 @@ def test_there_are_two_devices():
 
 @pytest.mark.slow
 @each_case
-def test_jit_over_a_mesh(tx, accumulate):
+def test_jit_over_a_mesh(tx, accumulate, norm):
     mesh = make_mesh()
     step = jax.jit(
-        partial(train_step, model=model(), tx=tx, accumulate=accumulate, **OPTIONS),
+        partial(train_step, model=model(norm), tx=tx, accumulate=accumulate, **OPTIONS),
         donate_argnums=0,
         out_shardings=replicated(mesh),
     )
-    state = jax.device_put(initial(), replicated(mesh))
-    result = train(step, state, lambda batch: jax.device_put(batch, batch_sharding(mesh)))
-    assert_agree(result, on_one_device(tx, accumulate))
+    state = jax.device_put(initial(norm), replicated(mesh))
+    result = train(step, state, lambda batch: jax.device_put(batch, batch_sharding(mesh)), norm)
+    assert_agree(result, on_one_device(tx, accumulate, norm))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check_vma", [True, False])
 @each_case
-def test_shard_map(tx, accumulate, check_vma):
+def test_shard_map(tx, accumulate, norm, check_vma):
     whole, split = PartitionSpec(), PartitionSpec("data")
     step = jax.jit(
         jax.shard_map(
             partial(
-                train_step, model=model(axis_name="data"), tx=tx, accumulate=accumulate, axis_name="data", **OPTIONS
+                train_step,
+                model=model(norm, axis_name="data"),
+                tx=tx,
+                accumulate=accumulate,
+                axis_name="data",
+                **OPTIONS,
             ),
             mesh=make_mesh(),
             in_specs=(whole, split, whole),
@@ -102,7 +111,7 @@ def test_shard_map(tx, accumulate, check_vma):
             check_vma=check_vma,
         )
     )
-    assert_agree(train(step, initial()), on_one_device(tx, accumulate))
+    assert_agree(train(step, initial(norm), norm=norm), on_one_device(tx, accumulate, norm))
 
 
 def each_shards_own(grads, state, params, *, grad_fn, **extra):
@@ -123,7 +132,7 @@ def test_an_optimizer_asks_for_the_gradient_at_what_is_each_shards_own(check_vma
             check_vma=check_vma,
         )
     )
-    assert_agree(train(step, initial()), on_one_device(TX, 1))
+    assert_agree(train(step, initial()), on_one_device(TX, 1, "batch"))
 
 
 def in_halves(batch):
@@ -131,14 +140,29 @@ def in_halves(batch):
 
 
 @each_case
-def test_pmap(tx, accumulate):
+def test_pmap(tx, accumulate, norm):
     step = jax.pmap(
-        partial(train_step, model=model(axis_name="data"), tx=tx, accumulate=accumulate, axis_name="data", **OPTIONS),
+        partial(
+            train_step, model=model(norm, axis_name="data"), tx=tx, accumulate=accumulate, axis_name="data", **OPTIONS
+        ),
         axis_name="data",
         in_axes=(None, 0, None),
         out_axes=None,
     )
-    assert_agree(train(step, initial(), in_halves), on_one_device(tx, accumulate))
+    assert_agree(train(step, initial(norm), in_halves, norm), on_one_device(tx, accumulate, norm))
+
+
+@pytest.mark.parametrize("form", ["pmap", "shard_map"])
+def test_a_mask_is_refused_with_batch_norm_whatever_the_axis(form):
+    part = partial(train_step, model=model(axis_name="data"), tx=TX, axis_name="data", **OPTIONS)
+    (batch, *_) = batches("layer")
+    if form == "pmap":
+        step, batch = jax.pmap(part, axis_name="data", in_axes=(None, 0, None), out_axes=None), in_halves(batch)
+    else:
+        specs = (PartitionSpec(), PartitionSpec("data"), PartitionSpec())
+        step = jax.shard_map(part, mesh=make_mesh(), in_specs=specs, out_specs=PartitionSpec())
+    with pytest.raises(ValueError, match="the batch has a mask, but the model computes batch_stats/BatchNorm_0/mean"):
+        jax.eval_shape(step, initial(), batch, KEY)
 
 
 def test_batch_norm_that_knows_no_axis_still_ends_equal_everywhere():

@@ -22,9 +22,10 @@ from PIL import Image
 from experiments.benchmarks.measure import Row, in_turn, report
 from flaxcls.data.batches import BatchMaker
 from flaxcls.data.dataset import Split
-from flaxcls.data.images import Files, Images
+from flaxcls.data.images import Images
 from flaxcls.data.prefetch import made_ahead
 from flaxcls.data.preparation import Preparation
+from flaxcls.data.stored import Files
 from flaxcls.data.stream import batch_indices
 
 CLASSES = 1000

@@ -89,18 +89,24 @@ class Classifier:
         """(h, w, c) of the images that the model sees."""
         return self.preparation.shape
 
+    @property
+    def image_dtype(self) -> str:
+        """The type of the images that it was trained on: uint8 in 0..255, or float32 in 0..1."""
+        return self.preparation.dtype.name
+
     def predict(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 256) -> Predictions:
         """Returns the probability of each class.
 
         Args:
           images: u8[n h w c] of any size, or a sequence of u8[h w c] of different sizes; grey images may lack the last
-            axis. They are brought to the model's size as those of the run were (data.resize). Grey is converted to
-            colour, or colour to grey, as the model needs it. For a run on files of another range of values
-            (data.value_range): images with the values of such files, of any type.
+            axis. Floats in 0..1 may take the place of bytes, whichever of the two the run was trained on. They are
+            brought to the model's size as those of the run were (data.resize). Grey is converted to colour, or colour
+            to grey, as the model needs it. For a run on files of another range of values (data.value_range): images
+            with the values of such files, of any type.
           batch_size: number of images computed at once.
 
         Raises:
-          InputError: if an item is not an image of unsigned bytes.
+          InputError: if an item is not an image of unsigned bytes, or of floats in 0..1.
         """
         logits = self.logits(images, batch_size=batch_size)
         return self.predictions(logits)
@@ -109,7 +115,9 @@ class Classifier:
         """Returns the logits f32[n k] for images as `predict` takes them."""
         found = [np.zeros((0, len(self.class_names)), np.float32)]
         for start in range(0, len(images), batch_size):
-            batch = np.stack([self.prepared(image) for image in images[start : start + batch_size]])
+            prepared = [self.prepared(image) for image in images[start : start + batch_size]]
+            alike = len({image.dtype for image in prepared}) == 1
+            batch = np.stack(prepared if alike else [unit_floats(image) for image in prepared])
             found.append(self.logits_of_prepared(batch, size=min(batch_size, len(images))))
         return np.concatenate(found)
 
@@ -125,23 +133,22 @@ class Classifier:
         return Predictions(np.asarray(jax.nn.softmax(logits / (self.temperature or 1.0))), self.class_names)
 
     def prepared(self, image: np.ndarray | Picture, name: str = "an image") -> np.ndarray:
-        """Returns an image [h w c] or [h w] in the shape that the model sees.
+        """Returns an image [h w c] or [h w], as `predict` takes it, or a picture, in the shape that the model sees.
 
         name: of the image, for the message.
 
-        Raises InputError for a picture that the preparation cannot convert, and an array of another type.
+        Raises InputError for one that cannot be converted.
         """
         preparation = self.preparation
         if not isinstance(image, Picture) and preparation.value_range not in (None, (0.0, 1.0)):
             image = np.asarray(image)
             image = Picture(image if image.ndim == 3 else image[..., np.newaxis])
-        given = image if isinstance(image, Picture) else checked_pixels(image)
+        if not isinstance(image, Picture):
+            return preparation.fit(with_channels(checked_pixels(image), preparation.channels))
         try:
-            if isinstance(given, Picture):
-                return preparation(given)
-            return preparation.fit(with_channels(given, preparation.channels))
+            return preparation(image)
         except ValueError as error:
-            raise InputError(f"{name}: {error}.") from error
+            raise InputError(f"{name}: {error}") from error
 
     def normalized(self, images: jax.Array) -> jax.Array:
         """Returns images u8[b h w c] of the model's shape, or floats in 0..1, as input for the module."""
@@ -164,14 +171,34 @@ class Classifier:
 
 
 def checked_pixels(image: np.ndarray) -> np.ndarray:
-    """Returns an image of bytes. Raises InputError for others."""
+    """Returns an image as u8 in 0..255 or f32 in 0..1, the two scales that a classifier knows; no value is scaled.
+
+    Args:
+      image: unsigned bytes, or floats in 0..1 of any precision, [h w c] or [h w].
+
+    Raises InputError for others.
+    """
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+    is_float = np.issubdtype(image.dtype, np.floating)
+    if not (is_float or image.dtype == np.uint8) or image.ndim not in (2, 3) or 0 in image.shape:
         raise InputError(
-            f"an image of {image.dtype}{list(image.shape)} was given, but u8[h w c] with 1 to 4 channels, or "
-            "u8[h w], is needed."
+            f"an image of {image.dtype}{list(image.shape)} was given, but uint8 in 0..255 or floats in 0..1, of the "
+            "shape [h w c] or [h w], is needed."
         )
-    return image
+    if not is_float:
+        return image
+    if not 0 <= image.min() <= image.max() <= 1:
+        low, high = np.fmin.reduce(image, axis=None), np.fmax.reduce(image, axis=None)  # they pass over NaN
+        raise InputError(
+            f"an image has floats in {low:.8g}..{high:.8g}, and {np.isnan(image).sum():,} NaN, but they must be in "
+            "0..1: scale them, or give uint8."
+        )
+    return image.astype(np.float32)
+
+
+def unit_floats(images: np.ndarray) -> np.ndarray:
+    """Returns images u8 in 0..255, or f32 in 0..1, as f32 in 0..1."""
+    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
 
 
 def load_run(workdir: str | Path, *, model: nn.Module | None = None, step: int | None = None) -> Classifier:

@@ -55,7 +55,8 @@ def _thumbnails(split: Split) -> np.ndarray:
     rows = np.zeros((len(split.labels), SIDE * SIDE), np.float32)
     for index in range(len(rows)):
         image = split.images[index]
-        grey = with_channels(image, 1) if image.dtype == np.uint8 else image.mean(axis=2, keepdims=True)
+        is_picture = image.dtype == np.uint8 and image.shape[2] <= 4
+        grey = with_channels(image, 1) if is_picture else image.mean(axis=2, keepdims=True)
         small = cv2.resize(grey.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
         small = small - small.mean()
         length = np.linalg.norm(small)

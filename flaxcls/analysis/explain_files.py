@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from flaxcls.analysis.activations import choose_layer, feature_maps, first_layer_filters, grad_cam, map_layers
-from flaxcls.analysis.classifier import Classifier
+from flaxcls.analysis.classifier import Classifier, unit_floats
 from flaxcls.analysis.explanation import TOLERANCE, completeness_gap, integrated_gradients, occlusion, smooth_grad
 from flaxcls.analysis.pictures import (
     beside,
@@ -135,14 +135,14 @@ def explain_image(
     methods: Sequence[str],
     layer: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns the result of each method for the logit of a class and an image u8[h w c], as `prepared` returns it.
+    """Returns the result of each method for the logit of a class and an image, as `Classifier.prepared` returns it.
 
     smooth-grad: f32[h w c] in logits per unit of 0..1.
     integrated-gradients: f32[h w c] in logits, from a black image.
     occlusion: f32[h w] in logits, by squares of the mean colour whose side is an eighth of the image.
     grad-cam: f32[h w] in 0..1, of the module itself, without the views that the run's evaluation may average over.
     """
-    images = image[np.newaxis].astype(np.float32) / 255
+    images = unit_floats(image[np.newaxis])
     classes = np.array([label])
     size = max(2, min(image.shape[:2]) // 8)
     fill = 0.5 if classifier.mean is None else np.asarray(classifier.mean, np.float32)
@@ -229,7 +229,7 @@ def explain_files(
 
 
 def _gap(found: np.ndarray, logits_fn: Partial, image: np.ndarray, label: int) -> float:
-    images = image[np.newaxis].astype(np.float32) / 255
+    images = unit_floats(image[np.newaxis])
     return float(completeness_gap(found[np.newaxis], logits_fn, images, np.array([label]), baseline=BLACK)[0])
 
 

@@ -37,14 +37,17 @@ def strength(values: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Returns u8[h w 3]: an image u8[h w c] in grey under heat f32[h w] in 0..1, from black over red to yellow."""
-    grey = with_channels(with_channels(image, 1), 3).astype(np.float32)
+    """Returns u8[h w 3]: an image, as `in_colours` takes it, in grey under heat f32[h w] in 0..1.
+
+    The heat goes from black over red to yellow.
+    """
+    grey = with_channels(with_channels(in_colours(image), 1), 3).astype(np.float32)
     return np.rint(0.4 * grey + 0.6 * _coloured(heat, cv2.COLORMAP_INFERNO)).astype(np.uint8)
 
 
 def beside(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Returns u8[h w 3]: an image u8[h w c], heat f32[h w] in 0..1, and their overlay, side by side and enlarged."""
-    parts = [with_channels(image, 3), _coloured(heat, cv2.COLORMAP_INFERNO), overlay(image, heat)]
+    """Returns u8[h w 3]: an image, heat f32[h w] in 0..1, and their overlay, side by side and enlarged."""
+    parts = [in_colours(image), _coloured(heat, cv2.COLORMAP_INFERNO), overlay(image, heat)]
     return tiled([enlarged(part) for part in parts], columns=3)
 
 
@@ -90,9 +93,10 @@ def data_url(picture: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def as_bytes(image: np.ndarray) -> np.ndarray:
-    """Returns u8[h w c] for an image u8[h w c] or floats in 0..1."""
-    return image if image.dtype == np.uint8 else np.rint(255 * image.clip(0, 1)).astype(np.uint8)
+def in_colours(image: np.ndarray) -> np.ndarray:
+    """Returns u8[h w 3] for an image u8[h w c] or floats in 0..1; of more than 4 channels, the first three."""
+    picture = image if image.dtype == np.uint8 else np.rint(255 * image.clip(0, 1)).astype(np.uint8)
+    return with_channels(picture[..., :3] if picture.shape[2] > 4 else picture, 3)
 
 
 def _grid(pictures: Sequence[np.ndarray]) -> np.ndarray:

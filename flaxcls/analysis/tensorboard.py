@@ -14,9 +14,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import image
 
 from flaxcls.analysis.evaluation import Evaluation, worst
-from flaxcls.analysis.pictures import as_bytes, data_url, enlarged
+from flaxcls.analysis.pictures import data_url, enlarged, in_colours
 from flaxcls.analysis.report.charts import Spec, confusion, evenly_spaced
-from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError
 
 SUFFIX = ".evaluation"
@@ -62,7 +61,7 @@ def _gallery(evaluation: Evaluation, chosen: list[int]) -> Spec:
     rows = []
     for place, index in enumerate(chosen):
         predicted, label = names[evaluation.predicted[index]], names[evaluation.labels[index]]
-        picture = data_url(enlarged(with_channels(as_bytes(evaluation.images[index]), 3), PICTURE))
+        picture = data_url(enlarged(in_colours(evaluation.images[index]), PICTURE))
         right = predicted == label
         text = predicted if right else f"{predicted}, not {label}"
         rows.append({"x": place % COLUMNS, "y": place // COLUMNS, "picture": picture, "text": text, "right": right})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -106,10 +106,24 @@ def from_splits(
     preparation: Preparation | None = None,
     fingerprint: str = "",
 ) -> Dataset:
-    """Returns a Dataset of the splits. Raises InputError if a split is empty, or they do not match."""
+    """Returns a Dataset of the splits. A further note names the classes without a training image.
+
+    Raises InputError if a split is empty, or they do not match.
+    """
     dataset = Dataset(name, tuple(class_names), train, validation, test, notes, preparation, fingerprint)
     _check(dataset)
-    return dataset
+    absent = describe_absent(dataset)
+    return dataset if absent is None else replace(dataset, notes=[*notes, absent])
+
+
+def describe_absent(dataset: Dataset) -> str | None:
+    """Returns a line with the classes that have no training image, or None if there are none."""
+    names = dataset.class_names
+    absent = [names[label] for label in np.setdiff1d(np.arange(len(names)), dataset.train.labels)]
+    if not absent:
+        return None
+    named = f"{', '.join(absent[:10])}{', ...' if len(absent) > 10 else ''}"
+    return f"classes without a training image, which cannot be learned: {named} ({len(absent)} of {len(names)})"
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +183,9 @@ def _check(dataset: Dataset) -> None:
             )
         invalid = split.labels[(split.labels < 0) | (split.labels >= classes)]
         if len(invalid):
+            starts_at_1 = split.labels.min() == 1 and split.labels.max() == classes
             raise InputError(
                 f"the {part} split of {dataset.name} has the label {invalid[0]}, but its {classes} classes are "
-                f"numbered 0..{classes - 1}: correct the labels, or name every class in class_names."
+                f"numbered 0..{classes - 1}: {'give `labels - 1`' if starts_at_1 else 'correct the labels'}, or name "
+                "every class in class_names."
             )

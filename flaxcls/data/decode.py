@@ -366,6 +366,8 @@ def named(name: str, read: Callable[[], T]) -> T:
     """Returns `read()`. Raises InputError, with `name`, for any error in it."""
     try:
         return read()
+    except FileNotFoundError as error:
+        raise InputError(f"{name} is not there.") from error
     except Image.DecompressionBombError as error:
         pixels, most = re.findall(r"\d+", str(error))[:2]
         raise InputError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from flaxcls.data.images import SUFFIXES
+from flaxcls.data.stored import SUFFIXES
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
 

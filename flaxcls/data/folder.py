@@ -1,28 +1,33 @@
 """The user's own images: a folder for each class, or a table of paths and labels."""
 
+import dataclasses
 import difflib
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from flaxcls.config import DataConfig
+from flaxcls.data.arranged import arranged, check_readable, notes_on_sizes, unreadable
 from flaxcls.data.dataset import Dataset, Split, from_splits, validation_stands_for_test
-from flaxcls.data.decode import Head, allow_pixels, read_head, read_picture
+from flaxcls.data.decode import Head, read_head
 from flaxcls.data.files import check_selection, describe_unselected, select
-from flaxcls.data.images import Files, Images, arranged, check_readable, notes_on_sizes, unreadable
+from flaxcls.data.held_out import describe_absent, hash_split, hash_units, rarest_labels
+from flaxcls.data.images import Images
 from flaxcls.data.layout import find_examples
 from flaxcls.data.preparation import Preparation
+from flaxcls.data.stored import Bands, Files, Stored
 from flaxcls.data.table import TABLES, ImageFile, read_table
 from flaxcls.errors import InputError, unknown
 from flaxcls.storage import as_path, in_bucket, printable
 
 READ = 2**16  # bytes at either end of a file that its fingerprint reads
 ADVICE = "Repair or remove them, or skip them with --data.unreadable skip."
+TABLE_OPTIONS = ("path_column", "label_column", "split_column", "group_column", "image_dir", "suffix")
 
 
 def load(config: DataConfig) -> Dataset:
@@ -35,10 +40,16 @@ def load(config: DataConfig) -> Dataset:
         says to skip them.
     """
     place, files, notes = _find_files(config)
+    for name in _needless_options(config, place):
+        raise InputError(
+            f"data.{name} is {getattr(config, name)!r}, but {place} is a folder, and it is for tables "
+            f"({', '.join(TABLES)}): leave it out, or name a table by data.dir."
+        )
     names = _class_names(files, place)
     notes += _describe_alike(files)
     print_of_files = _fingerprint(files)
     files, heads, problems = _readable(files, config)
+    notes += [*_note_skipped(problems, len(files)), *_note_bands(files)]
     readable_labels = {file.label for file in files}
     empty_classes = [name for name in names if name not in readable_labels]
     if empty_classes:
@@ -55,7 +66,7 @@ def load(config: DataConfig) -> Dataset:
         },
         size=config.image_size,
         how=config.resize,
-        color=config.color,
+        color="stored" if files[0].more_paths else config.color,
         value_range=config.value_range,
         memory=config.memory,
         name=str(place),
@@ -68,20 +79,24 @@ def load(config: DataConfig) -> Dataset:
     if config.test_from == "validation" and "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
         notes.append(validation_stands_for_test(printable(place)))
-    digests: dict[str, bytes] = {}
+    units: dict[str, bytes] = {}
+    grouped = any(file.group for file in files)
     for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if part not in parts and fraction:
-            whole, digests = parts["train"], digests or _digests([file for file in files if file.part == "train"])
-            hashes = [digests[name] for name in whole.ids]
-            rest, held_out = hash_split(whole.labels, hashes, fraction, config.split_seed)
+            whole, units = parts["train"], units or hash_units([file for file in files if file.part == "train"])
+            hashes = [units[name] for name in whole.ids]
+            strata = rarest_labels(whole.labels, hashes) if grouped else whole.labels
+            rest, held_out = hash_split(strata, hashes, fraction, config.split_seed)
             parts["train"], parts[part] = whole.take(rest), whole.take(held_out)
+    if grouped:
+        notes += describe_absent(parts, names)
     return from_splits(
         parts["train"],
         parts.get("validation"),
         parts["test"],
         class_names=names,
         name=printable(place.resolve().stem),
-        notes=[*notes, *_note_skipped(problems, len(files)), *found.notes],
+        notes=[*notes, *found.notes],
         preparation=found.preparation,
         fingerprint=print_of_files,
     )
@@ -134,7 +149,10 @@ def load_examples(
 
     Raises InputError like `load`, and if the data set has no such part, or a class that the model does not know.
     """
-    place, files, notes = _find_files(config, known=class_names)
+    place, files, notes = _find_files(dataclasses.replace(config, group_column=""), known=class_names)
+    notes += [
+        f"data.{name} of the run is for tables, so it is not used here" for name in _needless_options(config, place)
+    ]
     parts = {file.part for file in files if file.split}
     if parts:
         files = [file for file in files if file.part == part]
@@ -147,19 +165,20 @@ def load_examples(
     files, heads, problems = _readable(files, config)
     if not files:
         raise InputError(f"{unreadable(problems, len(problems))}\nNo image is left.")
+    if files[0].more_paths and heads[0].channels != preparation.channels:
+        raise InputError(
+            f"data.path_column gives images of {heads[0].channels} channels, but the model takes "
+            f"{preparation.channels}: name {preparation.channels} columns."
+        )
     images = Images(_stored(files, config), preparation, whole={head.size for head in heads} <= {preparation.size})
     labels = np.array([numbers[file.label] for file in files], np.int32)
     split = Split(images, labels, [file.name for file in files])
-    notes += [*_note_skipped(problems, len(files)), *notes_on_sizes(heads, preparation)]
+    notes += [*_note_skipped(problems, len(files)), *_note_bands(files), *notes_on_sizes(heads, preparation)]
     return printable(place.resolve().stem), split, notes
 
 
-def _stored(files: Sequence[ImageFile], config: DataConfig) -> Files:
-    return Files([file.path for file in files], config.max_pixels)
-
-
 def _find_files(config: DataConfig, known: Sequence[str] = ()) -> tuple[Path, list[ImageFile], list[str]]:
-    """Returns the place, its examples, and notes on what was left out.
+    """Returns the folder or the table, its examples, and notes on them.
 
     known: classes of the run, if the place is another one than its own, in which its patterns may match nothing.
     """
@@ -170,48 +189,61 @@ def _find_files(config: DataConfig, known: Sequence[str] = ()) -> tuple[Path, li
             "(--data.source tfds)."
         )
     place = as_path(str(config.dir)).expanduser()
-    if place.suffix.lower() not in TABLES:
+    if not _is_table(place):
         return place, *find_examples(place, config.include, config.exclude, known=known)
-    files = read_table(place)
+    files, notes = read_table(
+        place,
+        path_columns=config.path_column,
+        label_columns=config.label_column,
+        split_column=config.split_column,
+        group_column=config.group_column,
+        image_dir=config.image_dir,
+        suffix=config.suffix,
+        skip_missing=config.unreadable == "skip",
+    )
     selected, unused = select([file.name for file in files], config.include, config.exclude)
     left_out = len(files) - len(selected)
     check_selection(place, len(selected), left_out, [] if known else unused)
     if not left_out:
-        return place, files, []
+        return place, files, notes
     chosen = set(selected)
-    return place, [file for file in files if file.name in chosen], [describe_unselected(left_out, len(files))]
+    notes = [*notes, describe_unselected(left_out, len(files))]
+    return place, [file for file in files if file.name in chosen], notes
+
+
+def _is_table(place: Path) -> bool:
+    return place.suffix.lower() in TABLES
+
+
+def _needless_options(config: DataConfig, place: Path) -> list[str]:
+    """Returns the names of the options for tables that are set although `place` is a folder."""
+    if _is_table(place):
+        return []
+    return [name for name in TABLE_OPTIONS if getattr(config, name)]
+
+
+def _stored(files: Sequence[ImageFile], config: DataConfig) -> Stored:
+    """Returns the pictures of the examples, each from a file, or each channel from a file of its own."""
+    if files and files[0].more_paths:
+        return Bands([file.paths for file in files], config.max_pixels)
+    return Files([file.path for file in files], config.max_pixels)
+
+
+def _note_bands(files: Sequence[ImageFile]) -> Iterator[str]:
+    """Yields a note if the channels of some examples differ in size. Only the headers are read."""
+
+    def differs(file: ImageFile) -> bool:
+        return len({read_head(path, printable(path)).size for path in file.paths}) > 1
+
+    with ThreadPoolExecutor() as pool:
+        count = sum(pool.map(differs, [file for file in files if file.more_paths]))
+    if count:
+        yield f"{count} images have channels of several sizes: they are resized to the size of the first channel"
 
 
 def _note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
     """Returns a note on the files that are not images, if there are any. count: number of files that are images."""
     return [f"{unreadable(problems, count + len(problems))}\nThey are left out."] if problems else ()
-
-
-def hash_split(
-    labels: np.ndarray, hashes: Sequence[bytes], fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns sorted indices (rest, held out); of each class, about the share `fraction` of its examples is held out.
-
-    The seed and the hash of an example decide, not its name or position. So equal hashes are never separated, and an
-    example keeps its side when others are added. A class with two or more hashes has at least one on each side.
-    """
-    members: dict[bytes, list[int]] = {}
-    for index, digest in enumerate(hashes):
-        members.setdefault(digest, []).append(index)
-    by_class: dict[int, list[bytes]] = {}
-    for digest, indices in members.items():  # copies with different labels go with the first label
-        by_class.setdefault(int(labels[indices[0]]), []).append(digest)
-    held_out = np.zeros(len(labels), bool)
-    for digests in by_class.values():
-        digests.sort(key=lambda digest: hashlib.sha256(b"%d " % seed + digest).digest())
-        wanted = fraction * sum(len(members[digest]) for digest in digests)
-        taken = 0
-        for number, digest in enumerate(digests[:-1]):
-            if number and taken + len(members[digest]) / 2 > wanted:
-                break
-            held_out[members[digest]] = True
-            taken += len(members[digest])
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def _class_names(files: Sequence[ImageFile], place: Path) -> list[str]:
@@ -258,28 +290,23 @@ def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFil
     Only the headers are read. If unreadable files are to be skipped, all of each file is read, so that training does
     not find another one.
     """
+    stored = _stored(files, config)
 
-    def read(file: ImageFile) -> Head | str:
+    def read(index: int) -> Head | str:
         try:
-            head = read_head(file.path, printable(file.path))
-            if config.unreadable == "skip":
-                read_picture(file.path)
+            head = stored.head(index)
+            if config.unreadable == "skip" or (
+                files[index].more_paths and index == 0
+            ):  # a wrong column is seen at once
+                stored[index]
             return head
         except InputError as error:
             return str(error)
 
-    allow_pixels(config.max_pixels)
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(read, files))
+        results = list(pool.map(read, range(len(files))))
     if config.unreadable == "stop":
         check_readable(results, ADVICE)
     kept = [(file, head) for file, head in zip(files, results, strict=True) if not isinstance(head, str)]
     problems = [problem for problem in results if isinstance(problem, str)]
     return [file for file, _ in kept], [head for _, head in kept], problems
-
-
-def _digests(files: list[ImageFile]) -> dict[str, bytes]:
-    """Returns the SHA-256 of the content of each file, by the name of the example."""
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda file: hashlib.sha256(file.path.read_bytes()).digest(), files)
-        return dict(zip((file.name for file in files), digests, strict=True))

@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from flaxcls.errors import InputError
+
 
 def fit_image(image: np.ndarray, size: tuple[int, int], how: str = "crop") -> np.ndarray:
     """Returns an image [h w c], of uint8 or float32, brought to `size` (height, width). One of that size is unchanged.
@@ -66,26 +68,30 @@ def with_channels(image: np.ndarray, channels: int, *, alpha: bool | None = None
       channels: 1, 3, or the channels of the image.
       alpha: True if its last channel is transparency; None: if it has 2 or 4.
 
-    Raises ValueError if the channels cannot be converted.
+    Raises InputError if the channels cannot be converted.
     """
     if image.ndim == 2:
         image = image[..., np.newaxis]
-    if image.shape[2] == channels:
+    given = image.shape[2]
+    if given == channels:
         return image
-    if alpha or (alpha is None and image.shape[2] in (2, 4)):
-        colours, cover = image[..., :-1], image[..., -1:]
-        if image.dtype == np.uint8:
-            cover = cover.astype(np.uint16)
-            image = ((colours * cover + 255 * (255 - cover) + 127) // 255).astype(np.uint8)
-        else:
-            image = colours * cover + (1 - cover)
+    if alpha or (alpha is None and given in (2, 4)):
+        image = _on_white(image[..., :-1], image[..., -1:])
     if image.shape[2] == channels:
         return image
     if image.shape[2] == 1 and channels == 3:
         return np.repeat(image, 3, axis=2)
     if image.shape[2] == 3 and channels == 1:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
-    raise ValueError(
-        f"an image of {image.shape[2]} channels cannot be converted to {channels} channels; --data.color stored keeps "
-        "the channels of the files"
+    raise InputError(
+        f"an image of {given} channels cannot be converted to {channels}: only grey (1 channel, or 2 with "
+        "transparency) and colour (3 or 4) are converted to each other. --data.color stored trains on the channels of "
+        "the files."
     )
+
+
+def _on_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    if alpha.dtype != np.uint8:
+        return colours * alpha + (1 - alpha)
+    alpha = alpha.astype(np.uint16)
+    return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -1,9 +1,11 @@
 """Tables, in CSV or Parquet files, of image files and their labels."""
 
-import csv
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flaxcls.data.columns import FLAGS, Chosen, Columns, choose_columns, read_columns
+from flaxcls.data.locate import Key, locate
 from flaxcls.errors import InputError
 
 # The split for each name of a folder or value of the column `split`.
@@ -17,17 +19,30 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-TABLES = (".csv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An example. split: a key of `SPLITS`, or None."""
+    """An example.
+
+    path: its file, or the file of its first channel.
+    split: a key of `SPLITS`, or None.
+    group: examples of one group stay in one split; None: it is in no group.
+    more_paths: the files of the other channels, if each channel is a file of its own.
+    """
 
     path: Path
     name: str
     label: str
     split: str | None
+    group: str | None = None
+    more_paths: tuple[Path, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of the example: one, or one for each channel."""
+        return self.path, *self.more_paths
 
     @property
     def part(self) -> str:
@@ -35,51 +50,179 @@ class ImageFile:
         return SPLITS[self.split] if self.split else "train"
 
 
-def read_table(table: Path) -> list[ImageFile]:
-    """Returns the examples of a table with the columns path, label and optionally split.
+def read_table(
+    table: Path,
+    *,
+    path_columns: Sequence[str] = (),
+    label_columns: Sequence[str] = (),
+    split_column: str | None = None,
+    group_column: str | None = None,
+    image_dir: str | None = None,
+    suffix: str | None = None,
+    skip_missing: bool = False,
+) -> tuple[list[ImageFile], list[str]]:
+    """Returns the examples of a table, and notes on what was guessed, repeated or not used.
+
+    Args:
+      table: a .parquet file, or else a CSV file.
+      path_columns: the column of the paths, or one for each channel of the image; (): the one with a usual name.
+      label_columns: the column of the labels, or a column of flags for each class; (): the one with a usual name.
+      split_column: the column of the splits; None: one with a usual name, if there is one; "": none.
+      group_column: the column of the groups; None: the column group, if there is one; "": none.
+      image_dir: the folder of the paths, relative to the folder of the table; None: it is found.
+      suffix: added to each path; None: it is found.
+      skip_missing: some of the files may be missing. They are returned too.
 
     Raises:
-      InputError: if the table does not exist or is not a CSV or Parquet file, if a column or a value is missing, or if
-        a split is unknown or an image file does not exist.
+      InputError: if the table does not exist or is not a CSV or Parquet file; if a column or a value is missing, or it
+        is not clear which column is meant; if a split is unknown, files are missing, or rows contradict each other.
     """
     if not table.is_file():
         raise InputError(f"the table {table} is not there: name a file with --data.dir.")
-    rows = _rows(table)
-    if not rows:
+    columns = read_columns(table)
+    if all(column == [] for column in columns.values()):
         raise InputError(f"the table {table} has no rows.")
-    for column in ("path", "label"):
-        if column not in rows[0]:
-            raise InputError(f"the table {table} has the columns {', '.join(rows[0])}, but needs path and label.")
-    files = []
-    for number, row in enumerate(rows, 1):
-        for column in ("path", "label"):
-            if row[column] in (None, ""):
-                raise InputError(f"row {number} of the table {table} has no {column}: write one, or leave the row out.")
-        split = str(row.get("split") or "").lower() or None
-        if split is not None and split not in SPLITS:
-            raise InputError(f"the table {table} has the split {split!r}, but must be one of {', '.join(SPLITS)}.")
-        files.append(ImageFile(table.parent / str(row["path"]), str(row["path"]), str(row["label"]), split))
-    missing = [str(file.path) for file in files if not file.path.is_file()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} files of the table {table} are not there:\n  " + "\n  ".join(missing[:10]) + "\n"
-            "Paths are relative to the folder of the table."
+    asked = Chosen(tuple(path_columns), tuple(label_columns), split_column, group_column)
+    chosen = choose_columns(table, columns, asked, SPLITS)
+    names = [_cells(table, columns, column, required=True) for column in chosen.paths]
+    count = len(names[0])
+    labels = _labels(table, columns, chosen.labels, names[0])
+    splits = _splits(table, columns, chosen.split) if chosen.split else [None] * count
+    groups = _cells(table, columns, chosen.group) if chosen.group else [""] * count
+    paths, keys, notes = locate(
+        [name for column in names for name in column], table, folder=image_dir, suffix=suffix, skip_missing=skip_missing
+    )
+    bands = [paths[start : start + count] for start in range(count, len(paths), count)]
+    more_paths = list(zip(*bands, strict=True)) or [()] * count
+    files = [
+        ImageFile(path, name, label, split, group or None, more)
+        for path, name, label, split, group, more in zip(
+            paths[:count], names[0], labels, splits, groups, more_paths, strict=True
         )
-    return files
+    ]
+    rows = list(zip(*(keys[start : start + count] for start in range(0, len(keys), count)), strict=True))
+    return files, [
+        *_describe_columns(columns, asked, chosen),
+        *notes,
+        *_check_repeats(table, files, rows),
+        *_describe_gaps(files, chosen),
+    ]
 
 
-def _rows(table: Path) -> list[dict[str, object]]:
-    if table.suffix.lower() == ".csv":
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as file:
-                return list(csv.DictReader(file))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"the table {table} is no CSV file in UTF-8: {error}. Save it as one.") from error
-    import pyarrow
-    from pyarrow import parquet
+def _cells(table: Path, columns: Columns, name: str, *, required: bool = False) -> list[str]:
+    cells = columns[name]
+    if cells is None:
+        raise InputError(
+            f"the column {name} of the table {table} holds neither text nor numbers nor booleans, so it names no "
+            "paths, labels, splits or groups: choose another."
+        )
+    if required:
+        for number, cell in enumerate(cells, 1):
+            if not cell.strip():
+                raise InputError(f"row {number} of the table {table} has no {name}: write one, or leave the row out.")
+    return cells
 
-    try:
-        rows: list[dict[str, object]] = parquet.read_table(table).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise InputError(f"the table {table} is no Parquet file: {error}") from error
-    return rows
+
+def _labels(table: Path, columns: Columns, chosen: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Returns the label of each row, from one column, or from a column of flags for each class."""
+    if len(chosen) == 1:
+        return _cells(table, columns, chosen[0], required=True)
+    labels = []
+    for number, row in enumerate(zip(*(_cells(table, columns, name) for name in chosen), strict=True), 1):
+        flags = [FLAGS.get(text.strip().lower()) for text in row]
+        if None in flags:
+            bad = flags.index(None)
+            raise InputError(
+                f"row {number} of the table {table} ({names[number - 1]}) has {row[bad]!r} in {chosen[bad]}, "
+                "but with several columns in --data.label-column each must hold 0 or 1."
+            )
+        true = [name for name, flag in zip(chosen, flags, strict=True) if flag]
+        if len(true) != 1:
+            raise InputError(
+                f"row {number} of the table {table} ({names[number - 1]}) has {len(true)} labels"
+                f"{': ' * bool(true)}{', '.join(true)} (of {', '.join(chosen)}), but must have one: several labels, or "
+                "none, per image are not supported yet. Leave such rows out, or add a column for those without a label."
+            )
+        labels += true
+    return labels
+
+
+def _splits(table: Path, columns: Columns, column: str) -> list[str | None]:
+    splits = [text.strip().lower() or None for text in _cells(table, columns, column)]
+    for split in dict.fromkeys(splits):
+        if split and split not in SPLITS:
+            raise InputError(
+                f"the table {table} has the split {split!r} in the column {column}, but must be one of "
+                f"{', '.join(SPLITS)}: rename it, or choose another column with --data.split-column ('' for none)."
+            )
+    return splits
+
+
+def _check_repeats(table: Path, files: Sequence[ImageFile], keys: Sequence[tuple[Key, ...]]) -> list[str]:
+    """Returns a note on the rows that name the files of an earlier row. Raises InputError if they contradict it."""
+    first: dict[tuple[Key, ...], int] = {}
+    repeats, contradictions = 0, []
+    for number, key in enumerate(keys):
+        earlier = first.setdefault(key, number)
+        one, other = files[earlier], files[number]
+        if earlier == number or None in key:
+            continue
+        if one.paths != other.paths and [p.resolve() for p in one.paths] != [p.resolve() for p in other.paths]:
+            continue  # hard links: copies, not one file
+        repeats += 1
+        if (one.label, one.part) != (other.label, other.part):
+            contradictions.append(
+                f"{other.name}: {one.label} in {one.part} in row {earlier + 1}, {other.label} in {other.part} in row "
+                f"{number + 1}"
+            )
+    if contradictions:
+        raise InputError(
+            f"{len(contradictions)} rows of the table {table} contradict an earlier row of the same file:\n  "
+            + "\n  ".join([*contradictions[:10], *["..."] * (len(contradictions) > 10)])
+            + "\nA file has one label and lies in one split: correct or remove rows."
+        )
+    return [f"{repeats} rows of {table.name} repeat the file, label and split of an earlier row; they are kept"] * bool(
+        repeats
+    )
+
+
+def _describe_columns(columns: Columns, asked: Chosen, chosen: Chosen) -> Iterator[str]:
+    """Yields notes on the columns that were found by their names, and those that are not used."""
+    guesses = [
+        ("paths", chosen.paths[0], not asked.paths and chosen.paths != ("path",)),
+        ("labels", chosen.labels[0], not asked.labels and chosen.labels != ("label",)),
+        ("splits", chosen.split, asked.split is None and chosen.split not in (None, "split")),
+    ]
+    if guessed := [f"{what} are in the column {column}" for what, column, is_guess in guesses if is_guess]:
+        yield ", ".join(guessed)
+    if chosen.group:
+        yield f"images with the same value in the column {chosen.group} stay together where a split is held out"
+    used = {*chosen.paths, *chosen.labels, chosen.split, chosen.group}
+    if unused := [name or "(without a name)" for name in columns if name not in used]:
+        yield f"columns that are not used: {', '.join(unused)}"
+
+
+def _describe_gaps(files: Sequence[ImageFile], chosen: Chosen) -> Iterator[str]:
+    """Yields notes on labels without rows, on rows without a split or a group, and on groups in several splits."""
+    labels = {file.label for file in files}
+    if len(chosen.labels) > 1 and (absent := [label for label in chosen.labels if label not in labels]):
+        yield f"no row has the label {', '.join(absent)}, so it is no class"
+    without = sum(file.split is None for file in files)
+    if chosen.split and without:
+        yield f"{without} rows have no {chosen.split}: they are in train"
+    if not chosen.group:
+        return
+    without = sum(file.group is None for file in files)
+    if without:
+        yield f"{without} rows have no {chosen.group}: each is a group of its own"
+    parts: dict[str, set[str]] = {}
+    for file in files:
+        if file.group:
+            parts.setdefault(file.group, set()).add(file.part)
+    spread = [group for group, found in parts.items() if len(found) > 1]
+    if spread:
+        more = ", ..." if len(spread) > 10 else ""
+        yield (
+            f"{len(spread)} groups of the column {chosen.group} lie in several splits, as the table says: "
+            f"{', '.join(spread[:10])}{more}"
+        )

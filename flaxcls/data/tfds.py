@@ -14,10 +14,11 @@ from tensorflow_datasets.core.constants import DATA_DIR
 from tensorflow_datasets.core.read_only_builder import builder_from_files
 
 from flaxcls.config import DataConfig
+from flaxcls.data.arranged import Arranged, arranged
 from flaxcls.data.arrays import from_arrays
 from flaxcls.data.dataset import Dataset, validation_stands_for_test
 from flaxcls.data.decode import Head, Picture, allow_pixels, decode, head_of, named, read_head
-from flaxcls.data.images import Arranged, Stored, arranged
+from flaxcls.data.stored import Stored
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path, in_bucket, local_copy
 
@@ -88,7 +89,7 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
         class_names=builder.info.features[label_key].names,
         name=builder.info.full_name,
     )
-    return replace(dataset, notes=[*notes, *found.notes], preparation=found.preparation)
+    return replace(dataset, notes=[*notes, *dataset.notes, *found.notes], preparation=found.preparation)
 
 
 def _labelled(builder: Any, split: str, image_key: str, label_key: str) -> bool:
@@ -234,6 +235,11 @@ class Records:
     def decoded(self, example: Any, index: int) -> Picture:
         """Returns the picture of an example that has been read already."""
         return named(self.name(index), lambda: decode(example[self._image_key]))
+
+    def head(self, index: int) -> Head:
+        """Returns what the header of the picture says."""
+        example = self._source[int(self._indices[index])]
+        return read_head(example[self._image_key], self.name(index))
 
     def name(self, index: int) -> str:
         """Returns the number and the split of a picture."""

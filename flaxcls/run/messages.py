@@ -8,6 +8,7 @@ from rich.table import Table
 
 from flaxcls.config import Config
 from flaxcls.data import Dataset
+from flaxcls.data.dataset import describe_absent
 from flaxcls.errors import DivergenceError
 from flaxcls.models.summary import table
 from flaxcls.run.checkpoint import DAMAGED, UNFINISHED, Restored
@@ -32,8 +33,9 @@ def introduce(
     for note in setup.dataset.notes:
         logs.say(note)
     balanced = config.loss.class_weights == "balanced" or config.data.sampling == "balanced"
-    if line := imbalance(setup.dataset, balanced=balanced):
-        logs.say(line)
+    for line in imbalance(setup.dataset, balanced=balanced):
+        if line not in setup.dataset.notes:
+            logs.say(line)
     batch = describe_batch(setup.plan, setup.microbatches)
     logs.say(f"{setup.plan.total_steps:,} steps of {batch} on {device()}; run directory {workdir}")
     if restored:
@@ -70,18 +72,22 @@ def class_table(dataset: Dataset) -> Table:
     return classes
 
 
-def imbalance(dataset: Dataset, *, balanced: bool) -> str | None:
-    """Returns a line on the rarest class of the training split, or None if classes differ by less than half.
+def imbalance(dataset: Dataset, *, balanced: bool) -> list[str]:
+    """Returns a line on the classes without a training image, and one on the rarest other class if it is much rarer.
+
+    Nothing is said of classes that differ by less than half.
 
     balanced: class weights or sampling make up for it already.
     """
-    names = dataset.class_names
+    absent, names = describe_absent(dataset), dataset.class_names
+    lines = [] if absent is None else [absent]
     counts = np.bincount(dataset.train.labels, minlength=len(names))
-    rare, frequent = int(counts.argmin()), int(counts.argmax())
+    rare, frequent = int(np.where(counts > 0, counts, counts.max() + 1).argmin()), int(counts.argmax())
     if counts[frequent] <= 1.5 * counts[rare]:
-        return None
+        return lines
     line = f"classes are uneven: {counts[rare]:,} of {names[rare]} to {counts[frequent]:,} of {names[frequent]}"
-    return line if balanced else f"{line}; --loss.class-weights balanced or --data.sampling balanced makes up for it"
+    advice = "; --loss.class-weights balanced or --data.sampling balanced makes up for it"
+    return [*lines, line if balanced else f"{line}{advice}"]
 
 
 def say_passed_over(logs: Logs, workdir: Path, restored: Restored | None) -> None:

@@ -24,6 +24,8 @@ from flaxcls.run.workdir import CHECKPOINTS
 from flaxcls.state import TrainState
 from flaxcls.validation import type_problems
 
+NEW = ("preparation",)  # parts of the identity that records of earlier versions lack
+
 
 def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state: TrainState) -> dict[str, Any]:
     """Returns the values that must be equal when a run is resumed: its data, and the shapes and types of its arrays."""
@@ -118,7 +120,7 @@ def check_record(record: dict[str, Any], identity: dict[str, Any]) -> None:
     _check_parts(record)
     for name, current in identity.items():
         recorded = record.get(name)
-        if recorded == current or name not in record:  # an earlier version did not record it
+        if recorded == current or (name in NEW and name not in record):
             continue
         if isinstance(current, dict) and isinstance(recorded, dict):
             key = next(key for key in {**recorded, **current} if recorded.get(key) != current.get(key))

@@ -86,7 +86,7 @@ def test_a_constant_channel_has_the_deviation_1():
 @pytest.mark.parametrize(
     ("images", "labels", "options", "message"),
     [
-        (IMAGES, LABELS - 1, {}, r"label -1, but its 3 classes are numbered 0\.\.2"),
+        (IMAGES, LABELS - 1, {}, r"labels are -1 to 2, but must be class numbers from 0"),
         (IMAGES, LABELS, {"class_names": ("a", "b")}, r"label \d, but its 2 classes are numbered 0\.\.1"),
         (IMAGES, LABELS[:50], {}, r"100 images, but labels of shape \(50,\)"),
         (IMAGES, LABELS.astype(float), {}, "labels are float64, but must be integers"),

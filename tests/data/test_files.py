@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flaxcls.data.files import describe_left_out, describe_masks, find_below, is_image, select
 from flaxcls.data.decode import read_head
+from flaxcls.data.files import describe_left_out, describe_masks, find_below, is_image, select
 from flaxcls.errors import InputError
 
 

@@ -19,7 +19,7 @@ from flaxcls.analysis.inference import with_temperature
 from flaxcls.analysis.prediction import predict_files
 from flaxcls.config import AugmentConfig, Config, DataConfig
 from flaxcls.data import load_dataset
-from flaxcls.data.folder import hash_split
+from flaxcls.data.held_out import hash_split
 from flaxcls.data.images import Images
 from flaxcls.data.preparation import Preparation, choose_size
 from flaxcls.errors import InputError, Interrupted
@@ -224,24 +224,6 @@ def test_files_that_are_no_images_are_listed_or_skipped(tmp_path):
     assert "12 of 72 files are no images" in note
     assert note.count("is no image that can be read") == 10
     assert "left out" in note
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("path,class\nx.png,a\n", "has the columns path, class, but needs path and label"),
-        ("path,label\n", "has no rows"),
-        ("path,label\nx.png,a\ny.png,b\n", "2 files of the table .* are not there"),
-        ("path,label\nx.png,a\ny.png,\n", "row 2 of the table .* has no label"),
-        ("path,label\nx.png,a\ny.png\n", "row 2 of the table .* has no label"),
-        ("path,label\nx.png,h\udce9\n", "is no CSV file in UTF-8"),
-        ("path,label,split\nx.png,a,fold3\n", "has the split 'fold3'"),
-    ],
-)
-def test_tables_that_will_not_do(tmp_path, text, message):
-    (tmp_path / "t.csv").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match=message):
-        load_dataset(config(tmp_path / "t.csv"))
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from flaxcls import evaluate, explain, predict, report
 from flaxcls.config import DataConfig
 from flaxcls.data import load_dataset
 from flaxcls.data.folder import load_examples
-from flaxcls.data.preparation import Preparation
 from flaxcls.data.layout import part_of
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
 from flaxcls.run import fit
 

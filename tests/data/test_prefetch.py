@@ -13,9 +13,10 @@ from PIL import Image
 
 from flaxcls.data.batches import BatchMaker
 from flaxcls.data.dataset import Split
-from flaxcls.data.images import Files, Images
+from flaxcls.data.images import Images
 from flaxcls.data.prefetch import made_ahead
 from flaxcls.data.preparation import Preparation
+from flaxcls.data.stored import Files
 from flaxcls.errors import InputError, WorkerError
 
 
@@ -134,7 +135,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from flaxcls.data.dataset import Split
-from flaxcls.data.images import Files, Images
+from flaxcls.data.images import Images
+from flaxcls.data.stored import Files
 from flaxcls.data.prefetch import made_ahead
 from flaxcls.data.preparation import Preparation
 from tests.data.test_prefetch import make

@@ -18,9 +18,10 @@ from flaxcls.config import Config
 from flaxcls.data import load_dataset
 from flaxcls.data.dataset import Split
 from flaxcls.data.decode import read_head, read_picture
-from flaxcls.data.images import Files, Images
+from flaxcls.data.images import Images
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import resize
+from flaxcls.data.stored import Files
 from flaxcls.errors import InputError
 from flaxcls.losses import l2
 from flaxcls.models import build_model

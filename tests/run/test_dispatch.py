@@ -15,8 +15,9 @@ import pytest
 from experiments.cifar10_speedrun import make_tx
 from flaxcls.config import AugmentConfig, Config, LoopConfig, OptimConfig
 from flaxcls.data import from_arrays
-from flaxcls.data.images import Files, Images
+from flaxcls.data.images import Images
 from flaxcls.data.preparation import Preparation
+from flaxcls.data.stored import Files
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.models.airbench import Airbench
 from flaxcls.run import fit, loop

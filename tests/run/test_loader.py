@@ -14,7 +14,8 @@ import pytest
 from flaxcls.config import AugmentConfig, DataConfig
 from flaxcls.data import images as images_module
 from flaxcls.data import load_dataset
-from flaxcls.data.images import Files, Images
+from flaxcls.data.images import Images
+from flaxcls.data.stored import Files
 from flaxcls.data.stream import batch_indices
 from flaxcls.errors import WorkerError
 from flaxcls.run import fit

@@ -1,10 +1,53 @@
 import io
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from rich.console import Console
 
-from flaxcls.data import from_arrays
-from flaxcls.run.messages import class_table
+from flaxcls.config import DataConfig, LossConfig
+from flaxcls.data import Dataset, Split, from_arrays
+from flaxcls.run import fit
+from flaxcls.run.messages import class_table, imbalance
+from tests.conftest import make_stripes
+
+ABSENT = "classes without a training image, which cannot be learned: none (1 of 3)"
+
+
+def dataset(counts):
+    labels = np.repeat([0, 1, 2], counts).astype(np.int32)
+    split = Split(np.zeros((len(labels), 8, 8, 1), np.uint8), labels)
+    return Dataset("stripes", ("rows", "columns", "none"), split, split, split)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((10, 10, 10), []),
+        ((10, 10, 0), [ABSENT]),
+        (
+            (10, 30, 0),
+            [
+                ABSENT,
+                "classes are uneven: 10 of rows to 30 of columns; --loss.class-weights balanced or --data.sampling "
+                "balanced makes up for it",
+            ],
+        ),
+    ],
+)
+def test_nothing_makes_up_for_a_class_without_images(counts, expected):
+    assert imbalance(dataset(counts), balanced=False) == expected
+    assert imbalance(dataset(counts), balanced=True) == [line.split(";")[0] for line in expected]
+
+
+def test_a_balanced_run_says_once_what_is_missing_and_learns_the_rest(plain_config, tmp_path, capsys):
+    images, labels = make_stripes(200)
+    kept = labels != 2
+    data = from_arrays(images[kept], labels[kept], class_names=("rows", "columns", "none"))
+    config = replace(plain_config, data=DataConfig(sampling="balanced"), loss=LossConfig(class_weights="balanced"))
+    result = fit(config, dataset=data, workdir=tmp_path / "run", console=Console(width=200))
+    assert capsys.readouterr().out.count(ABSENT) == 1
+    assert result.test["accuracy"] > 0.9
 
 
 def printed(labels, names):

@@ -26,7 +26,7 @@ import jax, numpy as np
 from jax import export
 
 model = export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
-images = np.zeros((7, {shape}), np.uint8)
+images = np.zeros((7, {shape}), np.{dtype})
 logits, probabilities = jax.jit(model.call)(images)
 """
 
@@ -75,8 +75,13 @@ def export_run(
     except OSError as error:
         raise _not_written(out, error) from error
     program = to_stablehlo(classifier, dtype)
+    kind, values = ("u8", "0..255") if classifier.image_dtype == "uint8" else ("f32", "0..1")
+    channels = classifier.image_shape[2]
     description: dict[str, Any] = {
-        "input": {"images": f"u8[b {' '.join(map(str, classifier.image_shape))}]", "values": "0..255, RGB or grey"},
+        "input": {
+            "images": f"{kind}[b {' '.join(map(str, classifier.image_shape))}]",
+            "values": f"{values}, {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels} channels')}",
+        },
         "output": dict.fromkeys(("logits", "probabilities"), f"f32[b {len(classifier.class_names)}]"),
         "preparation": "crop the largest centred part with the proportions of the input and scale it to the input's "
         "size: by averaging areas if no side grows and one shrinks to less than half, else by linear interpolation; "
@@ -92,6 +97,7 @@ def export_run(
         "requirements": requirements(),
         "usage": USAGE.format(
             shape=", ".join(map(str, classifier.image_shape)),
+            dtype=classifier.image_dtype,
             requirements=" ".join(f"'{requirement}'" for requirement in requirements()),
         ),
     }

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import flaxcls
-from flaxcls.analysis.classifier import Classifier
+from flaxcls.analysis.classifier import Classifier, unit_floats
 from flaxcls.analysis.export.serving import WeightType
 from flaxcls.analysis.export.stablehlo import served
 from flaxcls.errors import InputError
@@ -25,7 +25,9 @@ NEEDED = ("analysis", "augment", "models", "config.py", "config_json.py", "error
 
 
 def to_onnx(classifier: Classifier, python: Path, dtype: WeightType = "float32") -> tuple[bytes, dict[str, Any]]:
-    """Returns the classifier as ONNX, u8[b h w c] -> (logits, probabilities), and a record.
+    """Returns the classifier as ONNX, images [b h w c] -> (logits, probabilities), and a record.
+
+    The images have the type that the run was trained on, u8 or f32.
 
     The record holds the versions of the packages, and the largest difference between onnxruntime and jax in a logit or
     a probability, measured on 1 and on 7 images of noise.
@@ -41,6 +43,7 @@ def to_onnx(classifier: Classifier, python: Path, dtype: WeightType = "float32")
     if shutil.which(python) is None:
         raise InputError(f"--onnx-python {python} cannot be run: {ADVICE}, and name onnx/bin/python.")
     images = np.random.default_rng(0).integers(0, 256, (7, *classifier.image_shape), dtype=np.uint8)
+    images = images if classifier.image_dtype == "uint8" else unit_floats(images)
     with tempfile.TemporaryDirectory(prefix="flaxcls-onnx-") as temporary:
         folder = Path(temporary)
         _write_inputs(folder, classifier, dtype, images)
@@ -79,6 +82,7 @@ def _write_inputs(folder: Path, classifier: Classifier, dtype: WeightType, image
         "config": dataclasses.asdict(classifier.config),
         "classes": len(classifier.class_names),
         "image_shape": classifier.image_shape,
+        "image_dtype": classifier.image_dtype,
         "mean": classifier.mean,
         "std": classifier.std,
         "temperature": classifier.temperature,

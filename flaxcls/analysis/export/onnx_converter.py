@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
     )
     jax2onnx.to_onnx(
         lambda images: function(images),
-        [jax.ShapeDtypeStruct(("b", *spec["image_shape"]), np.uint8)],
+        [jax.ShapeDtypeStruct(("b", *spec["image_shape"]), np.dtype(spec["image_dtype"]))],
         return_mode="file",
         output_path=folder / "model.onnx",
         export_mode="web",  # a single file, whatever its size

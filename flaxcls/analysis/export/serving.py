@@ -1,4 +1,4 @@
-"""The exported function: bytes of images in, logits and calibrated probabilities out.
+"""The exported function: images in, logits and calibrated probabilities out.
 
 It needs only jax and flax, so the environment of another converter can trace it, too.
 """
@@ -69,10 +69,10 @@ def serve(
     std: Any,
     temperature: float | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the logits and probabilities, both f32[b k], for images u8[b h w c].
+    """Returns the logits and probabilities, both f32[b k], for images.
 
     Args:
-      images: images in the shape that the model sees.
+      images: u8[b h w c] in 0..255 or f32[b h w c] in 0..1, in the shape that the model sees.
       model: the module for evaluation.
       stored: the module's variables, from `store`.
       mean, std: mean and standard deviation that normalise images in 0..1, or None.

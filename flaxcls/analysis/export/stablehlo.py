@@ -1,4 +1,4 @@
-"""The StableHLO form of a classifier: bytes of images in, calibrated probabilities out."""
+"""The StableHLO form of a classifier: images in, calibrated probabilities out."""
 
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ def requirements() -> list[str]:
 
 
 def served(classifier: Classifier, dtype: WeightType = "float32") -> Any:
-    """Returns the function to export, u8[b h w c] -> (logits, probabilities), with kernels stored as `dtype`."""
+    """Returns the function to export, images [b h w c] -> (logits, probabilities), with kernels stored as `dtype`."""
     return partial(
         serve,
         model=classifier.evaluated,
@@ -37,14 +37,15 @@ def served(classifier: Classifier, dtype: WeightType = "float32") -> Any:
 
 
 def to_stablehlo(classifier: Classifier, dtype: WeightType = "float32") -> bytes:
-    """Returns the serialized program of `jax.export`: u8[b h w c] -> (logits f32[b k], probabilities f32[b k]).
+    """Returns the serialized program of `jax.export`: [b h w c] -> (logits f32[b k], probabilities f32[b k]).
 
-    b may be any number. The program runs on CPUs, CUDA GPUs and TPUs. It is traced without the lowerings that make
-    training fast, and jax.export keeps out anything that a later version might not read.
+    The images have the type that the run was trained on, u8 or f32. b may be any number. The program runs on CPUs, CUDA
+    GPUs and TPUs. It is traced without the lowerings that make training fast, and jax.export keeps out anything that a
+    later version might not read.
 
     dtype: type of the stored kernels, see `store`.
     """
     (batch,) = export.symbolic_shape("b")
-    images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), np.uint8)
+    images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), np.dtype(classifier.image_dtype))
     exported = export.export(jax.jit(served(classifier, dtype)), platforms=PLATFORMS)(images)
     return bytes(exported.serialize())

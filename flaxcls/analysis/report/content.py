@@ -14,11 +14,10 @@ from flaxcls.analysis.activations import grad_cam
 from flaxcls.analysis.classifier import Classifier, load_run
 from flaxcls.analysis.duplicates import Duplicate, near_duplicates
 from flaxcls.analysis.evaluation import Evaluation, check_named, evaluate_run, worst
-from flaxcls.analysis.pictures import as_bytes, data_url, enlarged, overlay
+from flaxcls.analysis.pictures import data_url, enlarged, in_colours, overlay
 from flaxcls.config_json import to_json
 from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.data.images import Images
-from flaxcls.data.resize import with_channels
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import InputError
 from flaxcls.run.checkpoint_files import read_record, read_steps
@@ -203,7 +202,7 @@ def _mistakes(classifier: Classifier, evaluation: Evaluation) -> tuple[list[Mist
     chosen = worst(evaluation, MOST_MISTAKES)
     if not chosen:
         return [], ""
-    images = np.stack([as_bytes(evaluation.images[index]) for index in chosen])
+    images = np.stack([evaluation.images[index] for index in chosen])
     reason, heats = "", None
     try:
         heats = grad_cam(
@@ -222,7 +221,7 @@ def _mistakes(classifier: Classifier, evaluation: Evaluation) -> tuple[list[Mist
             predicted=names[evaluation.predicted[index]],
             probability=float(rows[index].max()),
             probability_of_true=float(rows[index, evaluation.labels[index]]),
-            picture=_url(with_channels(image, 3)),
+            picture=_url(in_colours(image)),
             grad_cam=None if heats is None else _url(overlay(image, heats[place])),
         )
         for place, (index, image) in enumerate(zip(chosen, images, strict=True))
@@ -239,7 +238,7 @@ def _copies(examples: Split, dataset: Dataset) -> list[Duplicate] | None:
 
 def _copy(pair: Duplicate, examples: Split, dataset: Dataset) -> Copy:
     pictures = (examples.images[pair.first], dataset.train.images[pair.second])
-    shown = [_url(with_channels(as_bytes(picture), 3)) for picture in pictures]
+    shown = [_url(in_colours(picture)) for picture in pictures]
     return Copy(
         first=examples.ids[pair.first],
         second=dataset.train.ids[pair.second],

@@ -1,0 +1,199 @@
+"""The pictures of a data set as inputs of a model: what fits is chosen, in memory or not, and all of it is said."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from flaxcls.data.decode import Head, Picture
+from flaxcls.data.images import Images, unified
+from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
+from flaxcls.data.resize import share_kept
+from flaxcls.data.stored import Stored
+from flaxcls.errors import InputError
+
+T = TypeVar("T")
+
+
+class Extent(NamedTuple):
+    """Least and greatest value of a picture, and the number of values that are NaN."""
+
+    low: float
+    high: float
+    missing: int
+
+
+class Arranged(NamedTuple):
+    """The images of each split, how they were prepared, and notes for whoever trains on them."""
+
+    images: dict[str, np.ndarray | Images]
+    preparation: Preparation
+    notes: list[str]
+
+
+def arranged(
+    parts: Mapping[str, tuple[Stored | list[Picture], Sequence[Head]]],
+    *,
+    size: int | tuple[int, int] | None,
+    how: str,
+    color: str,
+    value_range: tuple[float, float] | None,
+    memory: float,
+    name: str,
+    advice: str,
+) -> Arranged:
+    """Returns the images of each split: one array if all images have one size and together fit into the memory.
+
+    Args:
+      parts: for each split, its pictures, maybe decoded already, and their heads.
+      size: height and width, or side, of the result; None: see `choose_size`.
+      how: crop, squash or pad, how a picture of another size is brought to it.
+      color: rgb, grey or stored, see `choose_channels`.
+      value_range: see `Preparation`; None: see `choose_range`.
+      memory: GiB of decoded pictures to keep at most.
+      name: of the data set.
+      advice: text for the error message: what to do about pictures that cannot be read.
+
+    Raises InputError for pictures that cannot be read, and if channels or range of values cannot be known.
+    """
+    heads = [head for _, part in parts.values() for head in part]
+    sizes = [head.size for head in heads]
+    target = as_size(size) or choose_size(sizes)
+    channels = choose_channels(color, heads, name)
+    dtypes = {head.dtype for head in heads}
+    deep = value_range is not None or not dtypes <= {"uint8"}
+    needed = sum(height * width for height, width in sizes) * channels * (4 if deep else 1)
+    fits_memory, whole = needed <= memory * 2**30, set(sizes) <= {target}
+    pictures = {part: read_all(stored, advice) for part, (stored, _) in parts.items() if fits_memory}
+    extents = []
+    if deep:
+        extents = [
+            extent for part, (stored, _) in parts.items() for extent in _extents(pictures.get(part, stored), advice)
+        ]
+        low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
+        value_range = value_range or choose_range(dtypes, low, high, name)
+    preparation = Preparation(target, channels, how, value_range)
+
+    def arrange(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:
+        if part not in pictures:
+            assert not isinstance(stored, list)
+            return Images(stored, preparation, whole=whole)
+        ready = []
+        for index, picture in enumerate(pictures[part]):
+            ready.append(unified(stored, index, picture, preparation))
+        return np.stack(ready) if whole else Images(ready, preparation)
+
+    images = {part: arrange(part, stored) for part, (stored, _) in parts.items()}
+    return Arranged(images, preparation, [*_notes_on_values(extents, preparation), *notes_on_sizes(heads, preparation)])
+
+
+def _extents(stored: Stored | list[Picture], advice: str) -> list[Extent]:
+    return _each(lambda index: _extent(stored[index]), len(stored), advice)
+
+
+def _extent(picture: Picture) -> Extent:
+    pixels = picture.pixels[..., :-1] if picture.alpha else picture.pixels
+    if pixels.dtype.kind != "f":
+        return Extent(float(pixels.min()), float(pixels.max()), 0)
+    known = np.isfinite(pixels)
+    values = pixels[known]
+    return Extent(
+        float(values.min(initial=math.inf)), float(values.max(initial=-math.inf)), int(known.size - values.size)
+    )
+
+
+def _notes_on_values(extents: Sequence[Extent], preparation: Preparation) -> list[str]:
+    if preparation.value_range is None or not extents:
+        return []
+    low, high = preparation.value_range
+    least, greatest = min(extent.low for extent in extents), max(extent.high for extent in extents)
+    notes = [f"values of {least:g}..{greatest:g} in the files: {low:g}..{high:g} becomes 0..1 (--data.value-range)"]
+    outside = sum(extent.low < low or extent.high > high for extent in extents)
+    if outside:
+        notes.append(f"{outside:,} of {len(extents):,} images have values outside of that, which become its ends")
+    missing = sum(extent.missing > 0 for extent in extents)
+    if missing:
+        count = sum(extent.missing for extent in extents)
+        notes.append(
+            f"{missing:,} of {len(extents):,} images have {count:,} NaN or no-data values, which become {low:g}"
+        )
+    return notes
+
+
+def notes_on_sizes(heads: Sequence[Head], preparation: Preparation) -> list[str]:
+    """Returns lines on images that are brought to another size or other channels, and on further pages."""
+    notes = []
+    size, how = preparation.size, preparation.resize
+    others = [head.size for head in heads if head.size != size]
+    if others:
+        common, _ = Counter(others).most_common(1)[0]
+        line = (
+            f"{len(others):,} of {len(heads):,} images are not {_by(size)} (most of them {_by(common)}): "
+            f"{HOW[how]} to that (--data.image-size, --data.resize)"
+        )
+        if how == "crop":
+            kept = [share_kept(other, size) for other in others]
+            line += f"; evaluation sees {np.mean(kept):.0%} of them on average, {min(kept):.0%} at least"
+        notes.append(line)
+    grey = sum(head.channels <= 2 for head in heads)
+    if preparation.channels == 3 and grey:
+        notes.append(f"{grey:,} of {len(heads):,} images are grey and get three equal channels (--data.color grey)")
+    colours = sum(head.channels >= 3 for head in heads)
+    if preparation.channels == 1 and colours:
+        notes.append(f"{colours:,} of {len(heads):,} images are in colours, which become grey (--data.color)")
+    transparent = sum(head.channels in (2, 4) for head in heads)
+    if preparation.channels in (1, 3) and transparent:
+        notes.append(f"{transparent:,} of {len(heads):,} images are transparent and are laid on white")
+    for note, count in Counter(head.note for head in heads if head.note).most_common(3):
+        notes.append(
+            f"{count:,} of {len(heads):,} files have {note}" + ("" if "read" in note else ": the first is read")
+        )
+    return notes
+
+
+HOW = {"crop": "cropped", "squash": "squashed", "pad": "padded"}
+
+
+def as_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Returns height and width: one number means a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _by(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
+
+
+def read_all(stored: Stored | list[Picture], advice: str) -> list[Picture]:
+    """Returns all pictures. Raises InputError with the first ten that cannot be read, and the advice."""
+    return stored if isinstance(stored, list) else _each(lambda index: stored[index], len(stored), advice)
+
+
+def _each(read: Callable[[int], T], count: int, advice: str) -> list[T]:
+    """Returns `read(index)` for each picture. Raises InputError with the first ten that cannot be read."""
+
+    def attempt(index: int) -> T | str:
+        try:
+            return read(index)
+        except InputError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(attempt, range(count)))
+    check_readable(results, advice)
+    return [result for result in results if not isinstance(result, str)]
+
+
+def check_readable(results: Sequence[object], advice: str) -> None:
+    """Raises InputError if some results are strings, which say why a file cannot be read."""
+    problems = [problem for problem in results if isinstance(problem, str)]
+    if problems:
+        raise InputError(f"{unreadable(problems, len(results))}\n{advice}")
+
+
+def unreadable(problems: Sequence[str], count: int) -> str:
+    """Returns a text that lists the first ten problems. count: number of all files."""
+    more = ["..."] if len(problems) > 10 else []
+    return "\n  ".join([f"{len(problems)} of {count} files are no images that can be read:", *problems[:10], *more])

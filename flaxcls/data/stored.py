@@ -1,0 +1,111 @@
+"""Pictures that are read when they are needed: each from a file, or each channel from a file of its own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from flaxcls.data.decode import Head, Picture, allow_pixels, read_head, read_picture
+from flaxcls.data.resize import resize
+from flaxcls.errors import InputError
+from flaxcls.storage import printable
+
+# The endings of names that say that a file is an image; a file without one may be an image by its content.
+SUFFIXES = (
+    *(".avif", ".bmp", ".dds", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+)
+
+
+class Stored(Protocol):
+    """Pictures, each read when it is requested. Reading may raise InputError.
+
+    What `take` returns for a batch is pickled and sent to a worker process, so it should be small.
+    """
+
+    def __len__(self) -> int:
+        """Returns the number of pictures."""
+
+    def __getitem__(self, index: int) -> Picture:
+        """Returns one picture."""
+
+    def head(self, index: int) -> Head:
+        """Returns what is known of one picture without decoding it."""
+
+    def name(self, index: int) -> str:
+        """Returns the name of a picture for messages."""
+
+    def take(self, indices: np.ndarray) -> "Stored":
+        """Returns the pictures at `indices`, i64[m]."""
+
+
+class Files:
+    """The pictures in files, as `Stored`. most_pixels: of a picture; None: as many as Pillow reads."""
+
+    def __init__(self, paths: Sequence[Path], most_pixels: int | None = None) -> None:
+        self._paths, self._most_pixels = paths, most_pixels
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Picture:
+        allow_pixels(self._most_pixels)  # this may be another process than the one that found the files
+        return read_picture(self._paths[index])
+
+    def head(self, index: int) -> Head:
+        """Returns what the header of the file says."""
+        allow_pixels(self._most_pixels)
+        return read_head(self._paths[index], self.name(index))
+
+    def name(self, index: int) -> str:
+        """Returns the path of a picture."""
+        return printable(self._paths[index])
+
+    def take(self, indices: np.ndarray) -> "Files":
+        """Returns the pictures at `indices`, i64[m]."""
+        return Files([self._paths[index] for index in indices], self._most_pixels)
+
+
+class Bands:
+    """Pictures whose channels are files of their own, as `Stored`. The first one's size is that of the picture.
+
+    paths: the files of each picture.
+    most_pixels: see `Files`.
+    """
+
+    def __init__(self, paths: Sequence[tuple[Path, ...]], most_pixels: int | None = None) -> None:
+        self._paths, self._most_pixels = paths, most_pixels
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Picture:
+        allow_pixels(self._most_pixels)
+        size, bands = None, []
+        for path in self._paths[index]:
+            band = read_picture(path).pixels
+            if band.shape[2] != 1:
+                raise InputError(
+                    f"{printable(path)} has {band.shape[2]} channels, but with several columns in data.path_column "
+                    "each file holds one: name the columns of grey images."
+                )
+            size = size or band.shape[:2]
+            resizable = band if band.dtype in (np.uint8, np.uint16) else band.astype(np.float32)
+            bands.append(band if band.shape[:2] == size else resize(resizable, size))
+        return Picture(np.concatenate(bands, axis=2))
+
+    def head(self, index: int) -> Head:
+        """Returns what the headers of the files say together."""
+        allow_pixels(self._most_pixels)
+        heads = [read_head(path, printable(path)) for path in self._paths[index]]
+        dtype = np.result_type(*(np.dtype(head.dtype) for head in heads)).name
+        return heads[0]._replace(channels=len(heads), dtype=dtype)
+
+    def name(self, index: int) -> str:
+        """Returns the path of the first channel of a picture."""
+        return printable(self._paths[index][0])
+
+    def take(self, indices: np.ndarray) -> "Bands":
+        """Returns the pictures at `indices`, i64[m]."""
+        return Bands([self._paths[index] for index in indices], self._most_pixels)
