@@ -13,7 +13,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from flaxcls.config import Config
 from flaxcls.config_json import to_json
-from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, exit_code, unknown
+from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, WorkerError, exit_code, unknown
 from flaxcls.run.workdir import has_run, read_config
 from flaxcls.storage import as_path, in_bucket
 from flaxcls.validation import choices, validate
@@ -81,7 +81,7 @@ def run_command(work: Callable[[], int]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except (InputError, DivergenceError, StorageError) as error:
+    except (InputError, DivergenceError, StorageError, WorkerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code(error)
 

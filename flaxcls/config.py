@@ -112,7 +112,8 @@ class DataConfig:
     memory: float = 2.0
     """With tfds and folder, GiB of decoded images to keep in memory; a larger data set is read again in each epoch."""
     workers: int | None = None
-    """With tfds and folder, processes that make batches; None: one per core, or 0 if the images are in memory."""
+    """With tfds and folder, processes that make batches; None: one per core, or 0 if the images are in memory.
+    A container with a CPU quota counts as that many cores."""
     on_device: bool = False
     """Keep the stored training split on each device and pick batches there. The results are the same. It is faster
     on a GPU or TPU that has enough memory, with many loop.steps_per_dispatch."""

@@ -16,6 +16,10 @@ class StorageError(RuntimeError):
     """A file of the run could not be written, or its content is no longer what was written."""
 
 
+class WorkerError(RuntimeError):
+    """A process that makes batches could not be started, or was killed."""
+
+
 class Interrupted(Exception):  # noqa: N818 (like KeyboardInterrupt, it is not a fault)
     """Training was asked to stop before its end; it can be resumed."""
 

@@ -139,7 +139,7 @@ def main(
                 seconds = ask("seconds", kind=name, warm_up=WARM_UP, **stream)
             rates[name].append(batches * BATCH / seconds)
             console.print(f"{len(rates[name])}/{repeats} {name}: {rates[name][-1]:.0f} images/s")
-    versions = {name: version(name) for name in ("grain", "numpy", "opencv-python-headless", "simplejpeg")}
+    versions = {name: version(name) for name in ("numpy", "opencv-python-headless", "simplejpeg")}
     versions |= {"python": platform.python_version(), "tensorflow": peer_versions["tensorflow"]}
     console.print(f"{cores()} cores of {processor()}, {len(paths)} files of {size / 1000:.0f} kB, n = {repeats};")
     console.print(f"{area:.2f} of an image is cut out on average")

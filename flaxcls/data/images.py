@@ -1,7 +1,6 @@
 """Images of several sizes that are indexed like one array, and the random crops of them."""
 
 import math
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +16,8 @@ from flaxcls.errors import InputError
 # width / height of random crops, from Szegedy et al. 2015, "Going Deeper with Convolutions"
 RATIOS = (3 / 4, 4 / 3)
 TRIES = 10
+# True in a worker process: it reads the images of a batch one after another, since others work beside it
+one_of_several = False
 
 
 class Images:
@@ -83,7 +84,7 @@ class Images:
             stacked[row] = make(*values)
 
         values = [range(len(stacked)), *(argument.tolist() for argument in arguments)]
-        if multiprocessing.parent_process() is not None:  # this is already one of several processes
+        if one_of_several:
             list(map(put, *values))
         else:
             with ThreadPoolExecutor() as pool:  # Pillow and OpenCV release Python's lock

@@ -1,89 +1,121 @@
 """Batches that worker processes or threads make before they are needed."""
 
 import contextlib
-import gc
 import itertools
-import multiprocessing
-import multiprocessing.connection
 import os
+import pickle
+import queue
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from multiprocessing import resource_tracker, shared_memory
-from pathlib import Path
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+import cloudpickle
 import numpy as np
+
+from flaxcls.data.batches import BatchMaker
+from flaxcls.errors import WorkerError
 
 # batches that each worker makes ahead: enough that a slow batch does not delay the next one
 AHEAD = 2
-_NUMBERS = itertools.count()
 
 
 @contextlib.contextmanager
-def made_ahead(
-    make: Callable[[int], dict[str, np.ndarray]], start: int, end: int, *, workers: int
-) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+def made_ahead(maker: BatchMaker, start: int, end: int, *, workers: int) -> Iterator[Iterator[dict[str, np.ndarray]]]:
     """Yields an iterator over batches `start` to `end` - 1 that makes them before they are needed; closes the workers.
 
-    The workers start when the first batch is requested. They block the same signals as the thread that requests it.
+    The workers start when the first batch is requested. A worker process knows one batch at a time, so that its memory
+    does not grow with the data set. It does not import the main program, and SIGINT and SIGTERM do not reach it. Its
+    images come back through a socket: a container may have little shared memory, and a process that fills it is killed.
 
-    workers: processes that make batches; each of them imports the main program again. 0: threads of this process.
+    workers: processes that make batches. 0: threads of this process.
+
+    Raises, when a batch is requested:
+      InputError: if one of its files cannot be read.
+      WorkerError: if a worker process cannot be started, or is killed.
     """
-    import grain  # it imports orbax
-    from absl import flags
+    with contextlib.closing(_make_ahead(maker, range(start, end), workers)) as batches:
+        yield batches
 
-    if not flags.FLAGS.is_parsed():  # grain reads its flags, which only an absl program parses
-        flags.FLAGS.mark_as_parsed()
-    prefix = f"flaxcls-{os.getpid()}-{next(_NUMBERS)}-"
-    batches = grain.MapDataset.range(start, end).map(make)
-    options = grain.ReadOptions(num_threads=1 if workers else AHEAD, prefetch_buffer_size=AHEAD)
-    stream = batches.to_iter_dataset(options)
-    if workers:
-        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
-        stream = stream.mp_prefetch(processes, worker_init_fn=partial(_start_worker, prefix))
 
-    def copies() -> Iterator[dict[str, np.ndarray]]:
-        iterator = iter(stream)
+def _make_ahead(maker: BatchMaker, steps: range, workers: int) -> Generator[dict[str, np.ndarray], None, None]:
+    left, ahead = iter(steps), AHEAD * max(workers, 1)
+    waiting: deque[tuple[dict[str, np.ndarray], Future[np.ndarray]]] = deque()
+    with ThreadPoolExecutor(workers or AHEAD) as threads, contextlib.ExitStack() as stack:
+        idle: queue.SimpleQueue[Callable[[Callable[[], np.ndarray]], np.ndarray]] = queue.SimpleQueue()
+        for _ in range(workers):
+            idle.put(stack.enter_context(_worker()))
+        stack.callback(threads.shutdown, wait=False, cancel_futures=True)  # before the workers are killed
+
+        def make(make_images: Callable[[], np.ndarray]) -> np.ndarray:
+            if not workers:
+                return make_images()
+            ask = idle.get()  # there is one for each thread
+            try:
+                return ask(make_images)
+            finally:
+                idle.put(ask)
+
+        while True:
+            for step in itertools.islice(left, ahead - len(waiting)):
+                batch, make_images = maker.without_images(step)
+                waiting.append((batch, threads.submit(make, make_images)))
+            if not waiting:
+                return
+            batch, images = waiting.popleft()
+            yield {"image": images.result(), **batch}
+
+
+@contextlib.contextmanager
+def _worker() -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """Starts a process and yields a function that lets it call a function and returns the result; kills the process."""
+    ours, its = socket.socketpair()
+    with ours, ours.makefile("rb") as replies:
+        with its:
+            process = _start(its.fileno())
+
+        def ask(function: Callable[[], Any]) -> Any:
+            request = cloudpickle.dumps(function)  # it may be of the main program, which the worker does not import
+            try:
+                ours.sendall(pickle.dumps(request))
+                reply = pickle.load(replies)
+            except (OSError, EOFError, pickle.UnpicklingError) as error:
+                raise WorkerError(_how_it_ended(process.wait())) from error
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+
         try:
-            for batch in iterator:  # its shared memory is released with the last reference to it
-                yield {name: np.array(values) for name, values in batch.items()}
+            yield ask
         finally:
-            iterator.close()
+            process.kill()  # it holds nothing that must be closed
+            process.wait()
 
-    copied_batches = copies()
+
+def _start(descriptor: int) -> subprocess.Popen[bytes]:
+    """Starts a worker on a socket. It inherits that SIGINT and SIGTERM, which a terminal sends to all, are blocked."""
+    # without the folder that it starts in, which may hold modules of any name (-P)
+    command = [sys.executable, "-P", "-m", "flaxcls.data.worker", str(descriptor)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        yield copied_batches
+        return subprocess.Popen(command, env=environment, pass_fds=[descriptor], stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise WorkerError(f"a worker process cannot be started: {error}. Fewer may be: lower data.workers.") from error
     finally:
-        copied_batches.close()  # type: ignore[attr-defined]  # a generator
-        gc.collect()  # batches that were never requested are in reference cycles of grain
-        _delete_shared_memory(prefix)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _delete_shared_memory(prefix: str) -> None:
-    """Deletes the shared memory that grain 0.2.18 forgets: of batches that were sent and never received."""
-    if any(Path("/dev/shm").glob(f"{prefix}*")):
-        time.sleep(0.2)  # grain deletes received memory in a thread of its own
-    for path in Path("/dev/shm").glob(f"{prefix}*"):
-        with contextlib.suppress(FileNotFoundError):
-            shared_memory.SharedMemory(path.name).unlink()
-
-
-def leave_signals_to_others() -> None:
-    """Blocks SIGINT and SIGTERM for this thread and for everything that it starts; the main thread handles them."""
-    resource_tracker.ensure_running()  # started later, it would end the block
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-
-
-def _start_worker(prefix: str, index: int, count: int) -> None:
-    """Names the shared memory of this worker, and ends the worker if its parent is killed and cannot close it."""
-    vars(shared_memory).update(_SHM_NAME_PREFIX=f"/{prefix}", _SHM_SAFE_NAME_LENGTH=len(prefix) + 17)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _how_it_ended(code: int) -> str:
+    """Returns what is known of a worker that ended before its time. code: as `Popen.returncode`."""
+    if code == -signal.SIGKILL:
+        return (
+            "a worker process, which makes batches, was killed: most likely, the memory ran out. Lower data.workers; "
+            "with 0, threads of the main process make the batches."
+        )
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"a worker process, which makes batches, {how}. What it printed may say why."

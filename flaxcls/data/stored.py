@@ -19,7 +19,10 @@ SUFFIXES = (
 
 
 class Stored(Protocol):
-    """Pictures, each read when it is requested. Reading may raise InputError."""
+    """Pictures, each read when it is requested. Reading may raise InputError.
+
+    What `take` returns for a batch is pickled and sent to a worker process, so it should be small.
+    """
 
     def __len__(self) -> int:
         """Returns the number of pictures."""

@@ -2,7 +2,9 @@
 
 import difflib
 import math
+import pickle
 from dataclasses import replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +165,8 @@ def _read(
     labels = {}
     for part, split in parts.items():
         source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
-        records = Records(source, image_key, np.arange(len(source)), f"{split} of {builder.info.full_name}", config)
+        name = f"{split} of {builder.info.full_name}"
+        records = Records(_Source(source), image_key, np.arange(len(source)), name, config)
         heads, pictures, labels[part] = [], [], np.empty(len(source), np.int64)
         for start in range(0, len(source), 1000):
             for i, example in enumerate(source.__getitems__(range(start, min(start + 1000, len(source)))), start):
@@ -187,6 +190,28 @@ def _read(
         advice="Prepare the data set again.",
     )
     return labels, found
+
+
+class _Source:
+    """A source of records that is pickled once, and opened once in each process to which it is sent."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def __getitem__(self, number: int) -> Any:
+        return self._source[number]
+
+    @cached_property
+    def _pickled(self) -> bytes:
+        return pickle.dumps(self._source)
+
+    def __reduce__(self) -> Any:
+        return _open_once, (self._pickled,)
+
+
+@lru_cache(maxsize=2)
+def _open_once(pickled: bytes) -> _Source:
+    return _Source(pickle.loads(pickled))
 
 
 class Records:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, Sharding
 from flaxcls.data import Split
 from flaxcls.data.batches import BatchMaker
 from flaxcls.data.images import Images
-from flaxcls.data.prefetch import leave_signals_to_others, made_ahead
+from flaxcls.data.prefetch import made_ahead
 from flaxcls.run.plan import Plan
 from flaxcls.run.runtime import cores
 from flaxcls.sharding import batch_sharding, batches_sharding, local_rows, on_devices, replicated
@@ -110,6 +110,7 @@ def feed(loader: Loader, plan: Plan, start: int, rollbacks: int = 0) -> Iterator
 
     Raises:
       InputError: when a batch is asked for and one of its files cannot be read.
+      WorkerError: when a batch is asked for and a worker process was killed.
     """
     images = loader.maker.split.images
     if loader.on_device or not isinstance(images, Images):
@@ -121,7 +122,7 @@ def feed(loader: Loader, plan: Plan, start: int, rollbacks: int = 0) -> Iterator
     maker = loader.maker.after_rollbacks(rollbacks)
     with (
         made_ahead(maker, start, plan.total_steps, workers=workers) as made,
-        ThreadPoolExecutor(1, initializer=leave_signals_to_others) as thread,
+        ThreadPoolExecutor(1) as thread,
     ):
 
         def load(start: int) -> Future[Any]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from flaxcls.config import Config
 from flaxcls.data import Dataset, Split, load_dataset
 from flaxcls.early_stopping import EarlyStopping, make_early_stopping, update
-from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError
+from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, WorkerError
 from flaxcls.run import messages
 from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.evaluation import evaluate
@@ -87,6 +87,7 @@ def fit(
       DivergenceError: if the loss, its gradient or the parameters are NaN or infinite and loop.on_nan does not help;
         the last checkpoint stays.
       StorageError: if checkpoints or logs can no longer be written; the last whole checkpoint stays.
+      WorkerError: if a process that makes batches is killed; the last whole checkpoint stays.
       Interrupted: after `stop_after`.
       KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, when the current step is done and saved.
     """
@@ -115,6 +116,8 @@ def fit(
                 write_whole(workdir / RESULT, result.to_json())
         except (StorageError, OSError) as error:
             raise StorageError(f"{error} {messages.RESUMABLE.format(workdir=workdir)}") from error
+        except WorkerError as error:
+            raise WorkerError(f"{error} {messages.RESUMABLE.format(workdir=workdir)}") from error
         return result
 
 

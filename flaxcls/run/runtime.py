@@ -1,10 +1,12 @@
 """Settings with which a process runs XLA: flags for fast CPU convolutions, cache of programs, memory and cores."""
 
+import contextlib
 import ctypes
 import gc
 import hashlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import warnings
@@ -87,13 +89,14 @@ def tune_malloc() -> None:
 
     The first option limits the number of heaps. New threads write each checkpoint, and malloc gives each thread its own
     heap, which remains when the thread ends: some MB for every thousand steps that save often. The limit is one heap
-    for this thread and one for each thread of XLA, two a core: with fewer heaps, these threads wait for each other.
+    for this thread and one for each thread of XLA, two a core, of which a
+    container's quota does not change the number: with fewer heaps, these threads wait for each other.
 
     The other options keep freed memory. Otherwise, each step of a large batch maps its working memory anew, page by
     page. Without glibc this does nothing.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
-        _call("mallopt", _M_ARENA_MAX, 1 + 2 * cores())
+        _call("mallopt", _M_ARENA_MAX, 1 + 2 * schedulable_cores())
     user_decides = any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"))
     # older versions refuse the first option, and with the second option alone they would map more than before
     if not user_decides and _call("mallopt", _M_MMAP_THRESHOLD, 2**30):
@@ -112,6 +115,39 @@ def _call(name: str, *arguments: int) -> int | None:
     return None if function is None else int(function(*arguments))
 
 
-def cores() -> int:
-    """Returns the number of cores that this process may use; on macOS, which does not tell, all cores."""
+def schedulable_cores() -> int:
+    """Returns the number of cores that this process may run on; on macOS, which does not tell, all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores(root: Path = Path("/")) -> int:
+    """Returns the number of cores whose time this process gets: those it may run on, or the quota of its container.
+
+    A quota of 1.5 cores counts as 2. root: where proc/ and sys/ are.
+    """
+    return min([schedulable_cores(), *(math.ceil(quota) for quota in _cpu_quotas(root))])
+
+
+def _cpu_quotas(root: Path) -> list[float]:
+    """Returns the quotas, in cores, of the control groups of this process and of all groups around them."""
+    membership = root / "proc/self/cgroup"
+    quotas = []
+    for line in membership.read_text().splitlines() if membership.exists() else ():
+        _, controllers, group = line.split(":", 2)
+        version_2 = not controllers
+        if not version_2 and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" if version_2 else root / "sys/fs/cgroup/cpu"
+        # in a container, `group` may be its path on the host, which is not there; its own group is then at the top
+        folder = top / os.path.normpath(group).lstrip("/")
+        for place in (folder, *folder.parents):
+            if not place.is_relative_to(top):
+                break
+            with contextlib.suppress(OSError, ValueError):  # there is no file, or no limit: "max"
+                if version_2:
+                    quota, period = map(int, (place / "cpu.max").read_text().split())
+                else:
+                    quota, period = (int((place / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+                if quota > 0:  # version 1: -1 is no limit
+                    quotas.append(quota / period)
+    return quotas

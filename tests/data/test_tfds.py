@@ -13,6 +13,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 import tensorflow_datasets as tfds
 
@@ -164,14 +165,29 @@ def test_images_of_several_sizes_are_read_from_memory_and_from_the_records(data_
     assert dataset.test.images.in_memory == bool(memory)
     assert {0, 2, 4, 6, 8, 10} <= set(dataset.test.images[:][:, 0, 0, 0].tolist())  # these are 8x8 already
     assert [len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)] == [36, 4, 12]
-    moved = pickle.loads(pickle.dumps(dataset.train))  # to a worker process
-    np.testing.assert_array_equal(moved.images[:5], dataset.train.images[:5])
+    moved = [pickle.loads(pickle.dumps(dataset.train.images.take(np.array([n, 3])))) for n in range(2)]  # to a worker
+    for number, images in enumerate(moved):
+        np.testing.assert_array_equal(images[:], dataset.train.images[np.array([number, 3])])
     np.testing.assert_array_equal(
         dataset.train.images.random_crops(np.arange(3), np.arange(3), seed=0, least_area=0.5),
         load_dataset(replace(config, memory=2.0)).train.images.random_crops(
             np.arange(3), np.arange(3), seed=0, least_area=0.5
         ),
     )
+
+
+def test_a_worker_opens_the_records_once(data_dir):
+    """Batches refer to the same open files; ImageNet has a thousand."""
+    dataset = load_dataset(DataConfig(source="tfds", name="toy", dir=str(data_dir), memory=0.0))
+    batches = [pickle.loads(pickle.dumps(dataset.train.images.take(np.array([number])))) for number in range(2)]
+    descriptors = psutil.Process().num_fds()
+    for batch in batches:
+        batch[:]
+    batches.append(pickle.loads(pickle.dumps(dataset.train.images.take(np.array([2])))))
+    opened = psutil.Process().num_fds()
+    batches[-1][:]
+    assert psutil.Process().num_fds() == opened
+    assert opened - descriptors <= 1  # of one shard
 
 
 def test_images_of_one_size_that_do_not_fit_into_the_memory_are_read_from_the_records(data_dir):

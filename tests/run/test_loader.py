@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 
 from flaxcls.config import AugmentConfig, DataConfig
+from flaxcls.data import images as images_module
 from flaxcls.data import load_dataset
+from flaxcls.data.images import Images
+from flaxcls.data.stored import Files
+from flaxcls.data.stream import batch_indices
+from flaxcls.errors import WorkerError
 from flaxcls.run import fit
 from flaxcls.run.loader import feed
 from flaxcls.run.setup import make_setup
@@ -94,3 +99,63 @@ def test_a_run_that_is_interrupted_while_workers_read_goes_on_to_the_same_bits(p
     assert "leaked" not in resumed.stdout
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["fingerprint"] == whole.fingerprint
+
+
+class Fatal(Files):
+    """Files of which one kills the worker that reads it a second time, as the system does if memory runs out."""
+
+    def __init__(self, paths, fatal, reads):
+        super().__init__(paths)
+        self.fatal, self.reads = fatal, reads
+
+    def take(self, indices):
+        return Fatal([self._paths[index] for index in indices], self.fatal, self.reads)
+
+    def __getitem__(self, index):
+        if images_module.one_of_several and self._paths[index] == self.fatal:
+            with self.reads.open("a") as file:
+                file.write("read\n")
+            if len(self.reads.read_text().splitlines()) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_run_whose_worker_is_killed_says_so_and_goes_on_to_the_same_bits(plain_config, folder, quiet, tmp_path):
+    config = config_of(plain_config, folder, memory=0.0, workers=1, color="grey")
+    dataset = load_dataset(config.data)
+    whole = fit(config, dataset=dataset, workdir=tmp_path / "whole", console=quiet)
+    paths = [folder / name for name in dataset.train.ids]
+    # the second epoch reads this one some steps after the checkpoint of the first
+    step = 2 * len(paths) // config.loop.batch_size - 1
+    late = batch_indices(config.seed, step, count=len(paths), batch_size=config.loop.batch_size)[-1]
+    stored = Fatal(paths, paths[late], tmp_path / "reads")
+    train = dataset.train._replace(images=Images(stored, dataset.train.images.preparation))
+    fatal = {"dataset": replace(dataset, train=train), "workdir": tmp_path / "run", "console": quiet}
+    with pytest.raises(
+        WorkerError, match=r"killed: most likely, the memory ran out.* --resume goes on from the newest"
+    ):
+        fit(config, **fatal)
+    assert fit(config, **fatal, resume=True).fingerprint == whole.fingerprint
+
+
+SCRIPT = """
+import sys
+from flaxcls.config import *
+from flaxcls.run import fit
+
+data = DataConfig(source="folder", dir=sys.argv[1], image_size=16, memory=0.0, workers=1)
+config = Config(data=data, model=ModelConfig(widths=(4,), dense=()), loop=LoopConfig(epochs=1, batch_size=32))
+result = fit(config, workdir=sys.argv[2])
+print("steps", result.steps)
+"""
+
+
+def test_a_script_needs_no_guard(folder, tmp_path):
+    """Workers do not import the main program, which would start the run again in each of them."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, tmp_path / "script.py", folder, tmp_path / "run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("steps 4\n") == 1, done.stdout
+    assert "resume" not in done.stdout

@@ -117,7 +117,7 @@ def test_malloc_keeps_a_heap_for_each_thread_of_xla_and_what_is_freed_unless_tol
 ):
     calls = []
     monkeypatch.setattr(runtime, "_call", lambda name, *call: calls.append(call) or 1)
-    monkeypatch.setattr(runtime, "cores", lambda: 3)
+    monkeypatch.setattr(runtime, "schedulable_cores", lambda: 3)
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     if told:
@@ -139,3 +139,59 @@ def test_glibc_takes_what_it_is_told():
     runtime.give_back_memory()
     if "CS_GNU_LIBC_VERSION" in os.confstr_names:
         assert runtime._call("mallopt", -8, 64) == 1
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+V1 = "5:memory:/docker/1f\n4:cpu,cpuacct:/docker/1f\n3:cpuset:/docker/1f\n"
+QUOTAS = {
+    "a container": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+    "a part of a core": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "10000 100000\n"}, 1),
+    "one and a half": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+    "no limit": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+    "more than there are": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "6400000 100000\n"}, 8),
+    "of the group around it": (
+        {
+            "proc/self/cgroup": "0::/kubepods.slice/pod1.slice/cri-2.scope\n",
+            "sys/fs/cgroup/kubepods.slice/pod1.slice/cri-2.scope/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/kubepods.slice/pod1.slice/cpu.max": "300000 100000\n",
+        },
+        3,
+    ),
+    "not of a neighbour": (
+        {"proc/self/cgroup": "0::/one\n", "sys/fs/cgroup/two/cpu.max": "100000 100000\n"},
+        8,
+    ),
+    "above the namespace": ({"proc/self/cgroup": "0::/../one\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+    "version 1, in the container": (
+        {
+            "proc/self/cgroup": V1,
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        4,
+    ),
+    "version 1, on the host": (
+        {
+            "proc/self/cgroup": V1,
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/cpu/docker/1f/cpu.cfs_quota_us": "250000\n",
+            "sys/fs/cgroup/cpu/docker/1f/cpu.cfs_period_us": "50000\n",
+        },
+        5,
+    ),
+    "no control groups": ({}, 8),
+}
+
+
+@pytest.mark.parametrize("case", QUOTAS)
+def test_no_more_cores_count_than_the_quota_of_the_container_gives(case, tmp_path, monkeypatch):
+    files, expected = QUOTAS[case]
+    monkeypatch.setattr(runtime, "schedulable_cores", lambda: 8)
+    assert runtime.cores(write(tmp_path, files)) == expected

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.benchmarks import measure, overhead, scaling, startup
+from experiments.benchmarks import measure, overhead, scaling, startup, workers
 from experiments.benchmarks.exactness import step_seconds
 from experiments.benchmarks.measure import ProgramError, Row, compare, in_turn, run
 from experiments.benchmarks.overhead import Turn
@@ -29,7 +29,7 @@ from flaxcls.run.setup import make_setup
 
 COMMANDS = (
     *("throughput", "memory", "startup", "overhead", "gpu", "gpu_pack", "gpu_traffic"),
-    *("gradients", "exactness", "scaling", "streaming", "augment", "seeds"),
+    *("gradients", "exactness", "scaling", "streaming", "workers", "augment", "seeds"),
 )
 PEERS = sorted(Path(measure.__file__).parent.joinpath("peers").glob("*_*.py"))
 
@@ -224,3 +224,12 @@ def test_the_speed_of_two_processes_is_that_of_their_run(tmp_path, monkeypatch):
 def test_seeds_are_measured_in_one_program_and_separately():
     rows = rows_of_seeds("dense network, 8x8", seeds=2, batch_size=4, steps=1, repeats=1)
     assert [(row.system, len(row.values), len(row.ratios)) for row in rows] == [("vmap", 1, 0), ("separate", 1, 1)]
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_worker_does_not_grow_with_the_number_of_files(tmp_path):
+    private = []
+    for count in (1000, 200_000):
+        (tmp_path / str(count)).mkdir()
+        private.append(workers.measure(workers.imagenet_like(tmp_path / str(count), count, 10), 1, 10)[1])
+    assert private[1] - private[0] < 5  # MiB
