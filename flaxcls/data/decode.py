@@ -372,7 +372,7 @@ def named(name: str, read: Callable[[], T]) -> T:
         pixels, most = re.findall(r"\d+", str(error))[:2]
         raise InputError(
             f"{name} has {int(pixels):,} pixels, and at most {int(most):,} are read, so that no file fills the memory: "
-            f"if it is what it should be, allow them by --data.max-pixels {pixels} (without data. in predict and explain)."
+            f"if it is what it should be, allow them by --data.max-pixels {pixels} (predict: --max-pixels)."
         ) from error
     except Exception as error:  # the decoders raise many types
         raise InputError(f"{name} is no image that can be read: {_first_line(error)}") from error
