@@ -68,12 +68,17 @@ def workers_of(pid):
 
 def test_workers_are_closed_and_use_no_shared_memory(paths):
     """A container often has 64 MiB of it; a process that needs more ends by a bus error."""
+
+    def shared(process):
+        return {place.path for place in process.memory_maps() if place.path.startswith("/dev/shm")}
+
+    before = shared(psutil.Process())  # that of other tests
     with made_ahead(make(paths), 0, 1000, workers=2) as made:
         next(made)
         workers = workers_of(os.getpid())
         assert len(workers) == 2
-        for process in (*workers, psutil.Process()):
-            assert not [place.path for place in process.memory_maps() if place.path.startswith("/dev/shm")]
+        assert set().union(*map(shared, workers)) == set()
+        assert shared(psutil.Process()) == before
     assert workers_of(os.getpid()) == []
 
 
