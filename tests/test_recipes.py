@@ -18,6 +18,7 @@ def names():
     return names
 
 
+@pytest.mark.slow
 def test_every_recipe_runs(names, capsys):
     assert len(BLOCKS) > 8
     for block in BLOCKS[1:]:

@@ -69,7 +69,7 @@ def optimizers():
 
 OPTIMIZERS = optimizers()
 USABLE = [name for name, make in OPTIMIZERS.items() if make]
-QUICK = ("contrib.momo", "contrib.schedule_free_adamw", "contrib.sam", "contrib.sam, opaque", "MultiSteps of a plateau")
+QUICK = ("contrib.momo", "contrib.schedule_free_adamw", "contrib.sam, opaque")
 
 
 def test_the_table_has_all_of_optax():

@@ -255,6 +255,7 @@ def test_what_may_not_be_read_is_no_damage(bucket, stopped, part):
     assert "continuing after step 20" in bucket.run(*words)
 
 
+@pytest.mark.slow
 def test_the_last_to_come_has_the_run_and_the_other_ends_and_a_signal_saves(bucket):
     words = (*OPTIONS, "--loop.epochs", "100000", "--workdir", "gs://bucket/runs/b", "--resume", "auto")
     first = bucket.start(*words)

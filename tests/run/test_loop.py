@@ -185,6 +185,7 @@ def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(run, small_config, 
     assert metrics(resumed.workdir) == metrics(whole.workdir)
 
 
+@pytest.mark.slow
 def test_several_steps_a_dispatch(run, small_config):
     """Evaluation and saving, due after steps 4, 7, 11 and after 3, 6, 9, wait for the ends of dispatches: 4, 8, 11."""
     plain = replace(small_config, augment=AugmentConfig(crop_padding=0), model=replace(small_config.model, norm="none"))

@@ -111,6 +111,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="takes batches whole")
 def test_fit_trains_in_microbatches_as_on_the_whole_and_leaves_a_users_model_whole(tmp_path):
     done = subprocess.run(

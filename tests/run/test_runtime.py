@@ -26,6 +26,7 @@ def train(place: Path, **more: str) -> list[str]:
     return sorted(path.name for path in (place / "flaxcls").glob("*/*-cache"))
 
 
+@pytest.mark.slow
 def test_the_second_process_compiles_nothing_that_the_first_has_kept(tmp_path):
     first = train(tmp_path)
     assert any("dispatch" in name for name in first)

@@ -184,6 +184,7 @@ with joined(Distributed(coordinator, 2, int(index))):
 """
 
 
+@pytest.mark.slow
 def test_what_one_process_alone_cannot_read_is_passed_over_by_all(tmp_path):
     place, environment = f"localhost:{free_port()}", {**os.environ, "XLA_FLAGS": xla_flags(1)}
     command, options = [sys.executable, "-c", DAMAGED, place], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -267,6 +268,7 @@ def test_when_one_is_killed_the_others_end_and_another_number_goes_on(
     assert_same_training(run, one_process)
 
 
+@pytest.mark.slow
 def test_other_options_on_one_host_are_an_error(experiment, tmp_path):
     codes, printed = finish(start(2, experiment, "--workdir", tmp_path / "run", each=lambda index: ("--seed", index)))
     assert codes == [2, 2], printed
@@ -274,6 +276,7 @@ def test_other_options_on_one_host_are_an_error(experiment, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_error_of_one_ends_all_with_its_message_and_code(tmp_path):
     """The others are in the midst of training, and wait for its gradients."""
     experiment, run = tmp_path / "small.py", tmp_path / "run"
