@@ -96,6 +96,7 @@ def make_setup(
     check_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     mean, std = channel_statistics(_sample(dataset.train.images))
+    dataset = _brought_to_size(dataset, config.augment)
     transform = _make_transform(config.augment, dataset, mean, std)
 
     model_is_ours, tx_is_ours = model is None, tx is None
@@ -174,6 +175,18 @@ def make_setup(
         microbatches=microbatches,
         program=program,
     )
+
+
+def _brought_to_size(dataset: Dataset, config: AugmentConfig) -> Dataset:
+    """Returns the data set with arrays in place of images in memory that need no more than the same size every time."""
+    if least_area(config, dataset.train.images) is not None:
+        return dataset
+    parts: Any = {
+        part: split._replace(images=split.images[:])
+        for part, split in dataset.splits.items()
+        if isinstance(split.images, Images) and split.images.in_memory
+    }
+    return replace(dataset, **parts) if parts else dataset
 
 
 def _abstract_batch(dataset: Dataset, size: int, *, mirrored: bool) -> Batch:

@@ -352,6 +352,7 @@ def test_one_of_another_size_is_said_and_asks_for_no_random_crops(tmp_path, plai
     assert dataset.image_shape == (8, 8, 1)
     assert any("1 of 81 images are not 8x8 (most of them 9x8): squashed to that" in note for note in dataset.notes)
     setup = make_setup(replace(plain_config, data=config(tmp_path)), dataset, None, None)
+    assert isinstance(setup.dataset.train.images, np.ndarray)  # they are resized once
     batch = setup.loader.maker(0)
     np.testing.assert_array_equal(batch["image"], dataset.train.images[setup.loader.maker.chosen(0)["index"]])
 
