@@ -68,7 +68,8 @@ def from_arrays(
 
 def _preparation(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Preparation:
     height, width, channels = shape
-    return Preparation((height, width), channels, "squash", None if dtype == np.uint8 else (0.0, 1.0))
+    value_range = None if dtype == np.uint8 else (0.0, 1.0)
+    return Preparation((height, width), channels, "squash", value_range, of_arrays=value_range is not None)
 
 
 def _split(pair: tuple[np.ndarray | Images, np.ndarray], what: str, names: list[str] | None) -> Split:

@@ -25,12 +25,15 @@ class Preparation:
     channels: number of its channels.
     resize: how a picture of another size is brought to it, see `fit_image`.
     value_range: values of the file that become 0 and 1, in float32; None: uint8, of files with 8 bits.
+    of_arrays: True if the range is that of floats in arrays, which says nothing of files. Whole numbers in a file are
+      then divided by the largest of their type.
     """
 
     size: tuple[int, int]
     channels: int
     resize: str = "crop"
     value_range: tuple[float, float] | None = None
+    of_arrays: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -71,6 +74,8 @@ class Preparation:
                 )
             return with_channels(pixels, self.channels, alpha=alpha)
         low, high = self.value_range
+        if self.of_arrays and pixels.dtype.kind == "u":
+            low, high = 0, np.iinfo(pixels.dtype).max
         scaled = np.nan_to_num(((pixels.astype(np.float64) - low) / (high - low)).clip(0, 1)).astype(np.float32)
         if alpha:
             top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
