@@ -157,7 +157,7 @@ def test_what_looks_at_a_run_on_floats_sees_the_floats(on_floats, tmp_path):
     expected = classifier.logits(images[:3])
 
     description = export_run(workdir, classifier, tmp_path / "export")
-    assert description["input"] == {"images": "f32[b 8 8 5]", "values": "0..1, 5 channels"}
+    assert (description["input"]["images"], description["input"]["values"]) == ("f32[b 8 8 5]", "0..1, 5 channels")
     assert "np.zeros((7, 8, 8, 5), np.float32)" in description["usage"]
     program = jax.export.deserialize(bytearray((tmp_path / "export/model.stablehlo").read_bytes()))
     np.testing.assert_allclose(program.call(images[:3])[0], expected, rtol=1e-5, atol=1e-5)
