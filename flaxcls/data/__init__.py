@@ -12,35 +12,38 @@ from flaxcls.data.stream import batch_indices
 from flaxcls.errors import InputError
 
 
-def _load_digits(config: DataConfig) -> Dataset:
+def _load_digits(config: DataConfig, listing: bytes | None) -> Dataset:
     from flaxcls.data import digits
 
     return digits.load(config)
 
 
-def _load_tfds(config: DataConfig) -> Dataset:
+def _load_tfds(config: DataConfig, listing: bytes | None) -> Dataset:
     from flaxcls.data import tfds
 
     return tfds.load(config)
 
 
-def _load_folder(config: DataConfig) -> Dataset:
+def _load_folder(config: DataConfig, listing: bytes | None) -> Dataset:
     from flaxcls.data import folder
 
-    return folder.load(config)
+    return folder.load(config, listing)
 
 
 # The libraries of a source are imported only when it is chosen.
-DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
+DATASETS: dict[str, Callable[[DataConfig, bytes | None], Dataset]] = {
     "digits": _load_digits,
     "tfds": _load_tfds,
     "folder": _load_folder,
 }
 
 
-def load_dataset(config: DataConfig) -> Dataset:
-    """Returns the data set that `config` describes. Raises InputError if it is missing or invalid."""
-    dataset = DATASETS[config.source](config)
+def load_dataset(config: DataConfig, listing: bytes | None = None) -> Dataset:
+    """Returns the data set that `config` describes. Raises InputError if it is missing or invalid.
+
+    listing: of the data set when it was loaded before, see `Dataset`; images in files are then those of before.
+    """
+    dataset = DATASETS[config.source](config, listing)
     if config.train_examples is None:
         return dataset
     count = len(dataset.train.labels)

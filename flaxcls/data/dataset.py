@@ -1,13 +1,13 @@
 """Data sets and their splits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from flaxcls.data.images import Images
+from flaxcls.data.images import Images, Unread
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.stream import permutation
 from flaxcls.errors import InputError
@@ -30,6 +30,11 @@ class Split(NamedTuple):
         """The name of each example: the path of its file, or its number in the split."""
         return [str(number) for number in range(len(self.labels))] if self.names is None else list(self.names)
 
+    @property
+    def unread(self) -> Mapping[int, Unread]:
+        """The examples that could not be read so far, by their indices, if they do not stop a run."""
+        return self.images.unread if isinstance(self.images, Images) else {}
+
     def take(self, indices: np.ndarray) -> "Split":
         """Returns the examples at `indices`, i64[m]."""
         images = self.images.take(indices) if isinstance(self.images, Images) else self.images[indices]
@@ -45,6 +50,8 @@ class Dataset:
     notes: messages for whoever trains on the data set, such as files that were left out.
     preparation: how the images became inputs of the model; None if that is not known.
     fingerprint: hash of names, labels and contents of the files; "" if there are none.
+    listing: list of the examples in their files, from which `load_dataset` gives the same ones again; None: no files.
+    statistics: mean and standard deviation of the channels, f64[c] each, that are used; None: those of train.
     """
 
     name: str
@@ -55,6 +62,8 @@ class Dataset:
     notes: Sequence[str] = ()
     preparation: Preparation | None = None
     fingerprint: str = ""
+    listing: bytes | None = None
+    statistics: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -105,12 +114,13 @@ def from_splits(
     notes: Sequence[str] = (),
     preparation: Preparation | None = None,
     fingerprint: str = "",
+    listing: bytes | None = None,
 ) -> Dataset:
     """Returns a Dataset of the splits. A further note names the classes without a training image.
 
     Raises InputError if a split is empty, or they do not match.
     """
-    dataset = Dataset(name, tuple(class_names), train, validation, test, notes, preparation, fingerprint)
+    dataset = Dataset(name, tuple(class_names), train, validation, test, notes, preparation, fingerprint, listing)
     _check(dataset)
     absent = describe_absent(dataset)
     return dataset if absent is None else replace(dataset, notes=[*notes, absent])
@@ -150,21 +160,25 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return shuffled[np.argsort(place, kind="stable")]
 
 
-def channel_statistics(images: np.ndarray | Images) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: np.ndarray | Images, indices: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation, f64[c] each, of the channels of images [n h w c]; bytes are scaled to 0..1.
 
     A constant channel gets the deviation 1, so that normalising makes it 0.
+
+    indices: i64[m], indices of the images to take; None: all.
     """
     total = np.zeros(images.shape[-1])
     squares = np.zeros(images.shape[-1])
-    for start in range(0, len(images), 1024):
-        pixels = images[start : start + 1024].astype(np.float64).reshape(-1, images.shape[-1])
+    count = len(images) if indices is None else len(indices)
+    for start in range(0, count, 1024):
+        part = slice(start, start + 1024)
+        pixels = images[part if indices is None else indices[part]].astype(np.float64).reshape(-1, images.shape[-1])
         total += pixels.sum(axis=0)
         squares += np.square(pixels).sum(axis=0)
     scale = 255.0 if images.dtype == np.uint8 else 1.0
-    count = math.prod(images.shape[:-1])
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0)) / scale
+    values = count * math.prod(images.shape[1:-1])
+    mean = total / values
+    std = np.sqrt(np.maximum(squares / values - np.square(mean), 0)) / scale
     return mean / scale, np.where(std > 1e-6, std, 1.0)
 
 

@@ -3,42 +3,62 @@
 import dataclasses
 import difflib
 import hashlib
+import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arranged import arranged, check_readable, notes_on_sizes, unreadable
+from flaxcls.data.arranged import Arranged, arranged, as_size, check_readable, notes_on_sizes, unreadable
+from flaxcls.data.columns import Chosen, choose_columns, read_columns
 from flaxcls.data.dataset import Dataset, Split, from_splits, validation_stands_for_test
 from flaxcls.data.decode import Head, read_head
-from flaxcls.data.files import check_selection, describe_unselected, select
+from flaxcls.data.files import check_selection, describe_unselected, find_below, select
 from flaxcls.data.held_out import describe_absent, hash_split, hash_units, rarest_labels
 from flaxcls.data.images import Images
 from flaxcls.data.layout import find_examples
+from flaxcls.data.listed import Changes, Listed, check_there, compare, describe_changes, is_same_set, pack, unpack
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.stored import Bands, Files, Stored
-from flaxcls.data.table import TABLES, ImageFile, read_table
+from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
 from flaxcls.errors import InputError, unknown
 from flaxcls.storage import as_path, in_bucket, printable
 
 READ = 2**16  # bytes at either end of a file that its fingerprint reads
-ADVICE = "Repair or remove them, or skip them with --data.unreadable skip."
+ADVICE = "Repair them, or leave them out with --data.unreadable skip."
+ADVICE_FOR_RUN = (
+    "Put them back or repair them, or go on with --resume --data.unreadable replace, which takes the next image of the "
+    "class in place of each."
+)
+ADVICE_LATER = (
+    "Go on with --resume --data.unreadable replace, which takes the next image of its class in its place, or start "
+    "without it with --data.unreadable skip."
+)
+# Options that decide neither which examples there are nor how they are prepared.
+FREE = ("dir", "max_pixels", "unreadable", "memory", "workers", "on_device", "sampling", "train_examples")
 TABLE_OPTIONS = ("path_column", "label_column", "split_column", "group_column", "image_dir", "suffix")
 
 
-def load(config: DataConfig) -> Dataset:
+def load(config: DataConfig, listing: bytes | None = None) -> Dataset:
     """Returns the images below the folder `config.dir`, or those that the table `config.dir` lists.
 
     They are decoded into memory if they need at most `config.memory`. Otherwise each is read when it is needed.
 
+    listing: of the data set as it was loaded before, with the same options. The examples are then those, in their
+      splits: what has come since is not used, and what is missing cannot be read.
+
     Raises:
       InputError: if there are no classes or no images, and for files that are not images, unless `config.unreadable`
-        says to skip them.
+        says otherwise. Also if half of the files that are listed are not there, or are others.
     """
+    if listing is not None:
+        listed = unpack(listing, _base(config))
+        if listed.options == _options(config, listed.preparation):
+            return dataclasses.replace(_load_listed(config, listed), listing=listing)
     place, files, notes = _find_files(config)
     for name in _needless_options(config, place):
         raise InputError(
@@ -47,7 +67,9 @@ def load(config: DataConfig) -> Dataset:
         )
     names = _class_names(files, place)
     notes += _describe_alike(files)
-    print_of_files = _fingerprint(files)
+    digests = _digest_all(files)
+    print_of_files = _fingerprint(files, digests)
+    digest_of = dict(zip(files, digests, strict=True))
     files, heads, problems = _readable(files, config)
     notes += [*_note_skipped(problems, len(files)), *_note_bands(files)]
     readable_labels = {file.label for file in files}
@@ -59,25 +81,13 @@ def load(config: DataConfig) -> Dataset:
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
     members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
-    found = arranged(
-        {
-            part: (_stored([files[index] for index in chosen], config), [heads[index] for index in chosen])
-            for part, chosen in members.items()
-        },
-        size=config.image_size,
-        how=config.resize,
-        color="stored" if files[0].more_paths else config.color,
-        value_range=config.value_range,
-        memory=config.memory,
-        name=str(place),
-        advice=ADVICE,
-    )
+    found = _arrange(files, heads, labels, members, config, advice=ADVICE)
     parts = {
         part: Split(found.images[part], labels[chosen], [files[index].name for index in chosen])
         for part, chosen in members.items()
     }
     if config.test_from == "validation" and "test" not in parts and "validation" in parts:
-        parts["test"] = parts.pop("validation")
+        parts["test"], members["test"] = parts.pop("validation"), members.pop("validation")
         notes.append(validation_stands_for_test(printable(place)))
     units: dict[str, bytes] = {}
     grouped = any(file.group for file in files)
@@ -88,8 +98,22 @@ def load(config: DataConfig) -> Dataset:
             strata = rarest_labels(whole.labels, hashes) if grouped else whole.labels
             rest, held_out = hash_split(strata, hashes, fraction, config.split_seed)
             parts["train"], parts[part] = whole.take(rest), whole.take(held_out)
+            of_train = np.array(members["train"])
+            members |= {"train": of_train[rest].tolist(), part: of_train[held_out].tolist()}
     if grouped:
         notes += describe_absent(parts, names)
+    split_of = {index: part for part, chosen in members.items() for index in chosen}
+    used = {file.name for file in files}
+    listed = Listed(
+        [dataclasses.replace(file, split=split_of[index]) for index, file in enumerate(files)],
+        heads,
+        [digest_of[file] or b"" for file in files],
+        tuple(names),
+        found.preparation,
+        print_of_files,
+        [name for name in _find_names(config) if name not in used],
+        _options(config, found.preparation),
+    )
     return from_splits(
         parts["train"],
         parts.get("validation"),
@@ -99,7 +123,104 @@ def load(config: DataConfig) -> Dataset:
         notes=[*notes, *found.notes],
         preparation=found.preparation,
         fingerprint=print_of_files,
+        listing=pack(listed, _base(config)),
     )
+
+
+def _load_listed(config: DataConfig, listed: Listed) -> Dataset:
+    """Returns the examples of a list, and notes on what has changed since it was made."""
+    files = listed.files
+    changes = _changes(config, listed)
+    advice = None if config.unreadable == "replace" else ADVICE_FOR_RUN
+    check_there(listed, changes, printable(str(config.dir)), advice)
+    numbers = {name: number for number, name in enumerate(listed.class_names)}
+    labels = np.array([numbers[file.label] for file in files], np.int32)
+    members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
+    found = _arrange(files, listed.heads, labels, members, config, advice=ADVICE_FOR_RUN, prepared=listed.preparation)
+    parts = {
+        part: Split(found.images[part], labels[chosen], [files[index].name for index in chosen])
+        for part, chosen in members.items()
+    }
+    return from_splits(
+        parts["train"],
+        parts.get("validation"),
+        parts["test"],
+        class_names=listed.class_names,
+        name=printable(Path(str(config.dir)).expanduser().resolve().stem),
+        notes=[*describe_changes(changes), *found.notes],
+        preparation=listed.preparation,
+        fingerprint=listed.fingerprint,
+    )
+
+
+def is_listed(config: DataConfig, listing: bytes) -> bool:
+    """True if a folder or a table, perhaps moved, is the data set of a list: it has no images that are not listed.
+
+    Some of the listed ones may be missing.
+    """
+    listed = unpack(listing, _base(config))
+    changes = _changes(config, listed)
+    return not changes.come and not changes.changed and is_same_set(listed, changes)
+
+
+def _changes(config: DataConfig, listed: Listed) -> Changes:
+    return compare(listed, _digest_all(listed.files), _find_names(config))
+
+
+def _arrange(
+    files: Sequence[ImageFile],
+    heads: Sequence[Head],
+    labels: np.ndarray,
+    members: Mapping[str, list[int]],
+    config: DataConfig,
+    *,
+    advice: str,
+    prepared: Preparation | None = None,
+) -> Arranged:
+    """Returns the images of each split, whose examples are `files[index]` for each index in `members`."""
+    return arranged(
+        {
+            part: (_stored([files[index] for index in chosen], config), [heads[index] for index in chosen])
+            for part, chosen in members.items()
+        },
+        size=config.image_size,
+        how=config.resize,
+        color="stored" if files[0].more_paths else config.color,
+        value_range=config.value_range,
+        memory=config.memory,
+        name=str(config.dir),
+        advice=advice,
+        labels={part: labels[chosen] for part, chosen in members.items()} if config.unreadable == "replace" else None,
+        prepared=prepared,
+        later=ADVICE_LATER,
+    )
+
+
+def _options(config: DataConfig, preparation: Preparation) -> str:
+    """Returns JSON of the options that decide which examples there are and how they are prepared.
+
+    What was found counts as if it had been asked for.
+    """
+    size, values = as_size(config.image_size) or preparation.size, config.value_range or preparation.value_range
+    options = dataclasses.asdict(dataclasses.replace(config, image_size=size, value_range=values))
+    return json.dumps({name: value for name, value in options.items() if name not in FREE})
+
+
+def _base(config: DataConfig) -> Path:
+    """Returns the folder of the images, or that of the table."""
+    place = as_path(str(config.dir)).expanduser()
+    return place.parent if _is_table(place) else place
+
+
+def _find_names(config: DataConfig) -> list[str]:
+    """Returns the names of all images that are in the folder or the table, and that the patterns select."""
+    place = as_path(str(config.dir)).expanduser()
+    if not _is_table(place):
+        return list(map(printable, find_below(place, config.include, config.exclude).images))
+    asked = Chosen(config.path_column, config.label_column, config.split_column, config.group_column)
+    columns = read_columns(place)
+    names = columns[choose_columns(place, columns, asked, SPLITS).paths[0]] or []
+    return select(names, config.include, config.exclude)[0]
 
 
 def fingerprint(config: DataConfig, known: Sequence[str]) -> str:
@@ -109,7 +230,8 @@ def fingerprint(config: DataConfig, known: Sequence[str]) -> str:
 
     Raises InputError like `load`.
     """
-    return _fingerprint(_find_files(config, known)[1])
+    files = _find_files(config, known)[1]
+    return _fingerprint(files, _digest_all(files))
 
 
 def count_files(config: DataConfig, known: Sequence[str]) -> int:
@@ -117,21 +239,32 @@ def count_files(config: DataConfig, known: Sequence[str]) -> int:
     return len(_find_files(config, known)[1])
 
 
-def _fingerprint(files: Sequence[ImageFile]) -> str:
-    def line(file: ImageFile) -> bytes:
+def _digest_all(files: Sequence[ImageFile]) -> list[bytes | None]:
+    """Returns the SHA-256 of length, beginning and end of the files of each example, or None if one cannot be read."""
+
+    def digest(file: ImageFile) -> bytes | None:
         found = hashlib.sha256()
         try:
-            with file.path.open("rb") as opened:
-                length = opened.seek(0, 2)
-                for start in (0, max(0, length - READ)):
-                    opened.seek(start)
-                    found.update(b"%d " % length + opened.read(READ))
-        except OSError as error:  # it has a content that is not known, which is not the same as an empty one
-            found.update(str(error.strerror).encode())
-        return f"{file.name}\0{file.label}\0{file.part}\0{found.hexdigest()}\n".encode()
+            for path in file.paths:
+                with path.open("rb") as opened:
+                    length = opened.seek(0, 2)
+                    for start in (0, max(0, length - READ)):
+                        opened.seek(start)
+                        found.update(b"%d " % length + opened.read(READ))
+        except OSError:
+            return None
+        return found.digest()
 
     with ThreadPoolExecutor() as pool:
-        return hashlib.sha256(b"".join(pool.map(line, files))).hexdigest()
+        return list(pool.map(digest, files))
+
+
+def _fingerprint(files: Sequence[ImageFile], digests: Sequence[bytes | None]) -> str:
+    lines = (
+        f"{file.name}\0{file.label}\0{file.part}\0{'' if digest is None else digest.hex()}\n"
+        for file, digest in zip(files, digests, strict=True)
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def load_examples(
@@ -149,6 +282,8 @@ def load_examples(
 
     Raises InputError like `load`, and if the data set has no such part, or a class that the model does not know.
     """
+    if config.unreadable == "replace":  # that is for what is found later; here all of each file is read at once
+        config = dataclasses.replace(config, unreadable="skip")
     place, files, notes = _find_files(dataclasses.replace(config, group_column=""), known=class_names)
     notes += [
         f"data.{name} of the run is for tables, so it is not used here" for name in _needless_options(config, place)
@@ -199,7 +334,7 @@ def _find_files(config: DataConfig, known: Sequence[str] = ()) -> tuple[Path, li
         group_column=config.group_column,
         image_dir=config.image_dir,
         suffix=config.suffix,
-        skip_missing=config.unreadable == "skip",
+        skip_missing=config.unreadable != "stop",
     )
     selected, unused = select([file.name for file in files], config.include, config.exclude)
     left_out = len(files) - len(selected)

@@ -59,7 +59,7 @@ class Preparation:
         return cls(**values)
 
     def check_depth(self, picture: Picture) -> None:
-        """Raises ValueError for a picture of 8 bits where the range is that of deeper files, in which it would be black."""
+        """Raises ValueError for a picture of 8 bits where the range is that of deeper files, or of floats."""
         if picture.pixels.dtype == np.uint8 and self.value_range is not None and not self.of_arrays:
             low, high = self.value_range
             if low < 0 or high > 255 or high == 1:

@@ -95,7 +95,7 @@ def make_setup(
     )
     check_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
-    mean, std = channel_statistics(_sample(dataset.train.images))
+    mean, std = dataset.statistics or channel_statistics(dataset.train.images, _sample(dataset.train.images))
     dataset = _brought_to_size(dataset, config.augment)
     transform = _make_transform(config.augment, dataset, mean, std)
 
@@ -242,11 +242,11 @@ def _make_create(
     return lambda key: created(key, on_devices(images[chosen], whole))
 
 
-def _sample(images: np.ndarray | Images) -> np.ndarray | Images:
-    """Returns the images to take statistics of: all, or 4,096 evenly spread ones where images are of several sizes."""
+def _sample(images: np.ndarray | Images) -> np.ndarray | None:
+    """Returns the indices of the images to take statistics of: 4,096 evenly spread ones of several sizes; None: all."""
     if not isinstance(images, Images) or images.whole or len(images) <= 4096:
-        return images
-    return images.take(np.linspace(0, len(images) - 1, 4096).round().astype(int))
+        return None
+    return np.linspace(0, len(images) - 1, 4096).round().astype(int)
 
 
 def _compiler_options(deterministic: bool) -> dict[str, bool] | None:

@@ -108,7 +108,7 @@ def export_run(
     if dtype != "float32":
         description["compared_with_float32"], description["not_compared"] = None, None
         try:
-            split = validation_split(classifier)
+            split = validation_split(workdir, classifier)
             plain = to_stablehlo(classifier)
             description["compared_with_float32"] = dataclasses.asdict(compare(plain, program, split))
         except InputError as error:
