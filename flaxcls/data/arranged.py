@@ -13,7 +13,7 @@ from flaxcls.data.images import Images, unified
 from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
 from flaxcls.data.resize import share_kept
 from flaxcls.data.stored import Stored
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, refuse
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ def arranged(
     memory: float,
     name: str,
     advice: str,
+    problems: list[str] | None = None,
 ) -> Arranged:
     """Returns the images of each split: one array if all images have one size and together fit into the memory.
 
@@ -56,13 +57,18 @@ def arranged(
       memory: GiB of decoded pictures to keep at most.
       name: of the data set.
       advice: text for the error message: what to do about pictures that cannot be read.
+      problems: gets the lines on channels and on a range that cannot be known; None: they are refused.
 
     Raises InputError for pictures that cannot be read, and if channels or range of values cannot be known.
     """
     heads = [head for _, part in parts.values() for head in part]
     sizes = [head.size for head in heads]
     target = as_size(size) or choose_size(sizes)
-    channels = choose_channels(color, heads, name)
+    try:
+        channels = choose_channels(color, heads, name)
+    except InputError as error:
+        refuse(str(error), problems)
+        channels, _ = Counter(head.channels for head in heads).most_common(1)[0]
     dtypes = {head.dtype for head in heads}
     deep = value_range is not None or not dtypes <= {"uint8"}
     needed = sum(height * width for height, width in sizes) * channels * (4 if deep else 1)
@@ -74,7 +80,11 @@ def arranged(
             extent for part, (stored, _) in parts.items() for extent in _extents(pictures.get(part, stored), advice)
         ]
         low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
-        value_range = value_range or choose_range(dtypes, low, high, name)
+        try:
+            value_range = value_range or choose_range(dtypes, low, high, name)
+        except InputError as error:
+            refuse(str(error), problems)
+            value_range = low, max(high, low + 1)
     preparation = Preparation(target, channels, how, value_range)
 
     def arrange(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:

@@ -1,16 +1,17 @@
 """Data sets and their splits."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from flaxcls.data.decode import Head
 from flaxcls.data.images import Images
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.stream import permutation
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, refuse
 
 
 class Split(NamedTuple):
@@ -19,11 +20,15 @@ class Split(NamedTuple):
     images: u8[n h w c] in 0..255, or f32[n h w c] in 0..1.
     labels: i32[n], class numbers.
     names: names of the examples, or None.
+    heads: what the files of the examples say of their pictures, or None if there are no files.
+    contents: u64[n], equal for files of the same bytes, or None if they were not compared.
     """
 
     images: np.ndarray | Images
     labels: np.ndarray
     names: Sequence[str] | None = None
+    heads: Sequence[Head] | None = None
+    contents: np.ndarray | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -33,8 +38,12 @@ class Split(NamedTuple):
     def take(self, indices: np.ndarray) -> "Split":
         """Returns the examples at `indices`, i64[m]."""
         images = self.images.take(indices) if isinstance(self.images, Images) else self.images[indices]
-        names = None if self.names is None else [self.names[index] for index in indices]
-        return Split(images, self.labels[indices], names)
+        names, heads = (
+            None if of_examples is None else [of_examples[index] for index in indices]
+            for of_examples in (self.names, self.heads)
+        )
+        contents = None if self.contents is None else self.contents[indices]
+        return Split(images, self.labels[indices], names, heads, contents)
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class Dataset:
     notes: messages for whoever trains on the data set, such as files that were left out.
     preparation: how the images became inputs of the model; None if that is not known.
     fingerprint: hash of names, labels and contents of the files; "" if there are none.
+    source: format and place of the data, such as "folder of classes /data/pets".
+    origins: for each split, where its examples come from, such as "20 % of all, held out by split seed 0".
+    unreadable: for each file that is left out because it cannot be read, its name and why.
     """
 
     name: str
@@ -55,6 +67,9 @@ class Dataset:
     notes: Sequence[str] = ()
     preparation: Preparation | None = None
     fingerprint: str = ""
+    source: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Sequence[str] = ()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -105,13 +120,31 @@ def from_splits(
     notes: Sequence[str] = (),
     preparation: Preparation | None = None,
     fingerprint: str = "",
+    source: str = "",
+    origins: Mapping[str, str] | None = None,
+    unreadable: Sequence[str] = (),
+    problems: list[str] | None = None,
 ) -> Dataset:
     """Returns a Dataset of the splits. A further note names the classes without a training image.
 
+    problems: gets the line on a split that is empty; None: it is refused.
+
     Raises InputError if a split is empty, or they do not match.
     """
-    dataset = Dataset(name, tuple(class_names), train, validation, test, notes, preparation, fingerprint)
-    _check(dataset)
+    dataset = Dataset(
+        name,
+        tuple(class_names),
+        train,
+        validation,
+        test,
+        notes,
+        preparation,
+        fingerprint,
+        source,
+        origins or {},
+        unreadable,
+    )
+    _check(dataset, problems)
     absent = describe_absent(dataset)
     return dataset if absent is None else replace(dataset, notes=[*notes, absent])
 
@@ -124,6 +157,30 @@ def describe_absent(dataset: Dataset) -> str | None:
         return None
     named = f"{', '.join(absent[:10])}{', ...' if len(absent) > 10 else ''}"
     return f"classes without a training image, which cannot be learned: {named} ({len(absent)} of {len(names)})"
+
+
+def describe_held_out(part: str, fraction: float, seed: int) -> str:
+    """Returns where a split comes from that is held out of train: first test, then validation."""
+    return f"{100 * fraction:.3g} % of {'the rest of ' * (part == 'validation')}train, held out by split seed {seed}"
+
+
+def hold_out(
+    parts: Mapping[str, Split], fractions: Mapping[str, float], seed: int
+) -> tuple[dict[str, Split], dict[str, str]]:
+    """Returns the splits with those that are missing taken out of train, stratified; and where each comes from.
+
+    Args:
+      parts: the splits that are given, train among them.
+      fractions: share of train that becomes each split, in this order; 0: none.
+      seed: decides which examples are held out.
+    """
+    parts, origins = dict(parts), dict.fromkeys(parts, "given")
+    for part, fraction in fractions.items():
+        if part not in parts and fraction:
+            rest, held_out = stratified_split(parts["train"].labels, fraction, seed)
+            parts["train"], parts[part] = parts["train"].take(rest), parts["train"].take(held_out)
+            origins |= {"train": "the rest", part: describe_held_out(part, fraction, seed)}
+    return parts, origins
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,14 +225,16 @@ def channel_statistics(images: np.ndarray | Images) -> tuple[np.ndarray, np.ndar
     return mean / scale, np.where(std > 1e-6, std, 1.0)
 
 
-def _check(dataset: Dataset) -> None:
+def _check(dataset: Dataset, problems: list[str] | None) -> None:
     classes = len(dataset.class_names)
     for part, split in dataset.splits.items():
         if len(split.labels) == 0:
-            raise InputError(
+            refuse(
                 f"the {part} split of {dataset.name} has no example: give more examples, or another "
-                "data.validation_fraction or data.test_fraction."
+                "data.validation_fraction or data.test_fraction.",
+                problems,
             )
+            continue
         if split.images.shape[1:] != dataset.image_shape or split.images.dtype != dataset.train.images.dtype:
             raise InputError(
                 f"the {part} split of {dataset.name} has images {split.images.dtype}{list(split.images.shape[1:])}, "

@@ -49,6 +49,11 @@ class Images:
         taken = [images[index] for index in indices] if isinstance(images, list) else images.take(indices)
         return Images(taken, self.preparation, whole=self.whole)
 
+    def picture(self, index: int) -> Picture:
+        """Returns an image as its file has it or, if it is in memory, in the channels and values of an input."""
+        images = self._images
+        return Picture(images[index]) if isinstance(images, list) else images[index]
+
     def original(self, index: int) -> np.ndarray:
         """Returns an image [h w c] in its own size, in the channels and values of an input."""
         images = self._images
