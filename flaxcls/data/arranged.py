@@ -14,7 +14,7 @@ from flaxcls.data.images import Images, unified
 from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
 from flaxcls.data.resize import share_kept
 from flaxcls.data.stored import Stored
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, refuse
 
 T = TypeVar("T")
 
@@ -35,6 +35,24 @@ class Arranged(NamedTuple):
     notes: list[str]
 
 
+def _choose_channels(color: str, heads: Sequence[Head], name: str, problems: list[str] | None) -> int:
+    try:
+        return choose_channels(color, heads, name)
+    except InputError as error:
+        refuse(str(error), problems)
+        return Counter(head.channels for head in heads).most_common(1)[0][0]
+
+
+def _choose_range(
+    dtypes: set[str], low: float, high: float, name: str, problems: list[str] | None
+) -> tuple[float, float] | None:
+    try:
+        return choose_range(dtypes, low, high, name)
+    except InputError as error:
+        refuse(str(error), problems)
+        return low, max(high, low + 1)
+
+
 def arranged(
     parts: Mapping[str, tuple[Stored | list[Picture], Sequence[Head]]],
     *,
@@ -48,6 +66,7 @@ def arranged(
     labels: Mapping[str, np.ndarray] | None = None,
     prepared: Preparation | None = None,
     later: str = "",
+    problems: list[str] | None = None,
 ) -> Arranged:
     """Returns the images of each split: one array if all images have one size and together fit into the memory.
 
@@ -63,13 +82,14 @@ def arranged(
       labels: i32[n] for each split, if others take the place of pictures that cannot be read, as `Images` says.
       prepared: how the images are prepared; None: it is chosen by `size`, `how`, `color` and `value_range`.
       later: like `advice`, for a picture that is read when it is needed.
+      problems: gets the lines on channels and on a range that cannot be known; None: they are refused.
 
     Raises InputError for pictures that cannot be read, and if channels or range of values cannot be known.
     """
     heads = [head for _, part in parts.values() for head in part]
     sizes = [head.size for head in heads]
     preparation = prepared or Preparation(
-        as_size(size) or choose_size(sizes), choose_channels(color, heads, name), how, value_range
+        as_size(size) or choose_size(sizes), _choose_channels(color, heads, name, problems), how, value_range
     )
     target, channels = preparation.size, preparation.channels
     dtypes = {head.dtype for head in heads}
@@ -89,7 +109,7 @@ def arranged(
             for extent in _extents(pictures.get(part, stored), advice, labels is not None)
         ]
         low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
-        preparation = replace(preparation, value_range=value_range or choose_range(dtypes, low, high, name))
+        preparation = replace(preparation, value_range=value_range or _choose_range(dtypes, low, high, name, problems))
 
     def arrange(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:
         alike = None if labels is None else labels[part]

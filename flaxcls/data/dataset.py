@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from flaxcls.data.decode import Head
 from flaxcls.data.images import Images, Unread
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.stream import permutation
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, refuse
 
 
 class Split(NamedTuple):
@@ -19,11 +20,15 @@ class Split(NamedTuple):
     images: u8[n h w c] in 0..255, or f32[n h w c] in 0..1.
     labels: i32[n], class numbers.
     names: names of the examples, or None.
+    heads: what the files of the examples say of their pictures, or None if there are no files.
+    contents: u64[n], equal for files of the same bytes, or None if they were not compared.
     """
 
     images: np.ndarray | Images
     labels: np.ndarray
     names: Sequence[str] | None = None
+    heads: Sequence[Head] | None = None
+    contents: np.ndarray | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -38,8 +43,12 @@ class Split(NamedTuple):
     def take(self, indices: np.ndarray) -> "Split":
         """Returns the examples at `indices`, i64[m]."""
         images = self.images.take(indices) if isinstance(self.images, Images) else self.images[indices]
-        names = None if self.names is None else [self.names[index] for index in indices]
-        return Split(images, self.labels[indices], names)
+        names, heads = (
+            None if of_examples is None else [of_examples[index] for index in indices]
+            for of_examples in (self.names, self.heads)
+        )
+        contents = None if self.contents is None else self.contents[indices]
+        return Split(images, self.labels[indices], names, heads, contents)
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,9 @@ class Dataset:
     fingerprint: hash of names, labels and contents of the files; "" if there are none.
     listing: list of the examples in their files, from which `load_dataset` gives the same ones again; None: no files.
     statistics: mean and standard deviation of the channels, f64[c] each, that are used; None: those of train.
+    source: format and place of the data, such as "folder of classes /data/pets".
+    origins: for each split, where its examples come from, such as "20 % of all, held out by split seed 0".
+    unreadable: for each file that is left out because it cannot be read, its name and why.
     """
 
     name: str
@@ -64,6 +76,9 @@ class Dataset:
     fingerprint: str = ""
     listing: bytes | None = None
     statistics: tuple[np.ndarray, np.ndarray] | None = None
+    source: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Sequence[str] = ()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -115,13 +130,32 @@ def from_splits(
     preparation: Preparation | None = None,
     fingerprint: str = "",
     listing: bytes | None = None,
+    source: str = "",
+    origins: Mapping[str, str] | None = None,
+    unreadable: Sequence[str] = (),
+    problems: list[str] | None = None,
 ) -> Dataset:
     """Returns a Dataset of the splits. A further note names the classes without a training image.
 
+    problems: gets the line on a split that is empty; None: it is refused.
+
     Raises InputError if a split is empty, or they do not match.
     """
-    dataset = Dataset(name, tuple(class_names), train, validation, test, notes, preparation, fingerprint, listing)
-    _check(dataset)
+    dataset = Dataset(
+        name,
+        tuple(class_names),
+        train,
+        validation,
+        test,
+        notes,
+        preparation,
+        fingerprint,
+        listing,
+        source=source,
+        origins=origins or {},
+        unreadable=unreadable,
+    )
+    _check(dataset, problems)
     absent = describe_absent(dataset)
     return dataset if absent is None else replace(dataset, notes=[*notes, absent])
 
@@ -134,6 +168,30 @@ def describe_absent(dataset: Dataset) -> str | None:
         return None
     named = f"{', '.join(absent[:10])}{', ...' if len(absent) > 10 else ''}"
     return f"classes without a training image, which cannot be learned: {named} ({len(absent)} of {len(names)})"
+
+
+def describe_held_out(part: str, fraction: float, seed: int) -> str:
+    """Returns where a split comes from that is held out of train: first test, then validation."""
+    return f"{100 * fraction:.3g} % of {'the rest of ' * (part == 'validation')}train, held out by split seed {seed}"
+
+
+def hold_out(
+    parts: Mapping[str, Split], fractions: Mapping[str, float], seed: int
+) -> tuple[dict[str, Split], dict[str, str]]:
+    """Returns the splits with those that are missing taken out of train, stratified; and where each comes from.
+
+    Args:
+      parts: the splits that are given, train among them.
+      fractions: share of train that becomes each split, in this order; 0: none.
+      seed: decides which examples are held out.
+    """
+    parts, origins = dict(parts), dict.fromkeys(parts, "given")
+    for part, fraction in fractions.items():
+        if part not in parts and fraction:
+            rest, held_out = stratified_split(parts["train"].labels, fraction, seed)
+            parts["train"], parts[part] = parts["train"].take(rest), parts["train"].take(held_out)
+            origins |= {"train": "the rest", part: describe_held_out(part, fraction, seed)}
+    return parts, origins
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,14 +240,16 @@ def channel_statistics(images: np.ndarray | Images, indices: np.ndarray | None =
     return mean / scale, np.where(std > 1e-6, std, 1.0)
 
 
-def _check(dataset: Dataset) -> None:
+def _check(dataset: Dataset, problems: list[str] | None) -> None:
     classes = len(dataset.class_names)
     for part, split in dataset.splits.items():
         if len(split.labels) == 0:
-            raise InputError(
+            refuse(
                 f"the {part} split of {dataset.name} has no example: give more examples, or another "
-                "data.validation_fraction or data.test_fraction."
+                "data.validation_fraction or data.test_fraction.",
+                problems,
             )
+            continue
         if split.images.shape[1:] != dataset.image_shape or split.images.dtype != dataset.train.images.dtype:
             raise InputError(
                 f"the {part} split of {dataset.name} has images {split.images.dtype}{list(split.images.shape[1:])}, "

@@ -80,6 +80,11 @@ class Images:
         images = self._images
         return [images[index] for index in indices] if isinstance(images, list) else images.take(indices)
 
+    def picture(self, index: int) -> Picture:
+        """Returns an image as its file has it or, if it is in memory, in the channels and values of an input."""
+        images = self._images
+        return Picture(self._read(index)) if isinstance(images, list) else images[index]
+
     def original(self, index: int) -> np.ndarray:
         """Returns an image [h w c] in its own size, in the channels and values of an input.
 
