@@ -92,7 +92,7 @@ class DataConfig:
     which all files are there."""
     image_size: int | tuple[int, int] | None = None
     """With folder and tfds, the size to which images are resized: one number for a square, or height and width. None:
-    the size that most of them have, smaller if that is more than 256x256; 224 if no size is that of more than half."""
+    the size of more than half of them, smaller if that is more than 256x256; 224 if there is none."""
     resize: ResizeName = "squash"
     """With folder and tfds, how images of another size are brought to it. squash: scaled in each direction; pad: scaled
     in their proportions, with black beside them; crop: scaled and cut to their centre, and training sees random parts
@@ -152,7 +152,7 @@ class AugmentConfig:
     """Values of the pixels that crop_padding and eval_shift add: zero, or the image mirrored at its border."""
     resized_crop: float | None = None
     """Smallest share of the area that a random crop keeps before it is resized; 0.08 is usual. None: no crop, but
-    0.35 if data.resize is crop and the images have several sizes."""
+    0.35 if data.resize is crop and images are of another size."""
     rotate: float = 0.0
     """Largest random rotation to either side, in degrees; uncovered pixels are black."""
     translate: float = 0.0

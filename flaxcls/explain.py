@@ -12,7 +12,6 @@ from flaxcls.analysis.explain_files import explain_files, make_options
 from flaxcls.analysis.explanation import TOLERANCE
 from flaxcls.analysis.prediction import find_images, predict_files
 from flaxcls.cli import NAMES, local_out, run_command
-from flaxcls.data.decode import allow_pixels
 from flaxcls.storage import as_path, printable
 
 
@@ -50,12 +49,12 @@ def _explain(command: Command) -> int:
     run = as_path(command.run)
     out = local_out(command.out, run / "explanations")
     classifier = load_run(run)
-    allow_pixels(command.max_pixels or classifier.config.data.max_pixels)
     options = make_options(classifier, methods=command.methods, class_name=command.class_name, layer=command.layer)
     for sentence in (*notes, *options.left_out):
         print(sentence, file=sys.stderr)
-    found = predict_files(classifier, paths)
-    for image in explain_files(classifier, options, found, out):
+    most = command.max_pixels or classifier.config.data.max_pixels
+    found = predict_files(classifier, paths, most_pixels=most)
+    for image in explain_files(classifier, options, found, out, most_pixels=most):
         other = "" if image.explained == image.predicted else f", explained as {image.explained}"
         print(f"{printable(image.source)}: {image.predicted}, {image.probability:.1%}{other}")
         if not image.is_complete:

@@ -14,7 +14,6 @@ from flaxcls.analysis.classifier import load_run
 from flaxcls.analysis.inference import calibrated
 from flaxcls.analysis.prediction import check_new, find_images, predict_files, write
 from flaxcls.cli import NAMES, run_command
-from flaxcls.data.decode import allow_pixels
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path
 
@@ -64,7 +63,6 @@ def _predict(command: Command, errors: Console) -> int:
         check_new(out)
     run = as_path(command.run)
     classifier = load_run(run)
-    allow_pixels(command.max_pixels or classifier.config.data.max_pixels)
     classes = len(classifier.class_names)
     if not 1 <= command.top <= classes:
         raise InputError(f"top is {command.top}, but the model has {classes} classes: ask for 1 to {classes}.")
@@ -78,7 +76,11 @@ def _predict(command: Command, errors: Console) -> int:
     with Progress(*parts, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("", total=len(paths))
         found = predict_files(
-            classifier, paths, batch_size=command.batch_size, advance=lambda count: progress.advance(task, count)
+            classifier,
+            paths,
+            batch_size=command.batch_size,
+            most_pixels=command.max_pixels or classifier.config.data.max_pixels,
+            advance=lambda count: progress.advance(task, count),
         )
     write(found, command.top, form, out)
     if found.unreadable:

@@ -184,7 +184,8 @@ def test_it_says_what_a_model_has_not_got_and_what_did_not_succeed(folder, tmp_p
 
 
 def test_an_interrupt(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("flaxcls.analysis.explain_files.read_picture", lambda path: signal.raise_signal(signal.SIGINT))
+    interrupt = signal.raise_signal
+    monkeypatch.setattr("flaxcls.analysis.explain_files.read_picture", lambda *_: interrupt(signal.SIGINT))
     code, out, err = call(capsys, folder / "run", folder / "a", "--out", tmp_path)
     assert (code, out, err) == (130, "", "")
 

@@ -158,7 +158,12 @@ def explain_image(
 
 
 def explain_files(
-    classifier: Classifier, options: ExplainOptions, found: FilePredictions, out: Path
+    classifier: Classifier,
+    options: ExplainOptions,
+    found: FilePredictions,
+    out: Path,
+    *,
+    most_pixels: int | None = None,
 ) -> Iterator[Explained]:
     """Writes the explanation of each image to `out`, and yields it once it is written.
 
@@ -178,6 +183,7 @@ def explain_files(
       options: options from `make_options` for this model.
       found: predictions from `predict_files`.
       out: directory; created if there is an image.
+      most_pixels: as for `predict_files`.
 
     Raises InputError if a file cannot be written.
     """
@@ -191,7 +197,7 @@ def explain_files(
             if options.filters is not None:
                 write_png(out / "filters.png", filters_picture(options.filters))
         for file, row in zip(map(Path, found.paths), found.predictions.probabilities, strict=True):
-            image = classifier.prepared(read_picture(file), name=str(file))
+            image = classifier.prepared(read_picture(file, most_pixels), name=str(file))
             label = int(row.argmax())
             explained = label if options.label is None else options.label
             arrays = explain_image(

@@ -94,9 +94,9 @@ def data_url(picture: np.ndarray) -> str:
 
 
 def in_colours(image: np.ndarray) -> np.ndarray:
-    """Returns u8[h w 3] for an image u8[h w c] or floats in 0..1; of more than 4 channels, the first three."""
+    """Returns u8[h w 3] for an input u8[h w c] or floats in 0..1: its first three channels, or the first alone."""
     picture = image if image.dtype == np.uint8 else np.rint(255 * image.clip(0, 1)).astype(np.uint8)
-    return with_channels(picture[..., :3] if picture.shape[2] > 4 else picture, 3)
+    return with_channels(picture[..., : 3 if picture.shape[2] >= 3 else 1], 3)
 
 
 def _grid(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -95,6 +95,7 @@ def predict_files(
     *,
     batch_size: int = 256,
     threads: int = 8,
+    most_pixels: int | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> FilePredictions:
     """Returns the predictions for image files; unreadable files are listed and do not stop the others.
@@ -106,11 +107,12 @@ def predict_files(
       paths: image files.
       batch_size: number of images computed at once.
       threads: number of threads that read files.
+      most_pixels: of the largest image that is read; None: see `flaxcls.data.decode.MOST_PIXELS`.
       advance: called with the number of files finished since the last call.
     """
 
     def prepared(path: str) -> np.ndarray:
-        return classifier.prepared(read_picture(Path(path)), name=path)
+        return classifier.prepared(read_picture(Path(path), most_pixels), name=path)
 
     read: list[str] = []
     unreadable: list[tuple[str, str]] = []

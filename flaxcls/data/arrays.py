@@ -162,7 +162,8 @@ def _pixels(images: np.ndarray, what: str) -> np.ndarray:
     except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError, TypeError: of the tensors of other libraries
         raise InputError(
             f"{what} cannot become one array: {str(error).rstrip('.')}. If they are of several sizes, bring them to "
-            "one, or give `flaxcls.data.images.Images(list(images), (height, width, channels))`, for uint8 each."
+            "one, or give `Images(list(images), Preparation((height, width), channels))`, for uint8 each, of "
+            "flaxcls.data.images and flaxcls.data.preparation."
         ) from error
     if images.ndim == 3:
         images = images[..., np.newaxis]

@@ -28,6 +28,7 @@ FORMATS = (
 GREY_MODES = ("1", "L", "LA", "La")
 ALPHA_SAMPLES = (1, 2)  # ExtraSamples of TIFF 6.0: associated and unassociated alpha
 GDAL_NODATA = 42113  # a private tag of TIFF
+MOST_PIXELS = 178_956_970  # that Pillow reads
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 LARGE = 2**26  # pixels
@@ -60,14 +61,20 @@ class Head(NamedTuple):
     note: str = ""
 
 
-def read_picture(path: Path) -> Picture:
-    """Returns the picture in a file. Raises InputError if it is not an image that is readable to its end."""
-    return named(printable(path), lambda: decode(path.read_bytes()))
+def read_picture(path: Path, most_pixels: int | None = None) -> Picture:
+    """Returns the picture in a file. Raises InputError if it is not an image that is readable to its end.
+
+    most_pixels: of the picture, so that no file fills the memory; None: `MOST_PIXELS`.
+    """
+    return named(printable(path), lambda: decode(path.read_bytes(), most_pixels))
 
 
-def read_head(file: Path | bytes, name: str) -> Head:
-    """Returns what the header of a file, or of its bytes, says. Raises InputError, with `name`, if it is no image."""
-    return named(name, lambda: _shared(_head(file)))
+def read_head(file: Path | bytes, name: str, most_pixels: int | None = None) -> Head:
+    """Returns what the header of a file, or of its bytes, says. Raises InputError, with `name`, if it is no image.
+
+    most_pixels: of the picture; None: `MOST_PIXELS`.
+    """
+    return named(name, lambda: _shared(_head(file, most_pixels or MOST_PIXELS)))
 
 
 @lru_cache(4096)
@@ -81,39 +88,41 @@ def head_of(picture: Picture) -> Head:
     return _shared(Head(picture.pixels.shape[:2], picture.pixels.shape[2], picture.pixels.dtype.name))
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes, most_pixels: int | None = None) -> Picture:
     """Returns the picture in the bytes of a file.
 
     It is turned upright as its metadata says, and damage in metadata is no damage. Of an animation or a file of several
     pages, it is the first picture. Colour spaces become RGB; 8, 16 and more bits and floating-point numbers stay what
     they are. Raises the errors of the decoders.
     """
-    if _is_plain_jpeg(data):  # the same pixels as Pillow's in half the time
+    most = most_pixels or MOST_PIXELS
+    if _is_plain_jpeg(data, most):  # the same pixels as Pillow's in half the time
         with contextlib.suppress(ValueError):  # Pillow names the problem of a damaged file, or reads what it can
             return Picture(simplejpeg.decode_jpeg(data))
-    if data.startswith(PNG) and _is_plain_png(_png_chunks(data)):  # the same pixels in a quarter of the time
+    if data.startswith(PNG) and _is_plain_png(_png_chunks(data), most):  # the same pixels in a quarter of the time
         pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels[..., np.newaxis])
-    with _opened(data) as image:
+    with _opened(data, most) as image:
         if image is None:
-            return _decode_tiff(data)
+            return _decode_tiff(data, most)
         if _is_deeper_than_pillow_reads(image, data):
             return _upright(_decode_deep(data, image), _orientation(image))
         orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow itself turns a TIFF
         return _upright(_convert(image), orientation)
 
 
-def _head(file: Path | bytes) -> Head:
+def _head(file: Path | bytes, most: int) -> Head:
     source = io.BytesIO(file) if isinstance(file, bytes) else file
-    with _opened(source) as image:
+    with _opened(source, most) as image:
         if image is None:
-            return _head_of_tiff(source)
+            return _head_of_tiff(source, most)
         size = image.size if image.format != "TIFF" and _orientation(image) >= 5 else image.size[::-1]
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # the others of an MPO are previews
         note = f"{frames} pictures, of which the first is read" if frames > 1 else ""
         deep = _is_deeper_than_pillow_reads(image, _beginning(file))
         if deep or image.mode.startswith("I"):
-            return Head(size, len(image.getbands()), "uint16", note)
+            transparent = image.mode == "RGB" and image.has_transparency_data
+            return Head(size, len(image.getbands()) + transparent, "uint16", note)
         if image.mode == "F":
             return Head(size, 1, "float32", note)
         channels = (1 if image.mode in GREY_MODES else 3) + image.has_transparency_data
@@ -122,7 +131,7 @@ def _head(file: Path | bytes) -> Head:
 
 
 @contextlib.contextmanager
-def _opened(source: Path | io.BytesIO | bytes) -> Iterator[Image.Image | None]:
+def _opened(source: Path | io.BytesIO | bytes, most: int) -> Iterator[Image.Image | None]:
     """Yields the image as Pillow opens it, or None if it is a TIFF that only tifffile reads without loss."""
     source = io.BytesIO(source) if isinstance(source, bytes) else source
     with warnings.catch_warnings():
@@ -131,16 +140,24 @@ def _opened(source: Path | io.BytesIO | bytes) -> Iterator[Image.Image | None]:
             yield None
             return
         _register_heif(source)
+        if most > MOST_PIXELS:  # Pillow refuses twice as many as this setting, which is of the process
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, -(-most // 2))
         try:
             image = Image.open(source, formats=_known_formats())
-            if image.format == "PNG" and not isinstance(source, Path):
+            if image.format == "PNG" and not isinstance(source, Path) and image.width * image.height <= most:
                 image.load()
         except Exception:
+            if _is_tiff(source):  # in a compression that Pillow does not know
+                if not isinstance(source, Path):
+                    source.seek(0)
+                yield None
+                return
             stripped = _without_metadata(source.read_bytes() if isinstance(source, Path) else source.getvalue())
             if stripped is None:
                 raise
             image = Image.open(io.BytesIO(stripped), formats=_known_formats())
         with image:
+            _check_size(image.size, most)
             yield image
 
 
@@ -203,9 +220,10 @@ def _pillow_reads_all_of(source: Path | io.BytesIO) -> bool:
             source.seek(0)
 
 
-def _decode_tiff(data: bytes) -> Picture:
+def _decode_tiff(data: bytes, most: int) -> Picture:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        page = tiff.pages.first
+        page: Any = tiff.pages.first
+        _check_size((page.imagelength, page.imagewidth), most)
         try:
             pixels = page.asarray()
         except ValueError as error:
@@ -230,10 +248,11 @@ def _decode_tiff(data: bytes) -> Picture:
         return _upright(Picture(pixels, _has_alpha(page)), _orientation_of_tiff(page))
 
 
-def _head_of_tiff(source: Path | io.BytesIO) -> Head:
+def _head_of_tiff(source: Path | io.BytesIO, most: int) -> Head:
     with tifffile.TiffFile(source) as tiff:
         page: Any = tiff.pages.first
         size = (page.imagelength, page.imagewidth)
+        _check_size(size, most)
         dtype = "uint8" if page.dtype == bool else "float32" if page.dtype.kind == "f" else page.dtype.name
         note = f"{len(tiff.pages)} pages, of which the first is read" if len(tiff.pages) > 1 else ""
         return Head(size[::-1] if _orientation_of_tiff(page) >= 5 else size, page.samplesperpixel, dtype, note)
@@ -295,13 +314,14 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def _is_plain_png(chunks: list[tuple[bytes, bytes]]) -> bool:
+def _is_plain_png(chunks: list[tuple[bytes, bytes]], most: int) -> bool:
     """True for a whole PNG of 8 bits, grey or in three colours, without metadata but its resolution."""
     head = chunks[0][1] if chunks else b""
     size = int.from_bytes(head[8:12]) * int.from_bytes(head[12:16])
     plain = head[16:18] in (b"\x08\x00", b"\x08\x02") and chunks[-1][0] == b"IEND"
     # for larger images Pillow checks if they are an attempt to fill the memory
-    return plain and 0 < size < LARGE and {kind for kind, _ in chunks} <= {b"IHDR", b"IDAT", b"IEND", b"pHYs"}
+    known = {kind for kind, _ in chunks} <= {b"IHDR", b"IDAT", b"IEND", b"pHYs"}
+    return plain and known and 0 < size <= min(most, LARGE)
 
 
 def _without_metadata(data: bytes) -> bytes | None:
@@ -348,7 +368,7 @@ def _beginning(source: Path | io.BytesIO | bytes, count: int = 4096) -> bytes:
         return file.read(count)
 
 
-def _is_plain_jpeg(data: bytes) -> bool:
+def _is_plain_jpeg(data: bytes, most: int) -> bool:
     """True if the bytes begin like a JPEG with three colours and without metadata that could rotate it."""
     at = 2
     while data[:2] == b"\xff\xd8" and data[at : at + 1] == b"\xff":
@@ -356,17 +376,20 @@ def _is_plain_jpeg(data: bytes) -> bool:
         if marker in (b"\xc0", b"\xc1", b"\xc2"):  # a frame: its length, bits, height, width, number of colours
             rows, columns = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
             # for larger images Pillow checks if they are an attempt to fill the memory
-            return data[at + 4 : at + 10 : 5] == b"\x08\x03" and 0 < rows * columns < LARGE
+            return data[at + 4 : at + 10 : 5] == b"\x08\x03" and 0 < rows * columns <= min(most, LARGE)
         if marker == b"\xe1" or length < 2:  # EXIF or XMP
             return False
         at += 2 + length
     return False
 
 
-def allow_pixels(most: int | None) -> None:
-    """Lets this process read pictures of so many pixels; None: as many as Pillow does, 178,956,970."""
-    if most is not None:
-        Image.MAX_IMAGE_PIXELS = -(-most // 2)  # Pillow refuses twice as many
+class _TooLargeError(ValueError):
+    """A picture has more pixels than are read."""
+
+
+def _check_size(size: tuple[int, int], most: int) -> None:
+    if size[0] * size[1] > most:
+        raise _TooLargeError(f"{size[0] * size[1]} pixels exceed {most}")
 
 
 def named(name: str, read: Callable[[], T]) -> T:
@@ -375,7 +398,7 @@ def named(name: str, read: Callable[[], T]) -> T:
         return read()
     except FileNotFoundError as error:
         raise InputError(f"{name} is not there.") from error
-    except Image.DecompressionBombError as error:
+    except (_TooLargeError, Image.DecompressionBombError) as error:
         pixels, most = re.findall(r"\d+", str(error))[:2]
         raise InputError(
             f"{name} has {int(pixels):,} pixels, and at most {int(most):,} are read, so that no file fills the memory: "

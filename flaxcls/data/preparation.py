@@ -71,7 +71,7 @@ class Preparation:
     def unify(self, picture: Picture) -> np.ndarray:
         """Returns a picture in the channels and values of an input, still in its own size.
 
-        Values outside of the range become its ends. NaN, which also stands for no data, becomes 0.
+        Values outside of the range become its ends. NaN, which also stands for no data, and infinity become 0.
 
         Raises ValueError if the picture has other channels or a greater depth.
         """
@@ -86,7 +86,8 @@ class Preparation:
         low, high = self.value_range
         if self.of_arrays and pixels.dtype.kind == "u":
             low, high = 0, np.iinfo(pixels.dtype).max
-        scaled = np.nan_to_num(((pixels.astype(np.float64) - low) / (high - low)).clip(0, 1)).astype(np.float32)
+        scaled = ((pixels.astype(np.float64) - low) / (high - low)).clip(0, 1).astype(np.float32)
+        scaled[~np.isfinite(pixels)] = 0
         if alpha:
             top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
             scaled[..., -1] = pixels[..., -1].astype(np.float32) / top

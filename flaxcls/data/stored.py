@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from flaxcls.data.decode import Head, Picture, allow_pixels, read_head, read_picture
+from flaxcls.data.decode import Head, Picture, read_head, read_picture
 from flaxcls.data.resize import resize
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
@@ -50,13 +50,11 @@ class Files:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Picture:
-        allow_pixels(self._most_pixels)  # this may be another process than the one that found the files
-        return read_picture(self._paths[index])
+        return read_picture(self._paths[index], self._most_pixels)
 
     def head(self, index: int) -> Head:
         """Returns what the header of the file says."""
-        allow_pixels(self._most_pixels)
-        return read_head(self._paths[index], self.name(index))
+        return read_head(self._paths[index], self.name(index), self._most_pixels)
 
     def name(self, index: int) -> str:
         """Returns the path of a picture."""
@@ -81,10 +79,9 @@ class Bands:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Picture:
-        allow_pixels(self._most_pixels)
         size, bands = None, []
         for path in self._paths[index]:
-            band = read_picture(path).pixels
+            band = read_picture(path, self._most_pixels).pixels
             if band.shape[2] != 1:
                 raise InputError(
                     f"{printable(path)} has {band.shape[2]} channels, but with several columns in data.path_column "
@@ -97,8 +94,7 @@ class Bands:
 
     def head(self, index: int) -> Head:
         """Returns what the headers of the files say together."""
-        allow_pixels(self._most_pixels)
-        heads = [read_head(path, printable(path)) for path in self._paths[index]]
+        heads = [read_head(path, printable(path), self._most_pixels) for path in self._paths[index]]
         dtype = np.result_type(*(np.dtype(head.dtype) for head in heads)).name
         return heads[0]._replace(channels=len(heads), dtype=dtype)
 

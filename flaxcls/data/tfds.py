@@ -16,7 +16,7 @@ from flaxcls.config import DataConfig
 from flaxcls.data.arranged import Arranged, arranged
 from flaxcls.data.contents import number_of
 from flaxcls.data.dataset import Dataset, Split, from_splits, hold_out, validation_stands_for_test
-from flaxcls.data.decode import Head, Picture, allow_pixels, decode, head_of, named, read_head
+from flaxcls.data.decode import Head, Picture, decode, head_of, named, read_head
 from flaxcls.data.stored import Stored
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path, in_bucket, local_copy
@@ -158,7 +158,6 @@ def _read(
 
     All records are read once, and decoded if their size is known and fits into the memory; else only their heads are.
     """
-    allow_pixels(config.max_pixels)
     shape = builder.info.features[image_key].shape
     count = sum(builder.info.splits[split].num_examples for split in parts.values())
     decoded = None not in shape and count * math.prod(shape) <= config.memory * 2**30
@@ -178,7 +177,7 @@ def _read(
                     pictures.append(records.decoded(example, i))
                     heads.append(head_of(pictures[-1]))
                 else:
-                    heads.append(read_head(example[image_key], records.name(i)))
+                    heads.append(read_head(example[image_key], records.name(i), config.max_pixels))
         stored[part] = (pictures if decoded else records, heads)
     # the data set knows its channels; those of its files may be others, such as a palette of grey
     color = "grey" if shape[-1] == 1 else "rgb" if shape[-1] in (3, None) else "stored"
@@ -231,7 +230,6 @@ class Records:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Picture:
-        allow_pixels(self._config.max_pixels)  # this may be another process than the one that opened the records
         try:
             example = self._source[int(self._indices[index])]
         except Exception as error:
@@ -240,12 +238,12 @@ class Records:
 
     def decoded(self, example: Any, index: int) -> Picture:
         """Returns the picture of an example that has been read already."""
-        return named(self.name(index), lambda: decode(example[self._image_key]))
+        return named(self.name(index), lambda: decode(example[self._image_key], self._config.max_pixels))
 
     def head(self, index: int) -> Head:
         """Returns what the header of the picture says."""
         example = self._source[int(self._indices[index])]
-        return read_head(example[self._image_key], self.name(index))
+        return read_head(example[self._image_key], self.name(index), self._config.max_pixels)
 
     def name(self, index: int) -> str:
         """Returns the number and the split of a picture."""

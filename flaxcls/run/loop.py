@@ -207,15 +207,7 @@ def _train(run: _Run, logs: Logs, restored: Restored | None, rollbacks: int) -> 
     if problem:
         logs.say(problem)
     meter = _make_meter(run, logs, record)
-    make = partial(
-        make_record,
-        run.config,
-        run.identity,
-        setup.program,
-        meter=meter,
-        rollbacks=rollbacks,
-        fingerprint=setup.dataset.fingerprint,
-    )
+    make = partial(make_record, run.config, run.identity, setup.program, meter=meter, rollbacks=rollbacks)
     validate_after = partial(_validate, run, logs, meter)
 
     if restored and not record["evaluated"]:

@@ -25,7 +25,7 @@ from flaxcls.run.workdir import CHECKPOINTS
 from flaxcls.state import TrainState
 from flaxcls.validation import type_problems
 
-NEW = ("preparation",)  # parts of the identity that records of earlier versions lack
+NEW = ("fingerprint", "preparation")  # parts of the identity that records of earlier versions lack
 
 
 def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state: TrainState) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state
     paths = jax.tree_util.tree_leaves_with_path(abstract_state)
     return {
         "data": dataset.name,
+        "fingerprint": dataset.fingerprint,
         "examples": list(dataset.sizes),
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
@@ -98,7 +99,6 @@ def make_record(
     *,
     evaluated: bool,
     rollbacks: int,
-    fingerprint: str = "",
 ) -> dict[str, Any]:
     """Returns the record of a checkpoint: everything that it holds besides the state.
 
@@ -110,7 +110,6 @@ def make_record(
       meter: its sums and times.
       evaluated: False if an evaluation after this step is due but not done.
       rollbacks: how often the run has gone back to a checkpoint, which decides the data order.
-      fingerprint: of the data set.
     """
     return {
         "format": FORMAT,
@@ -120,7 +119,6 @@ def make_record(
         "rollbacks": rollbacks,
         "meter": meter.as_record(),
         "program": program,
-        "fingerprint": fingerprint,
         **identity,
     }
 
@@ -140,6 +138,8 @@ def check_record(record: dict[str, Any], identity: dict[str, Any]) -> None:
             "install the version that wrote it, or a later one."
         )
     _check_parts(record)
+    if identity.get("fingerprint") and identity["fingerprint"] == record.get("fingerprint"):
+        identity = {**identity, "data": record["data"]}  # the same files under another name
     for name, current in identity.items():
         recorded = record.get(name)
         if recorded == current or (name in NEW and name not in record):

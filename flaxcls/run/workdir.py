@@ -49,6 +49,7 @@ def read_config(workdir: Path) -> Config:
 FREE = frozenset(
     {
         "data.dir",
+        "data.image_dir",
         "data.max_pixels",
         "data.memory",
         "data.workers",

@@ -6,6 +6,7 @@ from flaxcls.analysis.pictures import (
     beside,
     enlarged,
     filters_picture,
+    in_colours,
     maps_picture,
     overlay,
     strength,
@@ -85,3 +86,12 @@ def test_tiles():
     made = tiled(pictures, columns=2)
     assert made.shape == (10, 10, 3)
     assert [made[0, 0, 0], made[0, 9, 0], made[9, 0, 0], made[9, 9, 0], made[5, 5, 0]] == [10, 20, 30, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("channels", "shown"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (4, [0, 1, 2]), (9, [0, 1, 2])]
+)
+def test_the_first_three_channels_are_shown_and_none_is_taken_for_transparency(channels, shown):
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, channels), dtype=np.uint8)
+    np.testing.assert_array_equal(in_colours(image), image[..., shown])
+    np.testing.assert_array_equal(in_colours(image / np.float32(255)), image[..., shown])

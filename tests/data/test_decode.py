@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from flaxcls.data import decode as decode_module
-from flaxcls.data.decode import allow_pixels, decode, head_of, read_head, read_picture
+from flaxcls.data.decode import decode, head_of, read_head, read_picture
 from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError
 
@@ -84,7 +84,7 @@ def test_a_damaged_jpeg_is_what_pillow_makes_of_it(options, monkeypatch, capfd):
             data[rng.integers(2, len(data))] = rng.integers(256)
         damaged.append(bytes(data[: rng.integers(len(data))] if rng.random() < 0.2 else data))
     found = [*map(decoded, damaged)]
-    monkeypatch.setattr(decode_module, "_is_plain_jpeg", lambda data: False)
+    monkeypatch.setattr(decode_module, "_is_plain_jpeg", lambda data, most: False)
     assert found == [*map(decoded, damaged)]
     assert sum(isinstance(result, list) for result in found) > 20
     assert sum(isinstance(result, type) for result in found) > 20
@@ -291,11 +291,53 @@ def test_heic_of_a_phone(monkeypatch):
 
 def test_a_large_picture_says_its_size_the_limit_and_the_option(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    Image.new("1", (14000, 14300)).save(tmp_path / "plan.png")
-    with pytest.raises(InputError, match=r"plan.png has 200,200,000 pixels.*178,956,970.*--data.max-pixels 200200000"):
-        read_head(tmp_path / "plan.png", str(tmp_path / "plan.png"))
-    allow_pixels(200_200_000)
-    assert read_head(tmp_path / "plan.png", "x").size == (14300, 14000)
+    plan = tmp_path / "plan.png"
+    Image.new("1", (14000, 14300)).save(plan)
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"plan.png has 200,200,000 pixels.*178,956,970.*--data.max-pixels 200200000"
+        ):
+            read_head(plan, str(plan))
+        assert read_head(plan, "x", 200_200_000).size == (14300, 14000)  # which changes nothing for the next
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff of 5 bands", "webp"])
+def test_every_format_keeps_the_limit(tmp_path, kind):
+    bands = np.zeros((6, 9, 5), np.uint8)
+    data = {
+        "png": lambda: saved(tmp_path / "x.png", COLOURS).read_bytes(),
+        "jpeg": jpeg,
+        "tiff of 5 bands": lambda: tiff(bands, photometric="minisblack", planarconfig="contig"),
+        "webp": lambda: saved(tmp_path / "x.webp", COLOURS).read_bytes(),
+    }[kind]()
+    with pytest.raises(InputError, match=r"x has .* pixels, and at most 50 are read"):
+        read_head(data, "x", 50)
+    (tmp_path / "y").write_bytes(data)
+    with pytest.raises(InputError, match=r"y has .* pixels, and at most 50 are read"):
+        read_picture(tmp_path / "y", 50)
+    assert read_picture(tmp_path / "y").pixels.size
+
+
+@pytest.mark.parametrize("compression", ["lerc", "jpegxl", "jpeg2000"])
+def test_a_tiff_that_pillow_does_not_know_is_read_by_tifffile(compression):
+    pytest.importorskip("imagecodecs")
+    data = tiff(
+        COLOURS,
+        photometric="rgb",
+        compression=compression,
+        compressionargs={"lossless": True} if compression == "jpegxl" else None,
+    )
+    read = decode(data)
+    assert read_head(data, "x") == head_of(read)
+    np.testing.assert_allclose(read.pixels, COLOURS, atol=60 if compression == "jpeg2000" else 0)
+
+
+def test_sixteen_bits_with_a_transparent_colour_have_four_channels():
+    data = coded(".png", RGB16)
+    at = data.index(b"IDAT") - 4
+    data = data[:at] + chunk(b"tRNS", bytes(6)) + data[at:]
+    assert read_head(data, "x") == head_of(decode(data))
+    assert decode(data).alpha
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])

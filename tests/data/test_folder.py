@@ -384,6 +384,17 @@ def test_a_run_keeps_the_size_and_the_range_that_it_found(tmp_path, plain_config
     np.testing.assert_allclose(found.predictions.probabilities, evaluation.probabilities, rtol=1e-4, atol=1e-6)
 
 
+def test_a_set_that_is_moved_and_renamed_is_still_the_runs(tmp_path, plain_config, quiet):
+    save_all(tmp_path / "data", *make_stripes(60), grey=True)
+    ours = replace(plain_config, data=config(tmp_path / "data", color="grey"))
+    whole = fit(ours, workdir=tmp_path / "whole", console=quiet)
+    with pytest.raises(Interrupted):
+        fit(ours, workdir=tmp_path / "run", console=quiet, stop_after=1)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = replace(ours, data=config(tmp_path / "moved", color="grey"))
+    assert fit(moved, workdir=tmp_path / "run", console=quiet, resume=True).fingerprint == whole.fingerprint
+
+
 def test_one_that_breaks_after_the_start_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "d")
     dataset = load_dataset(config(tmp_path / "d", image_size=16, memory=0.0))
