@@ -279,6 +279,27 @@ def test_no_level_of_sixteen_bits_is_lost_and_the_range_is_said(tmp_path, start,
         np.testing.assert_array_equal(np.rint(split.images[..., 0] * (high - low)), images[numbers])
 
 
+def test_the_range_that_is_advised_holds_all_values(tmp_path):
+    images, labels = make_stripes(60)
+    for scale in (1e-4 / 7, 1e4 / 7):
+        values = (images[..., 0].astype(np.float32) - 100.3) * np.float32(scale)
+        place = tmp_path / f"{scale:.5f}"
+        save_deep(place, values, labels, tifffile.imwrite, ".tif")
+        with pytest.raises(InputError, match="whose range is not known") as refused:
+            load_dataset(config(place, color="grey"))
+        low, high = map(float, str(refused.value).rstrip(".").split()[-2:])
+        dataset = load_dataset(config(place, color="grey", value_range=(low, high)))
+        assert not any("outside" in note for note in dataset.notes)
+        assert dataset.train.images.max() - dataset.train.images.min() > 0.9  # and is not much larger
+
+
+def test_images_without_any_value_are_refused(tmp_path):
+    images, labels = make_stripes(60)
+    save_deep(tmp_path, np.full(images.shape[:3], np.nan, np.float32), labels, tifffile.imwrite, ".tif")
+    with pytest.raises(InputError, match="hold NaN or no-data values alone"):
+        load_dataset(config(tmp_path, color="grey"))
+
+
 def test_floats_need_a_range_unless_they_are_in_0_to_1(tmp_path):
     images, labels = make_stripes(60)
     decibels = images[..., 0].astype(np.float32) / 10 - 25
