@@ -366,6 +366,15 @@ def test_the_size_is_that_of_most_and_not_large(sizes, size):
     assert choose_size(sizes) == size
 
 
+def test_no_size_is_called_that_of_most_images_unless_it_is(tmp_path):
+    images, labels = make_stripes(80)
+    save_all(tmp_path, images, labels, grey=True)
+    for number, path in enumerate(sorted(tmp_path.glob("*/*.png"))):
+        Image.open(path).resize((20 + number % 8, 30)).save(path)
+    (note,) = load_dataset(config(tmp_path, color="grey", image_size=8)).notes
+    assert note.startswith("80 of 80 images are not 8x8 (8 sizes, most often 30x2")
+
+
 def test_one_of_another_size_is_said_and_asks_for_no_random_crops(tmp_path, plain_config):
     save_all(tmp_path, *make_stripes(80), grey=True)
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "rows" / "odd.png")
