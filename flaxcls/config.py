@@ -106,9 +106,10 @@ class DataConfig:
     max_pixels: int | None = None
     """With folder and tfds, pixels of the largest image that is read, so that no file fills the memory; None:
     178,956,970."""
-    unreadable: Literal["stop", "skip"] = "stop"
-    """With folder, what to do with files that are not readable images or not there: stop with an error, or skip
-    them."""
+    unreadable: Literal["stop", "skip", "replace"] = "stop"
+    """With folder, what to do with files that are not readable images or not there. stop: an error; skip: all files
+    are read at the start, and those are left out; replace: if it is found later, the next image of the class takes its
+    place in training, and evaluation leaves it out. replaced.jsonl keeps which; a run can be resumed with it."""
     memory: float = 2.0
     """With tfds and folder, GiB of decoded images to keep in memory; a larger data set is read again in each epoch."""
     workers: int | None = None

@@ -35,6 +35,13 @@ def exit_code(error: BaseException) -> int:
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
 
 
+def refuse(problem: str, problems: list[str] | None) -> None:
+    """Raises InputError with the problem or, if there is a list of problems, adds it to that."""
+    if problems is None:
+        raise InputError(problem)
+    problems.append(problem)
+
+
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """Returns the message that `name` is not one of the `known` names, with a suggestion if one of them is similar."""
     known = list(known)

@@ -54,7 +54,10 @@ def _export(command: Command) -> int:
     size = description["files"][STABLEHLO]["bytes"]
     console.print(f"{out / STABLEHLO}: {size:,} bytes, for {', '.join(description['platforms'])}, any batch size")
     needed = " and ".join(description["requirements"])
-    console.print(f"{out / DESCRIPTION}: class names, shapes, and how to use it; it needs {needed}")
+    console.print(
+        f"{out / DESCRIPTION}: class names, how a file becomes an input, and how to use it; it needs {needed}"
+    )
+    console.print(f"Input: {_input_text(description)}")
     if command.onnx_python is not None:
         record = add_onnx(classifier, out, description, command.onnx_python)
         largest = record["largest_difference"]
@@ -64,6 +67,18 @@ def _export(command: Command) -> int:
     if not plain:
         console.print(_comparison_text(description))
     return 0
+
+
+def _input_text(description: dict[str, Any]) -> str:
+    given, done = description["input"], description["preparation"]
+    how = {"crop": "cropped and scaled", "squash": "squashed", "pad": "scaled and padded with black"}[done["resize"]]
+    deep = (
+        done["value_range"]
+        and not done["of_arrays"]
+        and ", their values {:g}..{:g} scaled to 0..1".format(*done["value_range"])
+    )
+    height, width = done["size"]
+    return f"{given['images']}, {given['values']}: pictures {how} to {height}x{width}{deep or ''}"
 
 
 def _comparison_text(description: dict[str, Any]) -> str:

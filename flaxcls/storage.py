@@ -91,15 +91,25 @@ def os_errors() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes `text` to `path`, so that at any moment the file has its old content or all of the new one."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes `content` to `path`, so that at any moment the file has its old content or all of the new one."""
+    data = content.encode() if isinstance(content, str) else content
     if in_bucket(path):
         with os_errors():
-            path.write_text(text)
+            path.write_bytes(data)
         return
     partial = path.with_name(f"{path.name}{PARTIAL}")
-    partial.write_text(text)
+    partial.write_bytes(data)
     partial.replace(path)
+
+
+def append(path: Path, text: str) -> None:
+    """Writes `text` at the end of a file, which is made if there is none; in a bucket, the file is written anew."""
+    if in_bucket(path):
+        write_whole(path, (path.read_text() if path.exists() else "") + text)
+        return
+    with path.open("a") as file:
+        file.write(text)
 
 
 def remove(path: Path) -> None:

@@ -31,6 +31,7 @@ import pytest
 from rich.console import Console
 
 import flaxcls.run.loop
+import flaxcls.run.resume
 import flaxcls.run.setup
 from flaxcls.config import AugmentConfig, Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.data import Dataset, from_arrays, load_dataset
@@ -114,8 +115,8 @@ def shared_programs(monkeypatch):
     command that a test starts, compiles its own programs.
     """
 
-    def load(config):
-        return _load_digits(config) if config.source == "digits" else load_dataset(config)
+    def load(config, listing=None):
+        return _load_digits(config) if config.source == "digits" else load_dataset(config, listing)
 
     def make(config, dataset, model, tx, eval_params=None):
         given = (dataset, model, tx, eval_params)
@@ -130,6 +131,7 @@ def shared_programs(monkeypatch):
         return found[0]
 
     monkeypatch.setattr(flaxcls.run.loop, "load_dataset", load)
+    monkeypatch.setattr(flaxcls.run.resume, "load_dataset", load)
     monkeypatch.setattr(flaxcls.run.loop, "make_setup", make)
 
 

@@ -2,10 +2,17 @@
 
 import json
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
+from flaxcls.analysis import load_run
+from flaxcls.analysis.prediction import predict_files
+from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.export import main
 from flaxcls.run import fit
 
@@ -40,6 +47,46 @@ def test_it_writes_to_the_run_and_replaces_nothing_unasked(run, capfd):
     assert code == 2
     assert "holds model.json and model.stablehlo: name another folder by --out, or replace the export by" in err
     assert call(capfd, run, "--overwrite")[0] == 0
+
+
+# the program, called by a process that knows jax alone
+ALONE = """
+import sys
+sys.modules["flaxcls"] = None  # importing it would now fail
+import jax, numpy as np
+from jax import export
+model = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+np.save("probabilities.npy", jax.jit(model.call)(np.load("inputs.npy"))[1])
+"""
+
+
+def test_files_of_16_bits_go_through_the_description_and_the_program_without_flaxcls(quiet, tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        folder = tmp_path / "data" / ("dark", "bright")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 2048, (20, 30)) + 2047 * (number % 2)  # 12 bits
+        Image.fromarray(pixels.astype(np.uint16)).save(folder / f"{number}.png")
+    config = Config(
+        data=DataConfig(source="folder", dir=str(tmp_path / "data"), color="grey", image_size=(8, 12), resize="pad"),
+        augment=AugmentConfig(crop_padding=0),
+        model=ModelConfig(widths=(4,), dense=()),
+        loop=LoopConfig(epochs=1, batch_size=16),
+        stop=StopConfig(),
+    )
+    run = fit(config, workdir=tmp_path / "run", console=quiet).workdir
+    code, out, _ = call(capfd, run, "--out", tmp_path / "out")
+    assert code == 0
+    said = (
+        "Input: f32[b 8 12 1], 0..1, grey: pictures scaled and padded with black to 8x12, their values 0..4095 scaled"
+    )
+    assert said in out
+    files = sorted(str(path) for path in (tmp_path / "data").rglob("*.png"))[:7]
+    by_hand = Path(__file__).parent / "analysis/export/by_hand.py"
+    for command in ([by_hand, "out/model.json", "inputs.npy", *files], ["-c", ALONE, "out/model.stablehlo"]):
+        subprocess.run([sys.executable, "-I", *command], check=True, cwd=tmp_path)
+    expected = predict_files(load_run(run), files).predictions.probabilities
+    np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), expected, atol=1e-5)
 
 
 def test_it_says_what_smaller_weights_cost(run, capfd, tmp_path):

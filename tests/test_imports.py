@@ -36,7 +36,7 @@ LAYERS = [
     ["run"],
     ["analysis"],
     ["cli"],
-    ["train", "evaluate", "report", "predict", "explain", "export"],
+    ["train", "inspect", "evaluate", "report", "predict", "explain", "export"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -84,11 +84,11 @@ def test_a_public_module_lists_what_it_defines(name):
 
 # Above the flat library, the modules that may import `flaxcls.config`. All others take values.
 CONFIG_READERS = {
-    *("train.py", "evaluate.py", "cli.py"),
+    *("train.py", "inspect.py", "evaluate.py", "cli.py"),
     *("analysis/classifier.py", "analysis/evaluation.py"),
     *("data/__init__.py", "data/digits.py", "data/folder.py", "data/tfds.py"),
     *("run/loop.py", "run/dry_run.py", "run/setup.py", "run/checks.py", "run/plan.py"),
-    *("run/workdir.py", "run/resume.py", "run/messages.py"),
+    *("run/workdir.py", "run/resume.py", "run/messages.py", "run/preview.py"),
 }
 # In the flat library, a module that makes values from one class of the configuration, and no other class of it.
 MAKERS = {

@@ -1,15 +1,11 @@
 """The command and its page in a real browser, opened from the disk as a user does."""
 
-import json
 import re
-import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -18,10 +14,9 @@ from flaxcls.analysis.evaluation import evaluate_run, write
 from flaxcls.config import Config, DataConfig, LoopConfig, ModelConfig, StopConfig
 from flaxcls.report import main
 from flaxcls.run import fit
+from tests.browser import requests_of, start_browser
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +43,7 @@ def page(runs):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("Chromium and its driver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    shown = ("--headless=new", "--window-size=1200,900", "--force-prefers-reduced-motion")
-    for argument in (*shown, "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(DRIVER))
-    yield driver
-    driver.quit()
+    yield from start_browser()
 
 
 def opened(browser, page):
@@ -69,11 +54,7 @@ def opened(browser, page):
     WebDriverWait(browser, 30).until(
         lambda driver: driver.execute_script("return document.documentElement.dataset.ready")
     )
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [
-        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
-    ]
-    return sent, browser.get_log("browser")
+    return requests_of(browser), browser.get_log("browser")
 
 
 def find(browser, selector):

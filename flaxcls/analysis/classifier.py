@@ -146,6 +146,7 @@ class Classifier:
         if not isinstance(image, Picture):
             return preparation.fit(with_channels(checked_pixels(image), preparation.channels))
         try:
+            preparation.check_depth(image)
             return preparation(image)
         except ValueError as error:
             raise InputError(f"{name}: {error}") from error

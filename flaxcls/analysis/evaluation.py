@@ -18,10 +18,13 @@ from flaxcls.analysis.inference import calibrated, is_own, predict_splits, with_
 from flaxcls.analysis.scores import log_loss, roc_curves, scores
 from flaxcls.config import DataConfig
 from flaxcls.config_json import differences
-from flaxcls.data import Dataset, Split, load_dataset
-from flaxcls.data.folder import count_files, fingerprint, load_examples
+from flaxcls.data import Dataset, Split
+from flaxcls.data.files import few
+from flaxcls.data.folder import count_files, fingerprint, is_listed, load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
+from flaxcls.run.examples import read_listing
+from flaxcls.run.resume import load_trained_on
 from flaxcls.storage import PARTIAL, as_path, printable, write_whole
 from flaxcls.validation import validate
 
@@ -99,10 +102,10 @@ def evaluate_run(
     classifier = classifier or load_run(workdir, model=model, step=step)
     changed = dataclasses.replace(classifier.config, data=_as_the_run(data, classifier.config.data))
     validate(changed)
-    if dataset is None and _is_new_folder(classifier, changed.data):
+    if dataset is None and _is_new_folder(workdir, classifier, changed.data):
         return _of_new_folder(workdir, classifier, changed.data, split)
     if dataset is None:
-        dataset = load_dataset(changed.data)
+        dataset = load_trained_on(changed.data, workdir)
         if changed == classifier.config:
             check_named(classifier, dataset)
     check_fit(classifier, dataset)
@@ -115,18 +118,28 @@ def evaluate_run(
     needs_temperature = classifier.temperature is None
     if needs_temperature and dataset.validation is not None:
         found["validation"] = dataset.validation
-    logits = dict(zip(found, predict_splits(classifier, list(found.values())), strict=True))
+    predicted = dict(zip(found, predict_splits(classifier, list(found.values())), strict=True))
     if needs_temperature and dataset.validation is None:
         fitted_on = f"nothing: {dataset.name} has no validation split, as data.validation_fraction is 0"
     elif needs_temperature:
-        temperature = fit_temperature(logits["validation"], found["validation"].labels)
+        examples, logits = predicted["validation"]
+        temperature = fit_temperature(logits, examples.labels)
         if differs:
             fitted_on = f"validation of {dataset.name}, which is not the run's own"
         if differs or step is not None:
             classifier = dataclasses.replace(classifier, temperature=temperature)
         else:
             classifier = with_temperature(workdir, classifier, temperature)
-    evaluation = _evaluation(classifier, split, found[split], logits[split], name=dataset.name, fitted_on=fitted_on)
+    examples, logits = predicted[split]
+    evaluation = _evaluation(classifier, split, examples, logits, name=dataset.name, fitted_on=fitted_on)
+    if dataset.listing is not None and dataset.notes:
+        evaluation.metrics["notes"]["data"] = "\n".join(dataset.notes)
+    if unread := found[split].unread:
+        names = found[split].ids
+        evaluation.metrics["notes"]["examples"] = (
+            f"{len(unread):,} of {len(names):,} cannot be read and are left out: "
+            + few(f"{names[index]} ({why.reason})" for index, why in unread.items())
+        )
     if differs:
         evaluation.metrics["notes"]["dataset"] = (
             f"not the run's own data ({differs}), so the run may have been trained on examples of this split"
@@ -143,11 +156,16 @@ def _as_the_run(data: DataConfig | None, own: DataConfig) -> DataConfig:
     )
 
 
-def _is_new_folder(classifier: Classifier, data: DataConfig) -> bool:
-    """Returns True if the data is another folder than the run's. The run's own may have been moved, but not changed."""
+def _is_new_folder(workdir: Path, classifier: Classifier, data: DataConfig) -> bool:
+    """Returns True if the data is another folder than the run's. The run's own may have been moved.
+
+    A moved one has no other images; some may be missing if the run has a list of its examples.
+    """
     own = classifier.config.data
     if data.source != "folder" or (own.source == "folder" and as_path(str(data.dir)) == as_path(str(own.dir))):
         return False
+    if own.source == "folder" and (listing := read_listing(workdir)) is not None:
+        return not is_listed(data, listing)
     if classifier.fingerprint:
         return fingerprint(data, classifier.class_names) != classifier.fingerprint
     # an earlier version did not keep it: a folder of that name with as many images is taken for the run's own
@@ -163,7 +181,7 @@ def _of_new_folder(workdir: Path, classifier: Classifier, data: DataConfig, spli
         data, split, class_names=classifier.class_names, preparation=classifier.preparation
     )
     classifier, reason = calibrated(workdir, classifier)
-    (logits,) = predict_splits(classifier, [examples])
+    ((examples, logits),) = predict_splits(classifier, [examples])
     evaluation = _evaluation(
         classifier, split, examples, logits, name=name, fitted_on=f"nothing: {reason}" if reason else "validation"
     )

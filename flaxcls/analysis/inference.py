@@ -8,16 +8,19 @@ import numpy as np
 
 from flaxcls.analysis.calibration import fit_temperature
 from flaxcls.analysis.classifier import Classifier, keep_temperature
-from flaxcls.data import Dataset, Split, load_dataset
+from flaxcls.data import Dataset, Split
 from flaxcls.data.batches import pad_rows
+from flaxcls.data.images import read_rows
 from flaxcls.errors import InputError
+from flaxcls.run.resume import load_trained_on
 from flaxcls.sharding import batch_sharding, make_mesh, on_devices, replicated
 
 
-def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarray]:
-    """Returns the logits f32[n k] for each split, computed on all devices.
+def predict_splits(classifier: Classifier, splits: list[Split]) -> list[tuple[Split, np.ndarray]]:
+    """Returns for each split its examples that can be read and the logits f32[n k] of them, computed on all devices.
 
-    Raises InputError if a logit is not finite.
+    Raises InputError if a logit is not finite, and for an example that cannot be read if the split does not leave it
+    out.
     """
     mesh = make_mesh()
     most = max(len(split.labels) for split in splits)
@@ -25,11 +28,12 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarr
     size = -(-min(classifier.config.loop.eval_batch_size, max(most, 1)) // mesh.size) * mesh.size
     variables = on_devices(classifier.variables, replicated(mesh))
     compiled = jax.jit(lambda variables, images: classifier.forward(variables, images), out_shardings=replicated(mesh))
-    logits_by_split = []
+    results = []
     for split in splits:
         rows = np.zeros((len(split.labels), len(classifier.class_names)), np.float32)
+        readable = np.ones(len(rows), bool)
         for start in range(0, len(rows), size):
-            images = np.asarray(split.images[start : start + size])
+            images, readable[start : start + size] = read_rows(split.images, slice(start, start + size))
             logits = compiled(variables, on_devices(pad_rows(images, size), batch_sharding(mesh)))
             rows[start : start + size] = np.asarray(logits)[: len(images)]
         wrong = int((~np.isfinite(rows)).any(axis=1).sum())
@@ -38,8 +42,8 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[np.ndarr
                 f"the model's output is NaN or infinite for {wrong} of {len(rows)} examples: the parameters of step "
                 f"{classifier.step} cannot be used. Choose another step (--step)."
             )
-        logits_by_split.append(rows)
-    return logits_by_split
+        results.append((split, rows) if readable.all() else (split.take(np.flatnonzero(readable)), rows[readable]))
+    return results
 
 
 def is_own(classifier: Classifier, dataset: Dataset) -> bool:
@@ -49,7 +53,7 @@ def is_own(classifier: Classifier, dataset: Dataset) -> bool:
     return dataset.name == classifier.data
 
 
-def validation_split(classifier: Classifier) -> Split:
+def validation_split(workdir: Path, classifier: Classifier) -> Split:
     """Returns the run's validation split, loaded again from the data that its configuration names.
 
     Raises:
@@ -58,7 +62,7 @@ def validation_split(classifier: Classifier) -> Split:
     """
     if classifier.examples[1:2] == (0,):
         raise InputError("the run was trained without a validation split, as data.validation_fraction is 0.")
-    dataset = load_dataset(classifier.config.data)
+    dataset = load_trained_on(classifier.config.data, workdir)
     name = classifier.data
     if not is_own(classifier, dataset):
         name = dataset.name if dataset.name != name else f"{name} with other images"
@@ -85,10 +89,10 @@ def calibrated(workdir: Path, classifier: Classifier) -> tuple[Classifier, str |
     if classifier.temperature is not None:
         return classifier, None
     try:
-        split = validation_split(classifier)
+        split = validation_split(workdir, classifier)
     except InputError as error:
         return classifier, str(error)
-    (logits,) = predict_splits(classifier, [split])
+    ((split, logits),) = predict_splits(classifier, [split])
     return with_temperature(workdir, classifier, fit_temperature(logits, split.labels)), None
 
 

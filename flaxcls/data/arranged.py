@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from flaxcls.data.images import Images, unified
 from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
 from flaxcls.data.resize import share_kept
 from flaxcls.data.stored import Stored
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, refuse
 
 T = TypeVar("T")
 
@@ -34,6 +35,24 @@ class Arranged(NamedTuple):
     notes: list[str]
 
 
+def _choose_channels(color: str, heads: Sequence[Head], name: str, problems: list[str] | None) -> int:
+    try:
+        return choose_channels(color, heads, name)
+    except InputError as error:
+        refuse(str(error), problems)
+        return Counter(head.channels for head in heads).most_common(1)[0][0]
+
+
+def _choose_range(
+    dtypes: set[str], low: float, high: float, name: str, problems: list[str] | None
+) -> tuple[float, float] | None:
+    try:
+        return choose_range(dtypes, low, high, name)
+    except InputError as error:
+        refuse(str(error), problems)
+        return low, max(high, low + 1)
+
+
 def arranged(
     parts: Mapping[str, tuple[Stored | list[Picture], Sequence[Head]]],
     *,
@@ -44,6 +63,10 @@ def arranged(
     memory: float,
     name: str,
     advice: str,
+    labels: Mapping[str, np.ndarray] | None = None,
+    prepared: Preparation | None = None,
+    later: str = "",
+    problems: list[str] | None = None,
 ) -> Arranged:
     """Returns the images of each split: one array if all images have one size and together fit into the memory.
 
@@ -56,42 +79,69 @@ def arranged(
       memory: GiB of decoded pictures to keep at most.
       name: of the data set.
       advice: text for the error message: what to do about pictures that cannot be read.
+      labels: i32[n] for each split, if others take the place of pictures that cannot be read, as `Images` says.
+      prepared: how the images are prepared; None: it is chosen by `size`, `how`, `color` and `value_range`.
+      later: like `advice`, for a picture that is read when it is needed.
+      problems: gets the lines on channels and on a range that cannot be known; None: they are refused.
 
     Raises InputError for pictures that cannot be read, and if channels or range of values cannot be known.
     """
     heads = [head for _, part in parts.values() for head in part]
     sizes = [head.size for head in heads]
-    target = as_size(size) or choose_size(sizes)
-    channels = choose_channels(color, heads, name)
+    preparation = prepared or Preparation(
+        as_size(size) or choose_size(sizes), _choose_channels(color, heads, name, problems), how, value_range
+    )
+    target, channels = preparation.size, preparation.channels
     dtypes = {head.dtype for head in heads}
-    deep = value_range is not None or not dtypes <= {"uint8"}
+    deep = preparation.value_range is not None or not dtypes <= {"uint8"}
     needed = sum(height * width for height, width in sizes) * channels * (4 if deep else 1)
     fits_memory, whole = needed <= memory * 2**30, set(sizes) <= {target}
-    pictures = {part: read_all(stored, advice) for part, (stored, _) in parts.items() if fits_memory}
+    pictures: dict[str, Sequence[Picture | str]] = {
+        part: stored if isinstance(stored, list) else _each(stored.__getitem__, len(stored), advice, labels is not None)
+        for part, (stored, _) in parts.items()
+        if fits_memory
+    }
     extents = []
-    if deep:
+    if deep and prepared is None:
         extents = [
-            extent for part, (stored, _) in parts.items() for extent in _extents(pictures.get(part, stored), advice)
+            extent
+            for part, (stored, _) in parts.items()
+            for extent in _extents(pictures.get(part, stored), advice, labels is not None)
         ]
         low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
-        value_range = value_range or choose_range(dtypes, low, high, name)
-    preparation = Preparation(target, channels, how, value_range)
+        preparation = replace(preparation, value_range=value_range or _choose_range(dtypes, low, high, name, problems))
 
     def arrange(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:
+        alike = None if labels is None else labels[part]
         if part not in pictures:
             assert not isinstance(stored, list)
-            return Images(stored, preparation, whole=whole)
-        ready = []
+            return Images(stored, preparation, whole=whole, labels=alike, advice=later)
+        ready: list[np.ndarray | str] = []
         for index, picture in enumerate(pictures[part]):
-            ready.append(unified(stored, index, picture, preparation))
-        return np.stack(ready) if whole else Images(ready, preparation)
+            try:
+                ready.append(picture if isinstance(picture, str) else unified(stored, index, picture, preparation))
+            except InputError as error:
+                if labels is None:
+                    raise
+                ready.append(str(error))
+        whole_images = [preparation.fit(image) for image in ready if not isinstance(image, str)] if whole else []
+        if whole and len(whole_images) == len(ready):
+            return np.stack(whole_images)
+        return Images(ready, preparation, whole=whole, labels=alike)
 
     images = {part: arrange(part, stored) for part, (stored, _) in parts.items()}
     return Arranged(images, preparation, [*_notes_on_values(extents, preparation), *notes_on_sizes(heads, preparation)])
 
 
-def _extents(stored: Stored | list[Picture], advice: str) -> list[Extent]:
-    return _each(lambda index: _extent(stored[index]), len(stored), advice)
+def _extents(stored: Stored | Sequence[Picture | str], advice: str, spare: bool) -> list[Extent]:
+    def extent(index: int) -> Extent:
+        picture = stored[index]
+        if isinstance(picture, str):
+            raise InputError(picture)
+        return _extent(picture)
+
+    found = _each(extent, len(stored), advice, spare)
+    return [result for result in found if not isinstance(result, str)]
 
 
 def _extent(picture: Picture) -> Extent:
@@ -167,13 +217,12 @@ def _by(size: tuple[int, int]) -> str:
     return "x".join(map(str, size))
 
 
-def read_all(stored: Stored | list[Picture], advice: str) -> list[Picture]:
-    """Returns all pictures. Raises InputError with the first ten that cannot be read, and the advice."""
-    return stored if isinstance(stored, list) else _each(lambda index: stored[index], len(stored), advice)
+def _each(read: Callable[[int], T], count: int, advice: str, spare: bool) -> list[T | str]:
+    """Returns `read(index)` for each picture, or why it cannot be read.
 
-
-def _each(read: Callable[[int], T], count: int, advice: str) -> list[T]:
-    """Returns `read(index)` for each picture. Raises InputError with the first ten that cannot be read."""
+    Raises InputError with the first ten that cannot be read, and the advice, unless they are to be spared and others
+    can be.
+    """
 
     def attempt(index: int) -> T | str:
         try:
@@ -183,8 +232,9 @@ def _each(read: Callable[[int], T], count: int, advice: str) -> list[T]:
 
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(attempt, range(count)))
-    check_readable(results, advice)
-    return [result for result in results if not isinstance(result, str)]
+    if not spare or all(isinstance(result, str) for result in results):
+        check_readable(results, advice)
+    return results
 
 
 def check_readable(results: Sequence[object], advice: str) -> None:

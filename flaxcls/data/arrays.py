@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxcls.data.dataset import Dataset, Split, from_splits, stratified_split
+from flaxcls.data.dataset import Dataset, Split, from_splits, hold_out
 from flaxcls.data.images import Images
 from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
@@ -27,6 +27,7 @@ def from_arrays(
     split_seed: int = 0,
     class_names: Sequence[str] | None = None,
     name: str = "arrays",
+    source: str = "arrays",
 ) -> Dataset:
     """Returns a Dataset of the caller's own arrays.
 
@@ -40,6 +41,7 @@ def from_arrays(
       split_seed: seed that decides which examples are held out.
       class_names: names in the order of the labels. By default "0", "1", ...; then each class needs an example.
       name: name of the data set in the run's files.
+      source: where the arrays come from, as a run says at its start.
 
     Raises:
       InputError: for invalid shapes, types or labels, and for a split without examples.
@@ -54,21 +56,27 @@ def from_arrays(
         names = _numbered(train.labels, *np.shape(labels)[1:])
     pairs = {"validation": validation, "test": test}
     given = {part: _split(pair, part, names) for part, pair in pairs.items() if pair is not None}
-    for part, fraction in (("test", test_fraction), ("validation", validation_fraction)):
-        if part not in given and fraction:
-            rest, held_out = stratified_split(train.labels, fraction, split_seed)
-            train, given[part] = train.take(rest), train.take(held_out)
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    parts, origins = hold_out({"train": train, **given}, fractions, split_seed)
     preparation = (
         images.preparation if isinstance(images, Images) else _preparation(train.images.shape[1:], train.images.dtype)
     )
     return from_splits(
-        train, given.get("validation"), given["test"], class_names=names, name=name, preparation=preparation
+        parts["train"],
+        parts.get("validation"),
+        parts["test"],
+        class_names=names,
+        name=name,
+        preparation=preparation,
+        source=source,
+        origins=origins,
     )
 
 
 def _preparation(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Preparation:
     height, width, channels = shape
-    return Preparation((height, width), channels, "squash", None if dtype == np.uint8 else (0.0, 1.0))
+    value_range = None if dtype == np.uint8 else (0.0, 1.0)
+    return Preparation((height, width), channels, "squash", value_range, of_arrays=value_range is not None)
 
 
 def _split(pair: tuple[np.ndarray | Images, np.ndarray], what: str, names: list[str] | None) -> Split:

@@ -48,28 +48,28 @@ class BatchMaker:
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """Returns batch `step`: "image" u8[m h w c], "label" i32[m] and maybe "mirrored" bool[m]."""
-        batch, make_images = self.without_images(step)
-        return {"image": make_images(), **batch}
+        chosen = self.chosen(step)
+        index = chosen.pop("index")
+        return {"image": self._images(self.split.images, index, step)(), "label": self.split.labels[index], **chosen}
 
     def without_images(self, step: int) -> tuple[dict[str, np.ndarray], Callable[[], np.ndarray]]:
         """Returns batch `step` without its images, and a function that makes them.
 
-        The function holds nothing of the other batches, so that it is small when it is sent to another process.
+        The function holds nothing of the other batches, so that it is small when it is sent to another process. It
+        raises InputError for an image that cannot be read, even where another one may take its place.
         """
         chosen = self.chosen(step)
         index = chosen.pop("index")
-        return {"label": self.split.labels[index], **chosen}, self._images(index, step)
+        images, rows = self.split.images, index
+        if isinstance(images, Images):
+            images, rows = images.alone(index), np.arange(len(index))
+        return {"label": self.split.labels[index], **chosen}, self._images(images, rows, step)
 
-    def _images(self, indices: np.ndarray, step: int) -> Callable[[], np.ndarray]:
-        images = self.split.images
-        if not isinstance(images, Images):
-            return lambda: images[indices]
-        rows = np.arange(len(indices))
-        if self.least_area is None:
-            return partial(images.take(indices).__getitem__, rows)
+    def _images(self, images: np.ndarray | Images, indices: np.ndarray, step: int) -> Callable[[], np.ndarray]:
+        if not isinstance(images, Images) or self.least_area is None:
+            return partial(images.__getitem__, indices)
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)[self.rows]
-        crops = partial(images.take(indices).random_crops, rows, positions)
-        return partial(crops, seed=self.seed, least_area=self.least_area)
+        return partial(images.random_crops, indices, positions, seed=self.seed, least_area=self.least_area)
 
 
 def pad_rows(array: np.ndarray, size: int) -> np.ndarray:

@@ -1,16 +1,17 @@
 """Data sets and their splits."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from flaxcls.data.images import Images
+from flaxcls.data.decode import Head
+from flaxcls.data.images import Images, Unread
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.stream import permutation
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, refuse
 
 
 class Split(NamedTuple):
@@ -19,22 +20,35 @@ class Split(NamedTuple):
     images: u8[n h w c] in 0..255, or f32[n h w c] in 0..1.
     labels: i32[n], class numbers.
     names: names of the examples, or None.
+    heads: what the files of the examples say of their pictures, or None if there are no files.
+    contents: u64[n], equal for files of the same bytes, or None if they were not compared.
     """
 
     images: np.ndarray | Images
     labels: np.ndarray
     names: Sequence[str] | None = None
+    heads: Sequence[Head] | None = None
+    contents: np.ndarray | None = None
 
     @property
     def ids(self) -> list[str]:
         """The name of each example: the path of its file, or its number in the split."""
         return [str(number) for number in range(len(self.labels))] if self.names is None else list(self.names)
 
+    @property
+    def unread(self) -> Mapping[int, Unread]:
+        """The examples that could not be read so far, by their indices, if they do not stop a run."""
+        return self.images.unread if isinstance(self.images, Images) else {}
+
     def take(self, indices: np.ndarray) -> "Split":
         """Returns the examples at `indices`, i64[m]."""
         images = self.images.take(indices) if isinstance(self.images, Images) else self.images[indices]
-        names = None if self.names is None else [self.names[index] for index in indices]
-        return Split(images, self.labels[indices], names)
+        names, heads = (
+            None if of_examples is None else [of_examples[index] for index in indices]
+            for of_examples in (self.names, self.heads)
+        )
+        contents = None if self.contents is None else self.contents[indices]
+        return Split(images, self.labels[indices], names, heads, contents)
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,11 @@ class Dataset:
     notes: messages for whoever trains on the data set, such as files that were left out.
     preparation: how the images became inputs of the model; None if that is not known.
     fingerprint: hash of names, labels and contents of the files; "" if there are none.
+    listing: list of the examples in their files, from which `load_dataset` gives the same ones again; None: no files.
+    statistics: mean and standard deviation of the channels, f64[c] each, that are used; None: those of train.
+    source: format and place of the data, such as "folder of classes /data/pets".
+    origins: for each split, where its examples come from, such as "20 % of all, held out by split seed 0".
+    unreadable: for each file that is left out because it cannot be read, its name and why.
     """
 
     name: str
@@ -55,6 +74,11 @@ class Dataset:
     notes: Sequence[str] = ()
     preparation: Preparation | None = None
     fingerprint: str = ""
+    listing: bytes | None = None
+    statistics: tuple[np.ndarray, np.ndarray] | None = None
+    source: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Sequence[str] = ()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -105,13 +129,33 @@ def from_splits(
     notes: Sequence[str] = (),
     preparation: Preparation | None = None,
     fingerprint: str = "",
+    listing: bytes | None = None,
+    source: str = "",
+    origins: Mapping[str, str] | None = None,
+    unreadable: Sequence[str] = (),
+    problems: list[str] | None = None,
 ) -> Dataset:
     """Returns a Dataset of the splits. A further note names the classes without a training image.
 
+    problems: gets the line on a split that is empty; None: it is refused.
+
     Raises InputError if a split is empty, or they do not match.
     """
-    dataset = Dataset(name, tuple(class_names), train, validation, test, notes, preparation, fingerprint)
-    _check(dataset)
+    dataset = Dataset(
+        name,
+        tuple(class_names),
+        train,
+        validation,
+        test,
+        notes,
+        preparation,
+        fingerprint,
+        listing,
+        source=source,
+        origins=origins or {},
+        unreadable=unreadable,
+    )
+    _check(dataset, problems)
     absent = describe_absent(dataset)
     return dataset if absent is None else replace(dataset, notes=[*notes, absent])
 
@@ -124,6 +168,30 @@ def describe_absent(dataset: Dataset) -> str | None:
         return None
     named = f"{', '.join(absent[:10])}{', ...' if len(absent) > 10 else ''}"
     return f"classes without a training image, which cannot be learned: {named} ({len(absent)} of {len(names)})"
+
+
+def describe_held_out(part: str, fraction: float, seed: int) -> str:
+    """Returns where a split comes from that is held out of train: first test, then validation."""
+    return f"{100 * fraction:.3g} % of {'the rest of ' * (part == 'validation')}train, held out by split seed {seed}"
+
+
+def hold_out(
+    parts: Mapping[str, Split], fractions: Mapping[str, float], seed: int
+) -> tuple[dict[str, Split], dict[str, str]]:
+    """Returns the splits with those that are missing taken out of train, stratified; and where each comes from.
+
+    Args:
+      parts: the splits that are given, train among them.
+      fractions: share of train that becomes each split, in this order; 0: none.
+      seed: decides which examples are held out.
+    """
+    parts, origins = dict(parts), dict.fromkeys(parts, "given")
+    for part, fraction in fractions.items():
+        if part not in parts and fraction:
+            rest, held_out = stratified_split(parts["train"].labels, fraction, seed)
+            parts["train"], parts[part] = parts["train"].take(rest), parts["train"].take(held_out)
+            origins |= {"train": "the rest", part: describe_held_out(part, fraction, seed)}
+    return parts, origins
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -150,32 +218,38 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return shuffled[np.argsort(place, kind="stable")]
 
 
-def channel_statistics(images: np.ndarray | Images) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: np.ndarray | Images, indices: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation, f64[c] each, of the channels of images [n h w c]; bytes are scaled to 0..1.
 
     A constant channel gets the deviation 1, so that normalising makes it 0.
+
+    indices: i64[m], indices of the images to take; None: all.
     """
     total = np.zeros(images.shape[-1])
     squares = np.zeros(images.shape[-1])
-    for start in range(0, len(images), 1024):
-        pixels = images[start : start + 1024].astype(np.float64).reshape(-1, images.shape[-1])
+    count = len(images) if indices is None else len(indices)
+    for start in range(0, count, 1024):
+        part = slice(start, start + 1024)
+        pixels = images[part if indices is None else indices[part]].astype(np.float64).reshape(-1, images.shape[-1])
         total += pixels.sum(axis=0)
         squares += np.square(pixels).sum(axis=0)
     scale = 255.0 if images.dtype == np.uint8 else 1.0
-    count = math.prod(images.shape[:-1])
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0)) / scale
+    values = count * math.prod(images.shape[1:-1])
+    mean = total / values
+    std = np.sqrt(np.maximum(squares / values - np.square(mean), 0)) / scale
     return mean / scale, np.where(std > 1e-6, std, 1.0)
 
 
-def _check(dataset: Dataset) -> None:
+def _check(dataset: Dataset, problems: list[str] | None) -> None:
     classes = len(dataset.class_names)
     for part, split in dataset.splits.items():
         if len(split.labels) == 0:
-            raise InputError(
+            refuse(
                 f"the {part} split of {dataset.name} has no example: give more examples, or another "
-                "data.validation_fraction or data.test_fraction."
+                "data.validation_fraction or data.test_fraction.",
+                problems,
             )
+            continue
         if split.images.shape[1:] != dataset.image_shape or split.images.dtype != dataset.train.images.dtype:
             raise InputError(
                 f"the {part} split of {dataset.name} has images {split.images.dtype}{list(split.images.shape[1:])}, "

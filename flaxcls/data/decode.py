@@ -78,7 +78,7 @@ def _shared(head: Head) -> Head:
 
 def head_of(picture: Picture) -> Head:
     """Returns the head of a decoded picture."""
-    return Head(picture.pixels.shape[:2], picture.pixels.shape[2], picture.pixels.dtype.name)
+    return _shared(Head(picture.pixels.shape[:2], picture.pixels.shape[2], picture.pixels.dtype.name))
 
 
 def decode(data: bytes) -> Picture:

@@ -22,6 +22,7 @@ def load(config: DataConfig) -> Dataset:
         split_seed=config.split_seed,
         class_names=[str(digit) for digit in range(10)],
         name="digits",
+        source="the digits of scikit-learn",
     )
 
 

@@ -2,94 +2,129 @@
 
 import dataclasses
 import difflib
-import hashlib
+import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arranged import arranged, check_readable, notes_on_sizes, unreadable
-from flaxcls.data.dataset import Dataset, Split, from_splits, validation_stands_for_test
+from flaxcls.data.arranged import Arranged, arranged, as_size, check_readable, notes_on_sizes, unreadable
+from flaxcls.data.columns import Chosen, choose_columns, read_columns
+from flaxcls.data.contents import Digest, content_of, digest_files, fingerprint_of, number_contents
+from flaxcls.data.dataset import Dataset, Split, describe_held_out, from_splits, validation_stands_for_test
 from flaxcls.data.decode import Head, read_head
-from flaxcls.data.files import check_selection, describe_unselected, select
+from flaxcls.data.files import check_selection, describe_unselected, find_below, select
 from flaxcls.data.held_out import describe_absent, hash_split, hash_units, rarest_labels
 from flaxcls.data.images import Images
 from flaxcls.data.layout import find_examples
+from flaxcls.data.listed import Changes, Listed, check_there, compare, describe_changes, is_same_set, pack, unpack
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.stored import Bands, Files, Stored
-from flaxcls.data.table import TABLES, ImageFile, read_table
-from flaxcls.errors import InputError, unknown
+from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
+from flaxcls.errors import InputError, refuse, unknown
 from flaxcls.storage import as_path, in_bucket, printable
 
-READ = 2**16  # bytes at either end of a file that its fingerprint reads
-ADVICE = "Repair or remove them, or skip them with --data.unreadable skip."
+ADVICE = "Repair them, or leave them out with --data.unreadable skip."
+ADVICE_FOR_RUN = (
+    "Put them back or repair them, or go on with --resume --data.unreadable replace, which takes the next image of the "
+    "class in place of each."
+)
+ADVICE_LATER = (
+    "Go on with --resume --data.unreadable replace, which takes the next image of its class in its place, or start "
+    "without it with --data.unreadable skip."
+)
+# Options that decide neither which examples there are nor how they are prepared.
+FREE = ("dir", "max_pixels", "unreadable", "memory", "workers", "on_device", "sampling", "train_examples")
 TABLE_OPTIONS = ("path_column", "label_column", "split_column", "group_column", "image_dir", "suffix")
 
 
-def load(config: DataConfig) -> Dataset:
+def load(config: DataConfig, listing: bytes | None = None, problems: list[str] | None = None) -> Dataset:
     """Returns the images below the folder `config.dir`, or those that the table `config.dir` lists.
 
     They are decoded into memory if they need at most `config.memory`. Otherwise each is read when it is needed.
 
+    Args:
+      config: describes the data set.
+      listing: of the data set as it was loaded before, with the same options. The examples are then those, in their
+        splits: what has come since is not used, and what is missing cannot be read.
+      problems: gets what training refuses, if the rest can be looked at, and files that are not readable are left out
+        by their headers; None: it is refused.
+
     Raises:
       InputError: if there are no classes or no images, and for files that are not images, unless `config.unreadable`
-        says to skip them.
+        says otherwise. Also if half of the files that are listed are not there, or are others.
     """
-    place, files, notes = _find_files(config)
+    if listing is not None:
+        listed = unpack(listing, _base(config))
+        if listed.options == _options(config, listed.preparation):
+            return dataclasses.replace(_load_listed(config, listed), listing=listing)
+    place, files, notes = _find_files(config, problems=problems)
     for name in _needless_options(config, place):
         raise InputError(
             f"data.{name} is {getattr(config, name)!r}, but {place} is a folder, and it is for tables "
             f"({', '.join(TABLES)}): leave it out, or name a table by data.dir."
         )
-    names = _class_names(files, place)
+    names = _class_names(files, place, problems)
     notes += _describe_alike(files)
-    print_of_files = _fingerprint(files)
-    files, heads, problems = _readable(files, config)
-    notes += [*_note_skipped(problems, len(files)), *_note_bands(files)]
+    all_files = files
+    files, heads, unreadables = _readable(files, config, problems)
+    given = {file.part for file in files}
+    all_digests = digest_files(
+        all_files, wholly=lambda file: file.part == "train" and not {"validation", "test"} <= given
+    )
+    digests = {file.name: digest for file, digest in zip(all_files, all_digests, strict=True)}
+    notes += [*_note_skipped(unreadables, len(files)), *_note_bands(files)]
     readable_labels = {file.label for file in files}
-    empty_classes = [name for name in names if name not in readable_labels]
-    if empty_classes:
-        raise InputError(
-            f"the class {empty_classes[0]!r} in {place} has no image that can be read: repair its images, or remove it."
-        )
+    for name in names:
+        if name not in readable_labels:
+            refuse(
+                f"the class {name!r} in {place} has no image that can be read: repair its images, or remove it.",
+                problems,
+            )
+    if "train" not in given:
+        raise InputError(f"{unreadable(unreadables, len(all_files))}\nNo image of train is left.")
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
     members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
-    found = arranged(
-        {
-            part: (_stored([files[index] for index in chosen], config), [heads[index] for index in chosen])
-            for part, chosen in members.items()
-        },
-        size=config.image_size,
-        how=config.resize,
-        color="stored" if files[0].more_paths else config.color,
-        value_range=config.value_range,
-        memory=config.memory,
-        name=str(place),
-        advice=ADVICE,
-    )
-    parts = {
-        part: Split(found.images[part], labels[chosen], [files[index].name for index in chosen])
-        for part, chosen in members.items()
-    }
+    found = _arrange(files, heads, labels, members, config, advice=ADVICE, problems=problems)
+    contents = number_contents(files, [digests[file.name] for file in files])
+    parts = _split(found, files, heads, labels, contents, members)
+    origins = dict.fromkeys(parts, "given by the table" if _is_table(place) else "given by folders")
     if config.test_from == "validation" and "test" not in parts and "validation" in parts:
-        parts["test"] = parts.pop("validation")
+        parts["test"], members["test"] = parts.pop("validation"), members.pop("validation")
+        origins["test"] = f"the validation split, {origins.pop('validation')}"
         notes.append(validation_stands_for_test(printable(place)))
     units: dict[str, bytes] = {}
     grouped = any(file.group for file in files)
     for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
         if part not in parts and fraction:
-            whole, units = parts["train"], units or hash_units([file for file in files if file.part == "train"])
+            whole, units = parts["train"], units or _hash_train(files, digests)
             hashes = [units[name] for name in whole.ids]
             strata = rarest_labels(whole.labels, hashes) if grouped else whole.labels
             rest, held_out = hash_split(strata, hashes, fraction, config.split_seed)
             parts["train"], parts[part] = whole.take(rest), whole.take(held_out)
+            of_train = np.array(members["train"])
+            members |= {"train": of_train[rest].tolist(), part: of_train[held_out].tolist()}
+            origins |= {"train": "the rest", part: describe_held_out(part, fraction, config.split_seed)}
     if grouped:
         notes += describe_absent(parts, names)
+    print_of_files = fingerprint_of(all_files, all_digests)
+    split_of = {index: part for part, chosen in members.items() for index in chosen}
+    used = {file.name for file in files}
+    listed = Listed(
+        [dataclasses.replace(file, split=split_of[index]) for index, file in enumerate(files)],
+        heads,
+        [digests[file.name].ends for file in files],
+        tuple(names),
+        found.preparation,
+        print_of_files,
+        [name for name in _find_names(config) if name not in used],
+        _options(config, found.preparation),
+    )
     return from_splits(
         parts["train"],
         parts.get("validation"),
@@ -99,7 +134,143 @@ def load(config: DataConfig) -> Dataset:
         notes=[*notes, *found.notes],
         preparation=found.preparation,
         fingerprint=print_of_files,
+        listing=pack(listed, _base(config)),
+        source=_describe_source(config),
+        origins=origins,
+        unreadable=unreadables,
+        problems=problems,
     )
+
+
+def _describe_source(config: DataConfig) -> str:
+    place = as_path(str(config.dir)).expanduser()
+    return f"{'table' if _is_table(place) else 'folder of classes'} {printable(place)}"
+
+
+def _split(
+    found: Arranged,
+    files: Sequence[ImageFile],
+    heads: Sequence[Head],
+    labels: np.ndarray,
+    contents: np.ndarray,
+    members: Mapping[str, list[int]],
+) -> dict[str, Split]:
+    """Returns the splits, whose examples are `files[index]` for each index in `members`."""
+    return {
+        part: Split(
+            found.images[part],
+            labels[chosen],
+            [files[index].name for index in chosen],
+            [heads[index] for index in chosen],
+            contents[chosen],
+        )
+        for part, chosen in members.items()
+    }
+
+
+def _hash_train(files: Sequence[ImageFile], digests: Mapping[str, Digest]) -> dict[str, bytes]:
+    trained = [file for file in files if file.part == "train"]
+    return hash_units(trained, [digests[file.name].content or content_of(file) for file in trained])
+
+
+def _load_listed(config: DataConfig, listed: Listed) -> Dataset:
+    """Returns the examples of a list, and notes on what has changed since it was made."""
+    files = listed.files
+    changes = _changes(config, listed)
+    advice = None if config.unreadable == "replace" else ADVICE_FOR_RUN
+    check_there(listed, changes, printable(str(config.dir)), advice)
+    numbers = {name: number for number, name in enumerate(listed.class_names)}
+    labels = np.array([numbers[file.label] for file in files], np.int32)
+    members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
+    found = _arrange(files, listed.heads, labels, members, config, advice=ADVICE_FOR_RUN, prepared=listed.preparation)
+    contents = number_contents(files, digest_files(files, wholly=lambda file: False))
+    parts = _split(found, files, listed.heads, labels, contents, members)
+    return from_splits(
+        parts["train"],
+        parts.get("validation"),
+        parts["test"],
+        class_names=listed.class_names,
+        name=printable(Path(str(config.dir)).expanduser().resolve().stem),
+        notes=[*describe_changes(changes), *found.notes],
+        preparation=listed.preparation,
+        fingerprint=listed.fingerprint,
+        source=_describe_source(config),
+        origins=dict.fromkeys(parts, "as when the run began"),
+    )
+
+
+def is_listed(config: DataConfig, listing: bytes) -> bool:
+    """True if a folder or a table, perhaps moved, is the data set of a list: it has no images that are not listed.
+
+    Some of the listed ones may be missing.
+    """
+    listed = unpack(listing, _base(config))
+    changes = _changes(config, listed)
+    return not changes.come and not changes.changed and is_same_set(listed, changes)
+
+
+def _changes(config: DataConfig, listed: Listed) -> Changes:
+    digests = digest_files(listed.files, wholly=lambda file: False)
+    now = [digest.ends if digest.is_readable else None for digest in digests]
+    return compare(listed, now, _find_names(config))
+
+
+def _arrange(
+    files: Sequence[ImageFile],
+    heads: Sequence[Head],
+    labels: np.ndarray,
+    members: Mapping[str, list[int]],
+    config: DataConfig,
+    *,
+    advice: str,
+    prepared: Preparation | None = None,
+    problems: list[str] | None = None,
+) -> Arranged:
+    """Returns the images of each split, whose examples are `files[index]` for each index in `members`."""
+    return arranged(
+        {
+            part: (_stored([files[index] for index in chosen], config), [heads[index] for index in chosen])
+            for part, chosen in members.items()
+        },
+        size=config.image_size,
+        how=config.resize,
+        color="stored" if files[0].more_paths else config.color,
+        value_range=config.value_range,
+        memory=config.memory,
+        name=str(config.dir),
+        advice=advice,
+        labels={part: labels[chosen] for part, chosen in members.items()} if config.unreadable == "replace" else None,
+        prepared=prepared,
+        later=ADVICE_LATER,
+        problems=problems,
+    )
+
+
+def _options(config: DataConfig, preparation: Preparation) -> str:
+    """Returns JSON of the options that decide which examples there are and how they are prepared.
+
+    What was found counts as if it had been asked for.
+    """
+    size, values = as_size(config.image_size) or preparation.size, config.value_range or preparation.value_range
+    options = dataclasses.asdict(dataclasses.replace(config, image_size=size, value_range=values))
+    return json.dumps({name: value for name, value in options.items() if name not in FREE})
+
+
+def _base(config: DataConfig) -> Path:
+    """Returns the folder of the images, or that of the table."""
+    place = as_path(str(config.dir)).expanduser()
+    return place.parent if _is_table(place) else place
+
+
+def _find_names(config: DataConfig) -> list[str]:
+    """Returns the names of all images that are in the folder or the table, and that the patterns select."""
+    place = as_path(str(config.dir)).expanduser()
+    if not _is_table(place):
+        return list(map(printable, find_below(place, config.include, config.exclude).images))
+    asked = Chosen(config.path_column, config.label_column, config.split_column, config.group_column)
+    columns = read_columns(place)
+    names = columns[choose_columns(place, columns, asked, SPLITS).paths[0]] or []
+    return select(names, config.include, config.exclude)[0]
 
 
 def fingerprint(config: DataConfig, known: Sequence[str]) -> str:
@@ -109,29 +280,13 @@ def fingerprint(config: DataConfig, known: Sequence[str]) -> str:
 
     Raises InputError like `load`.
     """
-    return _fingerprint(_find_files(config, known)[1])
+    files = _find_files(config, known)[1]
+    return fingerprint_of(files, digest_files(files, wholly=lambda file: False))
 
 
 def count_files(config: DataConfig, known: Sequence[str]) -> int:
     """Returns the number of files in the folder or the table. Raises InputError like `load`."""
     return len(_find_files(config, known)[1])
-
-
-def _fingerprint(files: Sequence[ImageFile]) -> str:
-    def line(file: ImageFile) -> bytes:
-        found = hashlib.sha256()
-        try:
-            with file.path.open("rb") as opened:
-                length = opened.seek(0, 2)
-                for start in (0, max(0, length - READ)):
-                    opened.seek(start)
-                    found.update(b"%d " % length + opened.read(READ))
-        except OSError as error:  # it has a content that is not known, which is not the same as an empty one
-            found.update(str(error.strerror).encode())
-        return f"{file.name}\0{file.label}\0{file.part}\0{found.hexdigest()}\n".encode()
-
-    with ThreadPoolExecutor() as pool:
-        return hashlib.sha256(b"".join(pool.map(line, files))).hexdigest()
 
 
 def load_examples(
@@ -149,6 +304,8 @@ def load_examples(
 
     Raises InputError like `load`, and if the data set has no such part, or a class that the model does not know.
     """
+    if config.unreadable == "replace":  # that is for what is found later; here all of each file is read at once
+        config = dataclasses.replace(config, unreadable="skip")
     place, files, notes = _find_files(dataclasses.replace(config, group_column=""), known=class_names)
     notes += [
         f"data.{name} of the run is for tables, so it is not used here" for name in _needless_options(config, place)
@@ -162,9 +319,7 @@ def load_examples(
     for file in files:
         if file.label not in numbers:
             raise InputError(f"{file.name} in {place}: {unknown('class', file.label, class_names)}")
-    files, heads, problems = _readable(files, config)
-    if not files:
-        raise InputError(f"{unreadable(problems, len(problems))}\nNo image is left.")
+    files, heads, unreadables = _readable(files, config)
     if files[0].more_paths and heads[0].channels != preparation.channels:
         raise InputError(
             f"data.path_column gives images of {heads[0].channels} channels, but the model takes "
@@ -173,14 +328,17 @@ def load_examples(
     images = Images(_stored(files, config), preparation, whole={head.size for head in heads} <= {preparation.size})
     labels = np.array([numbers[file.label] for file in files], np.int32)
     split = Split(images, labels, [file.name for file in files])
-    notes += [*_note_skipped(problems, len(files)), *_note_bands(files), *notes_on_sizes(heads, preparation)]
+    notes += [*_note_skipped(unreadables, len(files)), *_note_bands(files), *notes_on_sizes(heads, preparation)]
     return printable(place.resolve().stem), split, notes
 
 
-def _find_files(config: DataConfig, known: Sequence[str] = ()) -> tuple[Path, list[ImageFile], list[str]]:
+def _find_files(
+    config: DataConfig, known: Sequence[str] = (), problems: list[str] | None = None
+) -> tuple[Path, list[ImageFile], list[str]]:
     """Returns the folder or the table, its examples, and notes on them.
 
     known: classes of the run, if the place is another one than its own, in which its patterns may match nothing.
+    problems: see `load`.
     """
     if in_bucket(str(config.dir)):
         raise InputError(
@@ -190,7 +348,7 @@ def _find_files(config: DataConfig, known: Sequence[str] = ()) -> tuple[Path, li
         )
     place = as_path(str(config.dir)).expanduser()
     if not _is_table(place):
-        return place, *find_examples(place, config.include, config.exclude, known=known)
+        return place, *find_examples(place, config.include, config.exclude, known=known, problems=problems)
     files, notes = read_table(
         place,
         path_columns=config.path_column,
@@ -199,7 +357,8 @@ def _find_files(config: DataConfig, known: Sequence[str] = ()) -> tuple[Path, li
         group_column=config.group_column,
         image_dir=config.image_dir,
         suffix=config.suffix,
-        skip_missing=config.unreadable == "skip",
+        skip_missing=config.unreadable != "stop" or problems is not None,
+        problems=problems,
     )
     selected, unused = select([file.name for file in files], config.include, config.exclude)
     left_out = len(files) - len(selected)
@@ -246,10 +405,11 @@ def _note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
     return [f"{unreadable(problems, count + len(problems))}\nThey are left out."] if problems else ()
 
 
-def _class_names(files: Sequence[ImageFile], place: Path) -> list[str]:
+def _class_names(files: Sequence[ImageFile], place: Path, problems: list[str] | None) -> list[str]:
     """Returns the classes of the training split, in order; names that are numbers are in the order of the numbers.
 
     Raises InputError if there is no training split or only one class, or if another split has a class that train lacks.
+    If there is a list of problems, the last two are added to it, and such a class is one as well.
     """
     trained = {file.label for file in files if file.part == "train"}
     if not trained:
@@ -261,12 +421,15 @@ def _class_names(files: Sequence[ImageFile], place: Path) -> list[str]:
     for file in files:
         if file.label not in trained:
             near = difflib.get_close_matches(file.label, names, n=1)
-            raise InputError(
+            refuse(
                 f"{file.name} in {printable(place)} is of the class {file.label!r}, but train has none of it."
-                + (f" Did you mean {near[0]!r}?" if near else "")
+                + (f" Did you mean {near[0]!r}?" if near else ""),
+                problems,
             )
+            trained.add(file.label)
+            names.append(file.label)
     if len(names) < 2:
-        raise InputError(f"{printable(place)} has the class {', '.join(names)} alone, but at least two are needed.")
+        refuse(f"{printable(place)} has the class {', '.join(names)} alone, but at least two are needed.", problems)
     return names
 
 
@@ -284,20 +447,21 @@ def _describe_alike(files: Sequence[ImageFile]) -> list[str]:
     ]
 
 
-def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[Head], list[str]]:
+def _readable(
+    files: list[ImageFile], config: DataConfig, problems: list[str] | None = None
+) -> tuple[list[ImageFile], list[Head], list[str]]:
     """Returns the files that are images, the head of each, and the problems of the other files.
 
     Only the headers are read. If unreadable files are to be skipped, all of each file is read, so that training does
-    not find another one.
+    not find another one. If there is a list of problems, only files of more than 8 bits are, for their range of values.
     """
     stored = _stored(files, config)
 
     def read(index: int) -> Head | str:
         try:
             head = stored.head(index)
-            if config.unreadable == "skip" or (
-                files[index].more_paths and index == 0
-            ):  # a wrong column is seen at once
+            wholly = head.dtype != "uint8" if problems is not None else config.unreadable == "skip"
+            if wholly or (files[index].more_paths and index == 0):  # a wrong column is seen at once
                 stored[index]
             return head
         except InputError as error:
@@ -305,8 +469,10 @@ def _readable(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFil
 
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(read, range(len(files))))
-    if config.unreadable == "stop":
+    if config.unreadable == "stop" and problems is None:
         check_readable(results, ADVICE)
     kept = [(file, head) for file, head in zip(files, results, strict=True) if not isinstance(head, str)]
-    problems = [problem for problem in results if isinstance(problem, str)]
-    return [file for file, _ in kept], [head for _, head in kept], problems
+    unreadables = [problem for problem in results if isinstance(problem, str)]
+    if not kept:
+        raise InputError(f"{unreadable(unreadables, len(files))}\nNo image is left.")
+    return [file for file, _ in kept], [head for _, head in kept], unreadables

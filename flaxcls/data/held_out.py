@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -42,18 +41,14 @@ def hash_split(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def hash_units(files: Sequence[ImageFile]) -> dict[str, bytes]:
+def hash_units(files: Sequence[ImageFile], digests: Sequence[bytes]) -> dict[str, bytes]:
     """Returns a hash of each example, by its name; examples that must stay together have the same.
 
     These are copies, which have the same content, and the examples of a group. Groups that share a copy are one group.
-    Without groups, it is the SHA-256 of the content.
+    Without groups, it is the digest.
+
+    digests: SHA-256 of the content of each example.
     """
-
-    def read(file: ImageFile) -> bytes:
-        return hashlib.sha256(b"".join(path.read_bytes() for path in file.paths)).digest()
-
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(read, files))
     groups = [
         digest if file.group is None else hashlib.sha256(b"group " + file.group.encode()).digest()
         for file, digest in zip(files, digests, strict=True)

@@ -1,9 +1,10 @@
 """Images of several sizes that are indexed like one array, and the random crops of them."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,20 +21,42 @@ TRIES = 10
 one_of_several = False
 
 
+class Unread(NamedTuple):
+    """Why an image could not be read, and the number of the one that took its place; None: it was only left out."""
+
+    reason: str
+    instead: int | None
+
+
 class Images:
     """Images of several sizes that are indexed like an array [n h w c] of uint8, or of float32 in 0..1.
 
-    images: in the channels and values of an input, or pictures that are read when they are needed.
+    images: in the channels and values of an input, or pictures that are read when they are needed. A text in place of
+      an image says why it cannot be read.
     preparation: how a picture becomes an input.
     shape: (n, h, w, c) of the result.
     whole: True if every image already has that size, so that nothing is resized.
+    labels: i32[n]. If they are given, the place of an image that cannot be read is taken by the next one of its label
+      that can, in their order, in which the first follows the last. None: an InputError.
+    advice: what its message says in the end.
+    unread: the images that could not be read so far, by their numbers.
     """
 
     ndim = 4
 
-    def __init__(self, images: list[np.ndarray] | Stored, preparation: Preparation, *, whole: bool = False) -> None:
+    def __init__(
+        self,
+        images: list[np.ndarray] | list[np.ndarray | str] | Stored,
+        preparation: Preparation,
+        *,
+        whole: bool = False,
+        labels: np.ndarray | None = None,
+        advice: str = "",
+    ) -> None:
         self._images, self.preparation, self.whole = images, preparation, whole
+        self._labels, self._advice = labels, advice
         self.shape, self.dtype = (len(images), *preparation.shape), preparation.dtype
+        self.unread: dict[int, Unread] = {}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -45,14 +68,84 @@ class Images:
 
     def take(self, indices: np.ndarray) -> "Images":
         """Returns the images at `indices`, i64[m]."""
+        labels = None if self._labels is None else self._labels[indices]
+        return Images(self._taken(indices), self.preparation, whole=self.whole, labels=labels, advice=self._advice)
+
+    def alone(self, indices: np.ndarray) -> "Images":
+        """Returns the images at `indices`, i64[m], as they are now known. One that cannot be read is an InputError."""
+        chosen = np.array([self._place(index) for index in indices.tolist()], int)
+        return Images(self._taken(chosen), self.preparation, whole=self.whole)
+
+    def _taken(self, indices: np.ndarray) -> Any:
         images = self._images
-        taken = [images[index] for index in indices] if isinstance(images, list) else images.take(indices)
-        return Images(taken, self.preparation, whole=self.whole)
+        return [images[index] for index in indices] if isinstance(images, list) else images.take(indices)
+
+    def picture(self, index: int) -> Picture:
+        """Returns an image as its file has it or, if it is in memory, in the channels and values of an input."""
+        images = self._images
+        return Picture(self._read(index)) if isinstance(images, list) else images[index]
 
     def original(self, index: int) -> np.ndarray:
-        """Returns an image [h w c] in its own size, in the channels and values of an input."""
+        """Returns an image [h w c] in its own size, in the channels and values of an input.
+
+        Raises InputError if neither it nor an image that may take its place can be read.
+        """
+        try:
+            return self._read(self._place(index))
+        except InputError as error:
+            if self._labels is None:
+                raise
+            return self._replace(index, self.unread.get(index, Unread(str(error), None)).reason)
+
+    def _place(self, index: int) -> int:
+        """Returns the number of the image that is read for the one at `index`: another's, if it is unread."""
+        unread = self.unread.get(index)
+        return index if unread is None or unread.instead is None else unread.instead
+
+    def _replace(self, index: int, reason: str) -> np.ndarray:
+        """Returns the next image of the same label that can be read, and keeps which one it is."""
+        assert self._labels is not None
+        alike = np.flatnonzero(self._labels == self._labels[index])
+        for other in np.roll(alike, -int(np.searchsorted(alike, index)))[1:].tolist():
+            with contextlib.suppress(InputError):
+                image = self._read(other)
+                self.unread[index] = Unread(reason, other)
+                return image
+        raise InputError(
+            f"{reason}\nNone of the {len(alike):,} images of its class can be read, so none can take its place."
+        )
+
+    def _read(self, index: int) -> np.ndarray:
         images = self._images
-        return images[index] if isinstance(images, list) else unified(images, index, images[index], self.preparation)
+        try:
+            if not isinstance(images, list):
+                return unified(images, index, images[index], self.preparation)
+            if isinstance(image := images[index], str):
+                raise InputError(image)
+            return image
+        except InputError as error:
+            if self._labels is None and self._advice:
+                raise InputError(f"{error}\n{self._advice}") from error
+            raise
+
+    def readable(self, which: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images [m h w c] of a slice, and bool[m], False for those that cannot be read, which are black.
+
+        Raises InputError for one that cannot be read if the images have no labels.
+        """
+        chosen = np.arange(len(self))[which]
+
+        def make(index: int) -> np.ndarray:
+            try:
+                return self.preparation.fit(self._read(index))
+            except InputError as error:
+                if self._labels is None:
+                    raise
+                self.unread.setdefault(index, Unread(str(error), None))
+                return np.zeros(self.preparation.shape, self.dtype)
+
+        stacked = self._stack(make, chosen)
+        return stacked, np.array([index not in self.unread for index in chosen.tolist()], bool)
 
     def __getitem__(self, which: Any) -> np.ndarray:
         """Returns [h w c] for a number, and [m h w c] for a slice or i64[m]."""
@@ -90,6 +183,14 @@ class Images:
             with ThreadPoolExecutor() as pool:  # Pillow and OpenCV release Python's lock
                 list(pool.map(put, *values))
         return stacked
+
+
+def read_rows(images: np.ndarray | Images, which: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images [m h w c] of a slice, and bool[m], False for those left out, see `Images.readable`."""
+    if isinstance(images, Images):
+        return images.readable(which)
+    rows = images[which]
+    return rows, np.ones(len(rows), bool)
 
 
 def unified(stored: Stored | list[Picture], index: int, picture: Picture, preparation: Preparation) -> np.ndarray:

@@ -17,7 +17,7 @@ from flaxcls.data.files import (
     find_below,
 )
 from flaxcls.data.table import SPLITS, TABLES, ImageFile
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, refuse
 from flaxcls.storage import printable
 
 # Words that name no split and are ignored beside one that does, as in train_images, seg_test, TEST_SIMPLE, val2017.
@@ -74,7 +74,12 @@ class Layout(NamedTuple):
 
 
 def find_examples(
-    place: Path, include: Sequence[str], exclude: Sequence[str], *, known: Collection[str] = ()
+    place: Path,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    *,
+    known: Collection[str] = (),
+    problems: list[str] | None = None,
 ) -> tuple[list[ImageFile], list[str]]:
     """Returns the images below a folder with their classes and splits, and notes on what was left out or decided.
 
@@ -88,6 +93,7 @@ def find_examples(
       exclude: patterns of the images to leave out.
       known: classes of a run that is evaluated on this place. Folders of these names are classes, and a pattern may
         match nothing.
+      problems: gets the line on a class without images; None: it is refused.
 
     Raises:
       InputError: if there is no class, if a class has no image or a name that is no UTF-8, or if it is not certain what
@@ -105,7 +111,7 @@ def find_examples(
     paths = []
     for label, split, folder in layout.classes:
         images = list(folder.below())
-        _check_class(label, images, folder.path, below, place)
+        _check_class(label, images, folder.path, below, place, problems)
         paths += [(path, label, split) for path in images]
     paths.sort(key=lambda found: found[0].split("/"))
     notes = [*layout.notes, *describe_left_out(below.others, below.hidden)]
@@ -144,7 +150,9 @@ def _no_classes(place: Path, below: Below, unused: Sequence[str]) -> str:
     return f"{printable(place)} holds no folder: it needs one for each class, with its images in it.{has}{advice}"
 
 
-def _check_class(label: str, images: Sequence[str], path: str, below: Below, place: Path) -> None:
+def _check_class(
+    label: str, images: Sequence[str], path: str, below: Below, place: Path, problems: list[str] | None
+) -> None:
     folder = printable(place / path)
     if printable(label) != label:
         raise InputError(
@@ -153,9 +161,10 @@ def _check_class(label: str, images: Sequence[str], path: str, below: Below, pla
         )
     if not images:
         others = few(name for name in below.others if name.startswith(f"{path}/"))
-        raise InputError(
+        refuse(
             f"the class folder {folder} holds no image{others and f' (but {others})'}: put some into it, remove it, or "
-            f"leave it out with --data.exclude '{printable(path)}'."
+            f"leave it out with --data.exclude '{printable(path)}'.",
+            problems,
         )
 
 

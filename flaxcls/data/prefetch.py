@@ -18,7 +18,7 @@ import cloudpickle
 import numpy as np
 
 from flaxcls.data.batches import BatchMaker
-from flaxcls.errors import WorkerError
+from flaxcls.errors import InputError, WorkerError
 
 # batches that each worker makes ahead: enough that a slow batch does not delay the next one
 AHEAD = 2
@@ -35,7 +35,7 @@ def made_ahead(maker: BatchMaker, start: int, end: int, *, workers: int) -> Iter
     workers: processes that make batches. 0: threads of this process.
 
     Raises, when a batch is requested:
-      InputError: if one of its files cannot be read.
+      InputError: if one of its files cannot be read, and no other one may take its place.
       WorkerError: if a worker process cannot be started, or is killed.
     """
     with contextlib.closing(_make_ahead(maker, range(start, end), workers)) as batches:
@@ -51,19 +51,23 @@ def _make_ahead(maker: BatchMaker, steps: range, workers: int) -> Generator[dict
             idle.put(stack.enter_context(_worker()))
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)  # before the workers are killed
 
-        def make(make_images: Callable[[], np.ndarray]) -> np.ndarray:
-            if not workers:
-                return make_images()
-            ask = idle.get()  # there is one for each thread
+        def make(step: int, make_images: Callable[[], np.ndarray]) -> np.ndarray:
             try:
-                return ask(make_images)
-            finally:
-                idle.put(ask)
+                if not workers:
+                    return make_images()
+                ask = idle.get()  # there is one for each thread
+                try:
+                    return ask(make_images)
+                finally:
+                    idle.put(ask)
+            except InputError:  # only here all images are known, one of which may take the place of another
+                made: np.ndarray = maker(step)["image"]
+                return made
 
         while True:
             for step in itertools.islice(left, ahead - len(waiting)):
                 batch, make_images = maker.without_images(step)
-                waiting.append((batch, threads.submit(make, make_images)))
+                waiting.append((batch, threads.submit(make, step, make_images)))
             if not waiting:
                 return
             batch, images = waiting.popleft()

@@ -26,12 +26,15 @@ class Preparation:
     channels: number of its channels.
     resize: how a picture of another size is brought to it, see `fit_image`.
     value_range: values of the file that become 0 and 1, in float32; None: uint8, of files with 8 bits.
+    of_arrays: True if the range is that of floats in arrays, which says nothing of files. Whole numbers in a file are
+      then divided by the largest of their type.
     """
 
     size: tuple[int, int]
     channels: int
     resize: str = "crop"
     value_range: tuple[float, float] | None = None
+    of_arrays: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -56,6 +59,16 @@ class Preparation:
         values: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in record["preparation"].items()}
         return cls(**values)
 
+    def check_depth(self, picture: Picture) -> None:
+        """Raises ValueError for a picture of 8 bits where the range is that of deeper files, or of floats."""
+        if picture.pixels.dtype == np.uint8 and self.value_range is not None and not self.of_arrays:
+            low, high = self.value_range
+            if low < 0 or high > 255 or high == 1:
+                raise ValueError(
+                    f"it has 8 bits, but the run was trained on files whose values {low:g}..{high:g} become 0..1: give "
+                    "files of the same depth."
+                )
+
     def unify(self, picture: Picture) -> np.ndarray:
         """Returns a picture in the channels and values of an input, still in its own size.
 
@@ -72,6 +85,8 @@ class Preparation:
                 )
             return with_channels(pixels, self.channels, alpha=alpha)
         low, high = self.value_range
+        if self.of_arrays and pixels.dtype.kind == "u":
+            low, high = 0, np.iinfo(pixels.dtype).max
         scaled = np.nan_to_num(((pixels.astype(np.float64) - low) / (high - low)).clip(0, 1)).astype(np.float32)
         if alpha:
             top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flaxcls.data.columns import FLAGS, Chosen, Columns, choose_columns, read_columns
 from flaxcls.data.locate import Key, locate
-from flaxcls.errors import InputError
+from flaxcls.errors import InputError, refuse
 
 # The split for each name of a folder or value of the column `split`.
 SPLITS = {
@@ -60,6 +60,7 @@ def read_table(
     image_dir: str | None = None,
     suffix: str | None = None,
     skip_missing: bool = False,
+    problems: list[str] | None = None,
 ) -> tuple[list[ImageFile], list[str]]:
     """Returns the examples of a table, and notes on what was guessed, repeated or not used.
 
@@ -72,6 +73,7 @@ def read_table(
       image_dir: the folder of the paths, relative to the folder of the table; None: it is found.
       suffix: added to each path; None: it is found.
       skip_missing: some of the files may be missing. They are returned too.
+      problems: gets the lines on rows that contradict each other; None: they are refused.
 
     Raises:
       InputError: if the table does not exist or is not a CSV or Parquet file; if a column or a value is missing, or it
@@ -104,7 +106,7 @@ def read_table(
     return files, [
         *_describe_columns(columns, asked, chosen),
         *notes,
-        *_check_repeats(table, files, rows),
+        *_check_repeats(table, files, rows, problems),
         *_describe_gaps(files, chosen),
     ]
 
@@ -158,7 +160,9 @@ def _splits(table: Path, columns: Columns, column: str) -> list[str | None]:
     return splits
 
 
-def _check_repeats(table: Path, files: Sequence[ImageFile], keys: Sequence[tuple[Key, ...]]) -> list[str]:
+def _check_repeats(
+    table: Path, files: Sequence[ImageFile], keys: Sequence[tuple[Key, ...]], problems: list[str] | None
+) -> list[str]:
     """Returns a note on the rows that name the files of an earlier row. Raises InputError if they contradict it."""
     first: dict[tuple[Key, ...], int] = {}
     repeats, contradictions = 0, []
@@ -176,10 +180,11 @@ def _check_repeats(table: Path, files: Sequence[ImageFile], keys: Sequence[tuple
                 f"{number + 1}"
             )
     if contradictions:
-        raise InputError(
+        refuse(
             f"{len(contradictions)} rows of the table {table} contradict an earlier row of the same file:\n  "
             + "\n  ".join([*contradictions[:10], *["..."] * (len(contradictions) > 10)])
-            + "\nA file has one label and lies in one split: correct or remove rows."
+            + "\nA file has one label and lies in one split: correct or remove rows.",
+            problems,
         )
     return [f"{repeats} rows of {table.name} repeat the file, label and split of an earlier row; they are kept"] * bool(
         repeats

@@ -3,7 +3,6 @@
 import difflib
 import math
 import pickle
-from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from tensorflow_datasets.core.read_only_builder import builder_from_files
 
 from flaxcls.config import DataConfig
 from flaxcls.data.arranged import Arranged, arranged
-from flaxcls.data.arrays import from_arrays
-from flaxcls.data.dataset import Dataset, validation_stands_for_test
+from flaxcls.data.contents import number_of
+from flaxcls.data.dataset import Dataset, Split, from_splits, hold_out, validation_stands_for_test
 from flaxcls.data.decode import Head, Picture, allow_pixels, decode, head_of, named, read_head
 from flaxcls.data.stored import Stored
 from flaxcls.errors import InputError
@@ -77,19 +76,21 @@ def _load(config: DataConfig, builder: Any) -> Dataset:
     for name in parts.values():
         if splits[name].num_examples == 0:
             raise InputError(f"the split {name} of {builder.info.full_name} is empty.")
-    labels, found = _read(builder, parts, image_key, label_key, config)
-    read = {part: (found.images[part], labels[part]) for part in parts}
-    dataset = from_arrays(
-        *read["train"],
-        validation=read.get("validation"),
-        test=read.get("test"),
-        validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction,
-        split_seed=config.split_seed,
+    read, found = _read(builder, parts, image_key, label_key, config)
+    fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
+    held, origins = hold_out(read, fractions, config.split_seed)
+    origins |= {part: f"its split {split}" for part, split in parts.items() if origins[part] == "given"}
+    return from_splits(
+        held["train"],
+        held.get("validation"),
+        held["test"],
         class_names=builder.info.features[label_key].names,
         name=builder.info.full_name,
+        notes=[*notes, *found.notes],
+        preparation=found.preparation,
+        source=f"tfds {builder.info.full_name} in {builder.data_path}",
+        origins=origins,
     )
-    return replace(dataset, notes=[*notes, *dataset.notes, *found.notes], preparation=found.preparation)
 
 
 def _labelled(builder: Any, split: str, image_key: str, label_key: str) -> bool:
@@ -152,8 +153,8 @@ def _keys(builder: Any) -> tuple[str, str]:
 
 def _read(
     builder: Any, parts: dict[str, str], image_key: str, label_key: str, config: DataConfig
-) -> tuple[dict[str, np.ndarray], Arranged]:
-    """Returns labels and images of each split.
+) -> tuple[dict[str, Split], Arranged]:
+    """Returns the examples of each split, and how their images were arranged.
 
     All records are read once, and decoded if their size is known and fits into the memory; else only their heads are.
     """
@@ -162,15 +163,17 @@ def _read(
     count = sum(builder.info.splits[split].num_examples for split in parts.values())
     decoded = None not in shape and count * math.prod(shape) <= config.memory * 2**30
     stored: dict[str, tuple[Stored | list[Picture], list[Head]]] = {}
-    labels = {}
+    labels, contents = {}, {}
     for part, split in parts.items():
         source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
         name = f"{split} of {builder.info.full_name}"
         records = Records(_Source(source), image_key, np.arange(len(source)), name, config)
-        heads, pictures, labels[part] = [], [], np.empty(len(source), np.int64)
+        heads, pictures = [], []
+        labels[part], contents[part] = np.empty(len(source), np.int32), np.empty(len(source), np.uint64)
         for start in range(0, len(source), 1000):
             for i, example in enumerate(source.__getitems__(range(start, min(start + 1000, len(source)))), start):
                 labels[part][i] = example[label_key]
+                contents[part][i] = number_of(example[image_key])
                 if decoded:
                     pictures.append(records.decoded(example, i))
                     heads.append(head_of(pictures[-1]))
@@ -189,7 +192,10 @@ def _read(
         name=builder.info.full_name,
         advice="Prepare the data set again.",
     )
-    return labels, found
+    return {
+        part: Split(found.images[part], labels[part], heads=heads, contents=contents[part])
+        for part, (_, heads) in stored.items()
+    }, found
 
 
 class _Source:

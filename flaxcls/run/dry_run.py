@@ -1,8 +1,8 @@
 """A dry run: it shows network, schedule, first batch, memory and work of a run. Nothing is trained or written."""
 
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +18,11 @@ from flaxcls.data import Dataset, load_dataset
 from flaxcls.models.summary import layers, table
 from flaxcls.optim import make_schedule
 from flaxcls.run.hlo import collectives
-from flaxcls.run.messages import class_table, describe_batch
+from flaxcls.run.messages import count_bytes, describe_batch, inspect_setup, show_inspection
 from flaxcls.run.multihost.sync import is_first, whole_array
 from flaxcls.run.plan import Plan
 from flaxcls.run.result import device
-from flaxcls.run.resume import found_before
+from flaxcls.run.resume import load_again
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import check_workdir
 from flaxcls.storage import as_path
@@ -53,10 +53,10 @@ def dry_run(
     workdir = None if workdir is None else as_path(workdir)
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     if dataset is None:
-        dataset = load_dataset(found_before(config.data, workdir) if resume and workdir else config.data)
+        dataset = load_again(config.data, workdir) if resume and workdir else load_dataset(config.data)
     setup = make_setup(config, dataset, model, tx, eval_params)
     console.print(table(setup.model, setup.dataset.image_shape))
-    _show_plan(setup, console)
+    _show_plan(setup, config, console)
     if tx is None:
         console.print(Text(_draw_schedule(config.optim, setup.plan, width=max(20, min(console.width - 12, 72)))))
     console.print(_batch_table(setup, config.seed))
@@ -67,12 +67,10 @@ def dry_run(
     console.print("dry run: nothing was trained or written")
 
 
-def _show_plan(setup: Setup, console: Console) -> None:
-    plan, dataset = setup.plan, setup.dataset
-    console.print(dataset.described)
-    console.print(class_table(dataset))
-    for note in dataset.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+def _show_plan(setup: Setup, config: Config, console: Console) -> None:
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    plan = setup.plan
+    show_inspection(inspect_setup(setup, config), setup.dataset, say=say, show=console.print)
     batch, steps_per_epoch = describe_batch(plan, setup.microbatches), plan.examples / plan.batch_size
     console.print(
         f"{plan.total_steps:,} steps of {batch}, {steps_per_epoch:,.1f} an epoch, {plan.warmup_steps:,} of warm-up, on "
@@ -142,9 +140,9 @@ def _cost_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
     program = "a training step" if steps == 1 else f"a dispatch of {steps} training steps"
     costs = Table(title=f"{program}, on each device", title_justify="left", show_header=False)
     for name, value in (
-        ("parameters", _format_megabytes(_count_bytes(state.params))),
-        ("optimizer state", _format_megabytes(_count_bytes(state.opt_state))),
-        ("averages and statistics", _format_megabytes(_count_bytes((state.ema, state.model_state)))),
+        ("parameters", _format_megabytes(count_bytes(state.params))),
+        ("optimizer state", _format_megabytes(count_bytes(state.opt_state))),
+        ("averages and statistics", _format_megabytes(count_bytes((state.ema, state.model_state)))),
         ("peak memory", peak),
         ("work", work),
         ("the model, forward", f"{per_image / 1e6:,.3f} MFLOPs per image, without norms"),
@@ -166,12 +164,6 @@ def _collectives_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
     traffic.caption = f"batch over all devices, state over mesh.fsdp {setup.mesh.shape['fsdp']}; a loop counted once"
     traffic.caption_justify = "left"
     return traffic
-
-
-def _count_bytes(tree: Any) -> int:
-    """Returns the number of bytes of a tree of arrays that each device holds."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _format_megabytes(count: float) -> str:

@@ -7,6 +7,8 @@ from jax.sharding import Mesh
 
 from flaxcls.data.batches import pad_batch
 from flaxcls.data.dataset import Split
+from flaxcls.data.images import read_rows
+from flaxcls.errors import InputError
 from flaxcls.metrics import MetricSums
 from flaxcls.sharding import batch_sharding, local_rows, rows_on_devices
 from flaxcls.state import TrainState
@@ -27,10 +29,12 @@ def evaluate(
     Args:
       eval_step: (state, batch) -> sums, jitted; all batches have one shape.
       state: the state to evaluate.
-      split: its examples; the last batch is padded and masked.
+      split: its examples; padding and what cannot be read, if it may be left out, are masked.
       batch_size: examples of a step, at most; with a mesh it is rounded up to a multiple of the devices.
       mesh: the devices that share each batch; each process reads only the rows of its own devices. None: one device.
       stopping: called before each batch; the evaluation stops when it returns True.
+
+    Raises InputError if an example cannot be read that may not be left out, or if none can.
     """
     examples = len(split.labels)
     size = fit_batch_size(batch_size, examples, 1 if mesh is None else mesh.size)
@@ -40,10 +44,14 @@ def evaluate(
         if stopping():
             return None
         part = slice(start + rows.start, start + rows.stop)
-        batch: Any = pad_batch(split.images[part], split.labels[part], rows.stop - rows.start)
+        images, readable = read_rows(split.images, part)
+        batch: Any = pad_batch(images, split.labels[part], rows.stop - rows.start)
+        batch["mask"][: len(readable)] &= readable
         if mesh is not None:
             batch = rows_on_devices(batch, batch_sharding(mesh), size, rows.start)
         sums = sums.merge(eval_step(state, batch))
+    if len(split.unread) == examples:
+        raise InputError(f"none of the {examples:,} examples can be read: {split.unread[0].reason}")
     return sums.compute()
 
 

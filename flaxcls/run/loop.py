@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageErro
 from flaxcls.run import messages
 from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.evaluation import evaluate
+from flaxcls.run.examples import count_replaced, keep_listing, make_recorder
 from flaxcls.run.loader import feed
 from flaxcls.run.logs import Logs
 from flaxcls.run.meter import Meter
@@ -28,7 +30,7 @@ from flaxcls.run.multihost.sync import is_first, path_from_first
 from flaxcls.run.profiling import Trace
 from flaxcls.run.program import compare_programs
 from flaxcls.run.result import FitResult
-from flaxcls.run.resume import check_record, found_before, identify, make_record, start_stopping
+from flaxcls.run.resume import check_record, identify, load_again, make_record, start_stopping
 from flaxcls.run.runtime import give_back_memory
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.utilization import measure_work
@@ -100,7 +102,7 @@ def fit(
         raise InputError(f"stop_after is {stop_after}, but must be 1 or more: the step to stop after.")
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     if dataset is None:
-        dataset = load_dataset(found_before(config.data, workdir) if resume and workdir else config.data)
+        dataset = load_again(config.data, workdir) if resume and workdir else load_dataset(config.data)
     setup = make_setup(config, dataset, model, tx, eval_params)
     name = f"{dataset.name}-{type(setup.model).__name__.lower()}"
     with StopRequest() as request, contextlib.ExitStack() as stack:
@@ -110,7 +112,8 @@ def fit(
         workdir = path_from_first(lambda: stack.enter_context(opened))
         try:
             with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-                run = _Run(config, setup, checkpoints, request, workdir, console, began, stop_after)
+                record = make_recorder(workdir, dataset)
+                run = _Run(config, setup, checkpoints, request, workdir, console, began, stop_after, record)
                 result = _train_and_test(run, resume=resume, allow_changes=allow_changes)
             if is_first():
                 write_whole(workdir / RESULT, result.to_json())
@@ -133,6 +136,7 @@ class _Run:
     console: Console
     began: float
     stop_after: int | None
+    record_unread: Callable[[Callable[[str], None]], None]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -162,6 +166,7 @@ def _train_and_test(run: _Run, *, resume: bool, allow_changes: bool) -> FitResul
     recorded = restored.record.get("program") if restored else None
     changes = compare_programs(recorded, run.setup.program, allow_changes=allow_changes)
     changes = note_changes(run.workdir, run.config, start, changes) if is_first() else []
+    keep_listing(run.workdir, run.setup.dataset)
     rollbacks = restored.record.get("rollbacks", 0) if restored else 0
     diverged: DivergenceError | None = None
     while True:
@@ -175,7 +180,7 @@ def _train_and_test(run: _Run, *, resume: bool, allow_changes: bool) -> FitResul
                 logs.say(messages.rolled_back(diverged, back_to, rollbacks, loop.nan_limit))
                 messages.say_passed_over(logs, run.workdir, restored)
             try:
-                return _test(run, _train(run, logs, restored, rollbacks))
+                return _test(run, _train(run, logs, restored, rollbacks), logs)
             except DivergenceError as error:
                 run.checkpoints.wait()
                 if loop.on_nan != "rollback" or rollbacks >= loop.nan_limit:
@@ -243,6 +248,7 @@ def _train(run: _Run, logs: Logs, restored: Restored | None, rollbacks: int) -> 
                 programs.add(program)
                 compiling = True
             logs.advance(step, plan.epochs_done(step))
+            run.record_unread(logs.say)
 
             asked = run.stop_after is not None and step >= run.stop_after
             signalled = run.request.poll()
@@ -299,6 +305,7 @@ def _validate(
     if run.setup.dataset.validation is None:
         return stop, True
     values = _evaluate(run, state, run.setup.dataset.validation)
+    run.record_unread(logs.say)
     if values is None:
         return stop, False
     if not math.isfinite(values["loss"]):
@@ -312,7 +319,7 @@ def _validate(
     return stop, True
 
 
-def _test(run: _Run, trained: _Trained) -> FitResult:
+def _test(run: _Run, trained: _Trained, logs: Logs) -> FitResult:
     """Evaluates the best parameters on the test and validation splits, and returns the result of the run."""
     best_step = trained.step if trained.stop.best_step is None else trained.stop.best_step
     run.checkpoints.wait()
@@ -323,6 +330,7 @@ def _test(run: _Run, trained: _Trained) -> FitResult:
             if (values := _evaluate(run, best, split)) is None:
                 raise run.request.exception()
             results[name] = values
+    run.record_unread(logs.say)
     return FitResult.of_state(
         best,
         test=results["test"],
@@ -333,6 +341,7 @@ def _test(run: _Run, trained: _Trained) -> FitResult:
         images_per_second=trained.meter.images / max(trained.meter.seconds, 1e-9),
         skipped_updates=trained.meter.skipped,
         rollbacks=trained.rollbacks,
+        replaced=count_replaced(run.workdir),
         workdir=run.workdir,
     )
 

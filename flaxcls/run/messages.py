@@ -1,20 +1,37 @@
-"""The messages of `fit` and the dry run."""
+"""The messages of `fit`, the dry run and the inspection of data."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from flaxcls.config import Config
 from flaxcls.data import Dataset
 from flaxcls.data.dataset import describe_absent
+from flaxcls.data.inspection import (
+    Inspection,
+    describe_copies,
+    describe_kinds,
+    describe_memory,
+    describe_preparation,
+    describe_sizes,
+    describe_splits,
+    inspect_dataset,
+    warn_of_memory,
+)
 from flaxcls.errors import DivergenceError
 from flaxcls.models.summary import table
 from flaxcls.run.checkpoint import DAMAGED, UNFINISHED, Restored
 from flaxcls.run.logs import Logs
 from flaxcls.run.plan import Plan
 from flaxcls.run.result import device
+from flaxcls.run.runtime import available_memory
 from flaxcls.run.setup import Setup
 from flaxcls.run.workdir import CHECKPOINTS
 from flaxcls.storage import in_bucket
@@ -28,10 +45,7 @@ def introduce(
 ) -> None:
     """Says what is trained, on what, from which step on, and which options have changed."""
     logs.show(table(setup.model, setup.dataset.image_shape))
-    logs.say(setup.dataset.described)
-    logs.show(class_table(setup.dataset))
-    for note in setup.dataset.notes:
-        logs.say(note)
+    show_inspection(inspect_setup(setup, config), setup.dataset, say=logs.say, show=logs.show, short=True)
     balanced = config.loss.class_weights == "balanced" or config.data.sampling == "balanced"
     for line in imbalance(setup.dataset, balanced=balanced):
         if line not in setup.dataset.notes:
@@ -43,6 +57,69 @@ def introduce(
         logs.say(f"continuing after step {restored.step}")
     for change in changes:
         logs.say(f"changed: {change}")
+
+
+def inspect_setup(setup: Setup, config: Config) -> Inspection:
+    """Returns the facts about the data of a run, and the memory of a batch and the state."""
+    shape, images = setup.dataset.image_shape, setup.dataset.train.images
+    batch = setup.plan.batch_size * math.prod(shape) * images.dtype.itemsize
+    return inspect_dataset(
+        setup.dataset,
+        memory_limit=config.data.memory,
+        available=available_memory(),
+        others={"a batch": batch, "the state": count_bytes(setup.abstract_state)},
+    )
+
+
+def show_inspection(
+    inspection: Inspection,
+    dataset: Dataset,
+    *,
+    say: Callable[[str], None],
+    show: Callable[[RenderableType], None],
+    short: bool = False,
+) -> None:
+    """Prints the facts about a data set.
+
+    Args:
+      inspection: the facts.
+      dataset: the data set.
+      say: prints a line.
+      show: prints a table.
+      short: True to print few lines, and of copies only if there are some.
+    """
+    copies = describe_copies(inspection.copies)
+    images = (describe_sizes(inspection), describe_kinds(inspection), describe_preparation(inspection))
+    say(dataset.described)
+    if short:
+        held_out = (f"{part}: {where}" for part, (_, where) in inspection.origins.items() if part != "train")
+        say(f"from {inspection.source}; {'; '.join(held_out)}")
+    else:
+        say(f"source: {inspection.source}")
+        for line in describe_splits(inspection):
+            say(line)
+    show(class_table(dataset))
+    if short:
+        say(f"images: {'; '.join(images)}")
+    else:
+        for name, line in zip(("sizes", "channels and depth", "brought to size"), images, strict=True):
+            say(f"{name}: {line}")
+    for note in inspection.notes:
+        say(note)
+    if not short or (inspection.copies and inspection.copies.groups):
+        say(copies)
+    say(describe_memory(inspection.memory))
+    if warning := warn_of_memory(inspection.memory):
+        say(warning)
+    for title, lines in (("training refuses", inspection.problems), ("not readable", inspection.unreadable)):
+        if lines and not short:
+            say("\n  ".join([f"{title} ({len(lines):,}):", *lines[:10], *["..."] * (len(lines) > 10)]))
+
+
+def count_bytes(tree: Any) -> int:
+    """Returns the number of bytes of a tree of arrays that each device holds."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def describe_batch(plan: Plan, microbatches: int) -> str:

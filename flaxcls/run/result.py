@@ -29,6 +29,7 @@ class FitResult:
     seconds: from the call of `fit` to its end, without earlier sessions of a resumed run.
     images_per_second: over the training steps of all sessions, without compilation, evaluation and saving.
     skipped_updates, rollbacks: how often loop.on_nan dropped an update or went back to a checkpoint.
+    replaced: how many examples could not be read; data.unreadable replace lets the run go on.
     parameters: the number of parameters.
     versions: of Python and of the libraries.
     device: number and kind of the devices.
@@ -45,6 +46,7 @@ class FitResult:
     images_per_second: float
     skipped_updates: int
     rollbacks: int
+    replaced: int
     parameters: int
     versions: dict[str, str]
     device: str
@@ -88,6 +90,8 @@ class FitResult:
             summary.add_row(*row)
         if self.skipped_updates or self.rollbacks:
             summary.add_row("NaN or infinity", f"{self.skipped_updates} updates dropped, {self.rollbacks} rollbacks")
+        if self.replaced:
+            summary.add_row("examples not read", f"{self.replaced:,}, in replaced.jsonl")
         return summary
 
 

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 
 from flaxcls.config import Config, DataConfig
-from flaxcls.data import Dataset
+from flaxcls.data import Dataset, load_dataset
 from flaxcls.data.preparation import Preparation
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import InputError, StorageError
 from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.checkpoint_files import FORMAT, damage, read_record, read_steps
+from flaxcls.run.examples import read_listing
 from flaxcls.run.meter import Meter
 from flaxcls.run.multihost.sync import all_agree
 from flaxcls.run.plan import Plan
@@ -42,13 +43,34 @@ def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state
     }
 
 
-def found_before(config: DataConfig, workdir: Path) -> DataConfig:
-    """Returns the configuration with what the run in `workdir` has found in its data, see `as_found`."""
-    directory = workdir / CHECKPOINTS
+def load_again(config: DataConfig, workdir: Path) -> Dataset:
+    """Returns the data set of the run in `workdir`: with what the run has found in it, see `as_found`.
+
+    If the run keeps a list of its examples, they are those, and mean and deviation are those of the run, as one of the
+    images may no longer be there.
+    """
+    listing, directory = read_listing(workdir), workdir / CHECKPOINTS
     for step in reversed(read_steps(directory)):
-        with contextlib.suppress(StorageError, KeyError, TypeError, ValueError):
-            return as_found(config, read_record(directory, step))
-    return config
+        with contextlib.suppress(StorageError, KeyError, TypeError):
+            record = read_record(directory, step)
+            found, statistics = as_found(config, record), (np.array(record["mean"]), np.array(record["std"]))
+            break
+    else:
+        return load_dataset(config, listing)
+    dataset = load_dataset(found, listing)
+    is_listed = listing is not None and dataset.listing is listing
+    return replace(dataset, statistics=statistics) if is_listed else dataset
+
+
+def load_trained_on(config: DataConfig, workdir: Path) -> Dataset:
+    """Returns the data set of the run in `workdir` for an evaluation, which leaves out what can no longer be read.
+
+    config: of the run, maybe with another place of the data; with other options it is another data set.
+    """
+    listing = read_listing(workdir)
+    if listing is not None and config.source == "folder":
+        config = replace(config, unreadable="replace")
+    return load_dataset(config, listing)
 
 
 def as_found(config: DataConfig, record: Mapping[str, Any]) -> DataConfig:

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,26 +129,53 @@ def cores(root: Path = Path("/")) -> int:
     return min([schedulable_cores(), *(math.ceil(quota) for quota in _cpu_quotas(root))])
 
 
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Returns the bytes that this process can still take: of the machine, or of the limit of its container.
+
+    Cached files do not count as taken. None: not known, as on macOS. root: where proc/ and sys/ are.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        left = [1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))]
+    except (OSError, StopIteration):
+        return None
+    for place, version_2 in _control_groups(root, "memory"):
+        limit, taken = ("max", "current") if version_2 else ("limit_in_bytes", "usage_in_bytes")
+        prefix = "" if version_2 else "total_"  # version 1: with that of the groups below
+        with contextlib.suppress(OSError, ValueError):  # there is no file, or no limit: "max"
+            bytes_left = int((place / f"memory.{limit}").read_text()) - int((place / f"memory.{taken}").read_text())
+            pairs = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+            cached = sum(int(pairs.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+            left.append(max(0, bytes_left + cached))
+    return min(left)
+
+
 def _cpu_quotas(root: Path) -> list[float]:
     """Returns the quotas, in cores, of the control groups of this process and of all groups around them."""
-    membership = root / "proc/self/cgroup"
     quotas = []
+    for place, version_2 in _control_groups(root, "cpu"):
+        with contextlib.suppress(OSError, ValueError):  # there is no file, or no limit: "max"
+            if version_2:
+                quota, period = map(int, (place / "cpu.max").read_text().split())
+            else:
+                quota, period = (int((place / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+            if quota > 0:  # version 1: -1 is no limit
+                quotas.append(quota / period)
+    return quotas
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
+    """Yields the folders of the control groups of this process and of all around them, and True for version 2."""
+    membership = root / "proc/self/cgroup"
     for line in membership.read_text().splitlines() if membership.exists() else ():
         _, controllers, group = line.split(":", 2)
         version_2 = not controllers
-        if not version_2 and "cpu" not in controllers.split(","):
+        if not version_2 and controller not in controllers.split(","):
             continue
-        top = root / "sys/fs/cgroup" if version_2 else root / "sys/fs/cgroup/cpu"
+        top = root / "sys/fs/cgroup" if version_2 else root / "sys/fs/cgroup" / controller
         # in a container, `group` may be its path on the host, which is not there; its own group is then at the top
         folder = top / os.path.normpath(group).lstrip("/")
         for place in (folder, *folder.parents):
             if not place.is_relative_to(top):
                 break
-            with contextlib.suppress(OSError, ValueError):  # there is no file, or no limit: "max"
-                if version_2:
-                    quota, period = map(int, (place / "cpu.max").read_text().split())
-                else:
-                    quota, period = (int((place / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-                if quota > 0:  # version 1: -1 is no limit
-                    quotas.append(quota / period)
-    return quotas
+            yield place, version_2

@@ -95,9 +95,9 @@ def make_setup(
     )
     check_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
     schedule = make_schedule(config.optim, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps)
-    mean, std = channel_statistics(_sample(dataset.train.images))
+    mean, std = dataset.statistics or channel_statistics(dataset.train.images, _sample(dataset.train.images))
     dataset = _brought_to_size(dataset, config.augment)
-    transform = _make_transform(config.augment, dataset, mean, std)
+    transform = transform_of(config.augment, dataset, mean, std)
 
     model_is_ours, tx_is_ours = model is None, tx is None
     model = model or build_model(config.model, len(dataset.class_names))
@@ -242,11 +242,11 @@ def _make_create(
     return lambda key: created(key, on_devices(images[chosen], whole))
 
 
-def _sample(images: np.ndarray | Images) -> np.ndarray | Images:
-    """Returns the images to take statistics of: all, or 4,096 evenly spread ones where images are of several sizes."""
+def _sample(images: np.ndarray | Images) -> np.ndarray | None:
+    """Returns the indices of the images to take statistics of: 4,096 evenly spread ones of several sizes; None: all."""
     if not isinstance(images, Images) or images.whole or len(images) <= 4096:
-        return images
-    return images.take(np.linspace(0, len(images) - 1, 4096).round().astype(int))
+        return None
+    return np.linspace(0, len(images) - 1, 4096).round().astype(int)
 
 
 def _compiler_options(deterministic: bool) -> dict[str, bool] | None:
@@ -254,7 +254,8 @@ def _compiler_options(deterministic: bool) -> dict[str, bool] | None:
     return {"xla_gpu_deterministic_ops": True} if deterministic and jax.default_backend() == "gpu" else None
 
 
-def _make_transform(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
+def transform_of(config: AugmentConfig, dataset: Dataset, mean: np.ndarray, std: np.ndarray) -> Transform:
+    """Returns the transform of a run. mean, std: f64[c] of the training images."""
     blank = mean * (255 if dataset.train.images.dtype == np.uint8 else 1) if config.normalize else 0.0
     height, width, _ = dataset.image_shape
     if least_area(config, dataset.train.images) is not None:

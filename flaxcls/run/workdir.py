@@ -1,6 +1,8 @@
 """The run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, result.json.
 
 Nothing in it is overwritten unless the user asks for it. changes.jsonl keeps the options that resumed runs changed.
+A run on images in files keeps examples.parquet, the list of its examples, and replaced.jsonl, those that could not be
+read.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ from flaxcls.config import Config
 from flaxcls.config_json import differences, from_json, to_json
 from flaxcls.errors import InputError, StorageError
 from flaxcls.run.lock import LOCK, OWNER, locked
-from flaxcls.storage import PARTIAL, absolute, children, in_bucket, os_errors, remove, write_whole
+from flaxcls.storage import PARTIAL, absolute, append, children, in_bucket, os_errors, remove, write_whole
 
 CONFIG, CHANGES, METRICS, RESULT, CHECKPOINTS, TENSORBOARD, PROFILE = (
     "config.json",
@@ -51,6 +53,7 @@ FREE = frozenset(
         "data.memory",
         "data.workers",
         "data.on_device",
+        "data.unreadable",
         "loop.eval_batch_size",
         "loop.eval_every",
         "loop.save_every",
@@ -149,12 +152,7 @@ def note_changes(workdir: Path, config: Config, step: int, further: list[str]) -
     """
     changes = [*differences(read_config(workdir), config), *further]
     if changes:
-        path, line = workdir / CHANGES, json.dumps({"step": step, "changes": changes}) + "\n"
-        if in_bucket(path):
-            write_whole(path, (path.read_text() if path.exists() else "") + line)
-        else:
-            with path.open("a") as file:
-                file.write(line)
+        append(workdir / CHANGES, json.dumps({"step": step, "changes": changes}) + "\n")
         write_whole(workdir / CONFIG, to_json(config))
     return changes
 

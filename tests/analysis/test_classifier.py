@@ -5,6 +5,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import tifffile
 from flax import linen as nn
 
 from flaxcls.analysis import load_run
@@ -13,6 +14,7 @@ from flaxcls.analysis.evaluation import evaluate_run, worst
 from flaxcls.analysis.explain_files import METHODS, explain_image, logits_function
 from flaxcls.analysis.export import export_run
 from flaxcls.analysis.pictures import data_url, enlarged
+from flaxcls.analysis.prediction import predict_files
 from flaxcls.analysis.report import read_run, render
 from flaxcls.config import AugmentConfig
 from flaxcls.errors import InputError
@@ -137,6 +139,17 @@ def test_a_run_on_floats_predicts_what_it_evaluates(on_floats):
     np.testing.assert_allclose(classifier.logits(rounded), found.logits, atol=0.1)
 
 
+def test_a_run_on_floats_reads_bytes_in_files_as_it_takes_them_in_arrays(on_floats, tmp_path):
+    workdir, _ = on_floats
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 5), dtype=np.uint8)
+    for number, image in enumerate(images):
+        tifffile.imwrite(tmp_path / f"{number}.tif", image, photometric="minisblack", planarconfig="contig")
+    classifier = load_run(workdir)
+    found = predict_files(classifier, [str(tmp_path / f"{number}.tif") for number in range(3)])
+    assert found.complaint == ""
+    np.testing.assert_allclose(found.predictions.probabilities, classifier.predict(images).probabilities, atol=1e-5)
+
+
 def test_what_looks_at_a_run_on_floats_sees_the_floats(on_floats, tmp_path):
     workdir, dataset = on_floats
     classifier = load_run(workdir)
@@ -144,7 +157,7 @@ def test_what_looks_at_a_run_on_floats_sees_the_floats(on_floats, tmp_path):
     expected = classifier.logits(images[:3])
 
     description = export_run(workdir, classifier, tmp_path / "export")
-    assert description["input"] == {"images": "f32[b 8 8 5]", "values": "0..1, 5 channels"}
+    assert (description["input"]["images"], description["input"]["values"]) == ("f32[b 8 8 5]", "0..1, 5 channels")
     assert "np.zeros((7, 8, 8, 5), np.float32)" in description["usage"]
     program = jax.export.deserialize(bytearray((tmp_path / "export/model.stablehlo").read_bytes()))
     np.testing.assert_allclose(program.call(images[:3])[0], expected, rtol=1e-5, atol=1e-5)

@@ -405,6 +405,9 @@ def test_a_run_keeps_the_size_and_the_range_that_it_found(tmp_path, plain_config
     assert resumed.fingerprint == whole.fingerprint
     classifier = load_run(tmp_path / "run")
     assert classifier.preparation == Preparation((8, 8), 1, "squash", (0, 1023))
+    cv2.imwrite(tmp_path / "shallow.png", np.zeros((8, 8), np.uint8))
+    ((_, reason),) = predict_files(classifier, [str(tmp_path / "shallow.png")]).unreadable
+    assert "shallow.png: it has 8 bits, but the run was trained on files whose values 0..1023 become 0..1" in reason
     evaluation = evaluate_run(tmp_path / "run")
     paths = [str(tmp_path / "data" / name) for name in evaluation.ids]
     found = predict_files(with_temperature(tmp_path / "run", classifier, evaluation.temperature), paths)

@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from flaxcls.config import DataConfig
 from flaxcls.data import load_dataset
 from flaxcls.data.images import Images
+from flaxcls.data.inspection import inspect_dataset
 from flaxcls.data.tfds import PREPARE
 from flaxcls.errors import InputError
 from flaxcls.train import main
@@ -373,3 +374,19 @@ def test_the_command_that_prepares_installs_the_packages_of_the_extra():
 def test_a_set_that_does_not_fit(data_dir, name, message):
     with pytest.raises(InputError, match=message):
         load(data_dir, name)
+
+
+@pytest.mark.parametrize("memory", [2.0, 0.0])
+def test_it_is_said_where_the_splits_come_from_and_copies_are_found_by_the_bytes_of_the_records(data_dir, memory):
+    dataset = load_dataset(DataConfig(source="tfds", name="toy", dir=str(data_dir), memory=memory))
+    found = inspect_dataset(dataset, memory_limit=2, available=None)
+    assert found.source == f"tfds toy/1.0.0 in {data_dir}/toy/1.0.0"
+    assert dict(found.origins) == {
+        "train": (36, "the rest"),
+        "validation": (4, "10 % of the rest of train, held out by split seed 0"),
+        "test": (12, "its split test"),
+    }
+    pixels = np.concatenate([split.images[:] for split in dataset.splits.values()]).reshape(52, -1)
+    _, counts = np.unique(pixels, axis=0, return_counts=True)
+    assert found.copies.groups == (counts > 1).sum()
+    assert found.memory.images == 52 * 8 * 8 * 3

@@ -35,6 +35,9 @@ def test_it_shows_network_plan_schedule_batch_and_cost_and_writes_nothing(shown,
     assert "Conv_0" in text
     assert "stripes: 109 train, 11 validation, 30 test images of 3 classes" in text
     assert ["class", "train", "validation", "test"] in [line.split() for line in text.splitlines()]
+    order = ("source: arrays\n", "train: 109, the rest\n", "class ", "sizes: all 8x8\n", "exact copies: ", "memory: ")
+    places = [text.index(line) for line in order]
+    assert places == sorted(places)
     assert "11 steps of 32, 3.4 an epoch, 0 of warm-up" in text
     assert "learning rate in 1e-2 by step (cosine)" in text
     setup = make_setup(small_config, stripes, None, None)

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from flaxcls.config import DataConfig, LossConfig
 from flaxcls.data import Dataset, Split, from_arrays
-from flaxcls.run import fit
+from flaxcls.data.inspection import inspect_dataset
+from flaxcls.run import fit, messages
 from flaxcls.run.messages import class_table, imbalance
 from tests.conftest import make_stripes
 
@@ -73,3 +74,29 @@ def test_of_many_classes_the_largest_and_the_smallest_are_shown():
     assert lines[1][0] == "c199"
     assert lines[11] == ["...", "180", "classes", "between", "these", "in", "size"]
     assert lines[-1][:1] == ["c0"]
+
+
+def test_a_run_says_first_what_it_is_trained_on(plain_config, tmp_path, capsys, monkeypatch):
+    images, labels = make_stripes(200)
+    images[190:] = images[:10]
+    data = from_arrays(images, labels, test=(images[:5], labels[:5]))
+    monkeypatch.setattr(messages, "available_memory", lambda: 1000)
+    fit(plain_config, dataset=data, workdir=tmp_path / "run", console=Console(width=200))
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index(data.described)
+    assert (
+        lines[start + 1] == "from arrays; validation: 10 % of the rest of train, held out by split seed 0; test: given"
+    )
+    assert lines[start + 6] == "images: all 8x8; 1 channel of 8 bits; the model sees 8x8, 1 channel; none is resized"
+    copies, memory, warning = lines[start + 7 : start + 10]
+    assert copies.startswith("exact copies: ")
+    assert " of test are also in train" in copies
+    assert memory.startswith("memory: the decoded images take 12.8 KiB and are kept in memory, a batch 2.0 KiB, the ")
+    assert warning.startswith("warning: about ")
+
+
+def test_the_images_that_are_in_memory_already_count_as_memory_that_is_there():
+    images, labels = make_stripes(200)
+    found = inspect_dataset(from_arrays(images, labels), memory_limit=2, available=10)
+    assert found.memory.needed == images.nbytes
+    assert not found.memory.is_short

@@ -196,3 +196,51 @@ def test_no_more_cores_count_than_the_quota_of_the_container_gives(case, tmp_pat
     files, expected = QUOTAS[case]
     monkeypatch.setattr(runtime, "schedulable_cores", lambda: 8)
     assert runtime.cores(write(tmp_path, files)) == expected
+
+
+MEMINFO = "MemTotal: 8000000 kB\nMemFree: 100 kB\nMemAvailable: 4000000 kB\n"
+LIMITS = {
+    "no control groups": ({"proc/meminfo": MEMINFO}, 4_096_000_000),
+    "no limit": (
+        {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"},
+        4_096_000_000,
+    ),
+    "what a container's limit leaves, with the files that are cached": (
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "0::/one\n",
+            "sys/fs/cgroup/one/memory.max": "3000\n",
+            "sys/fs/cgroup/one/memory.current": "2500\n",
+            "sys/fs/cgroup/one/memory.stat": "anon 2000\nactive_file 100\ninactive_file 300\n",
+        },
+        900,
+    ),
+    "the limit of the group around it": (
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "0::/pod/one\n",
+            "sys/fs/cgroup/pod/one/memory.max": "max\n",
+            "sys/fs/cgroup/pod/memory.max": "700\n",
+            "sys/fs/cgroup/pod/memory.current": "800\n",
+            "sys/fs/cgroup/pod/memory.stat": "anon 800\n",
+        },
+        0,
+    ),
+    "version 1": (
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "4:memory:/docker/1f\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "5000\n",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "1000\n",
+            "sys/fs/cgroup/memory/memory.stat": "active_file 1\ntotal_active_file 50\ntotal_inactive_file 7\n",
+        },
+        4057,
+    ),
+    "not told": ({}, None),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_the_memory_that_is_there_is_that_of_the_machine_or_of_its_container(case, tmp_path):
+    files, expected = LIMITS[case]
+    assert runtime.available_memory(write(tmp_path, files)) == expected

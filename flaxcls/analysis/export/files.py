@@ -7,11 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
+import PIL
 
 from flaxcls import __version__
 from flaxcls.analysis.classifier import Classifier
 from flaxcls.analysis.export.comparison import compare
+from flaxcls.analysis.export.description import describe_input, describe_preparation, describe_program
 from flaxcls.analysis.export.onnx import to_onnx
 from flaxcls.analysis.export.serving import WeightType
 from flaxcls.analysis.export.stablehlo import PLATFORMS, requirements, to_stablehlo
@@ -75,24 +78,25 @@ def export_run(
     except OSError as error:
         raise _not_written(out, error) from error
     program = to_stablehlo(classifier, dtype)
-    kind, values = ("u8", "0..255") if classifier.image_dtype == "uint8" else ("f32", "0..1")
-    channels = classifier.image_shape[2]
+    columns = classifier.config.data.path_column
+    bands = columns if len(columns) > 1 else ()
     description: dict[str, Any] = {
-        "input": {
-            "images": f"{kind}[b {' '.join(map(str, classifier.image_shape))}]",
-            "values": f"{values}, {({1: 'grey', 3: 'RGB'}).get(channels, f'{channels} channels')}",
-        },
+        "input": describe_input(classifier.preparation, bands),
         "output": dict.fromkeys(("logits", "probabilities"), f"f32[b {len(classifier.class_names)}]"),
-        "preparation": "crop the largest centred part with the proportions of the input and scale it to the input's "
-        "size: by averaging areas if no side grows and one shrinks to less than half, else by linear interpolation; "
-        "scaling to 0..1, normalising and the temperature are part of the program",
+        "preparation": describe_preparation(classifier.preparation, bands),
+        "program": describe_program(classifier),
         "class_names": list(classifier.class_names),
         "temperature": classifier.temperature,
         "not_calibrated": not_calibrated,
         "dtype": dtype,
         "step": classifier.step,
         "platforms": list(PLATFORMS),
-        "versions": {"flaxcls": __version__, "jax": jax.__version__},
+        "versions": {
+            "flaxcls": __version__,
+            "jax": jax.__version__,
+            "opencv": cv2.__version__,
+            "pillow": PIL.__version__,
+        },
         "files": {STABLEHLO: {"bytes": len(program), "sha256": hashlib.sha256(program).hexdigest()}},
         "requirements": requirements(),
         "usage": USAGE.format(
@@ -104,7 +108,7 @@ def export_run(
     if dtype != "float32":
         description["compared_with_float32"], description["not_compared"] = None, None
         try:
-            split = validation_split(classifier)
+            split = validation_split(workdir, classifier)
             plain = to_stablehlo(classifier)
             description["compared_with_float32"] = dataclasses.asdict(compare(plain, program, split))
         except InputError as error:

@@ -48,6 +48,7 @@ def to_onnx(classifier: Classifier, python: Path, dtype: WeightType = "float32")
         folder = Path(temporary)
         _write_inputs(folder, classifier, dtype, images)
         environment = {**os.environ, "PYTHONPATH": str(folder / "path"), "JAX_PLATFORMS": "cpu"}
+        environment["JAX_TRACEBACK_FILTERING"] = "off"  # else the last line is advice about it
         script = folder / "path/flaxcls/analysis/export/onnx_converter.py"
         command = [str(python), "-P", str(script), str(folder)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)

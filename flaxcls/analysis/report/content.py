@@ -16,11 +16,12 @@ from flaxcls.analysis.duplicates import Duplicate, near_duplicates
 from flaxcls.analysis.evaluation import Evaluation, check_named, evaluate_run, worst
 from flaxcls.analysis.pictures import data_url, enlarged, in_colours, overlay
 from flaxcls.config_json import to_json
-from flaxcls.data import Dataset, Split, load_dataset
+from flaxcls.data import Dataset, Split
 from flaxcls.data.images import Images
 from flaxcls.early_stopping import EarlyStopping
 from flaxcls.errors import InputError
 from flaxcls.run.checkpoint_files import read_record, read_steps
+from flaxcls.run.resume import load_trained_on
 from flaxcls.run.workdir import CHECKPOINTS, METRICS, RESULT
 from flaxcls.storage import as_path
 
@@ -145,7 +146,7 @@ def read_run(
     classifier = load_run(workdir, model=model)
     if dataset is None:
         data = classifier.config.data
-        dataset = load_dataset(replace(data, dir=str(data_dir)) if data_dir else data)
+        dataset = load_trained_on(replace(data, dir=str(data_dir)) if data_dir else data, workdir)
         if not data_dir:
             check_named(classifier, dataset)
     evaluation = evaluate_run(workdir, split=split, dataset=dataset, classifier=classifier)

@@ -60,12 +60,8 @@ def render(runs: Sequence[RunContent]) -> str:
         if names := list(thresholds[str(place)]):
             specs[f"roc-{place}"], specs[f"precision-recall-{place}"] = charts.roc_curves(evaluation, names)
     same = all(_same_examples(runs[0].evaluation, run.evaluation) for run in runs[1:])
-    environment = Environment(
-        loader=PackageLoader("flaxcls.analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "number": number, "shown": _shown}
-    source = environment.loader.get_source  # type: ignore[union-attr]
-    return environment.get_template("report.html").render(
+    return render_template(
+        "report.html",
         title=", ".join(run.name for run in runs),
         runs=runs,
         curves=[(name, title) for name, title, _ in curves],
@@ -75,12 +71,23 @@ def render(runs: Sequence[RunContent]) -> str:
         differing=_differing(runs),
         tests=_test_pairs(runs),
         data={"specs": specs, "thresholds": thresholds, "grid": charts.THRESHOLDS.round(3).tolist()},
-        made=f"{datetime.now():%-d %B %Y, %H:%M}",
-        version=versions()["flaxcls"],
-        style=Markup(source(environment, "style.css")[0]),
-        script=Markup(source(environment, "script.js")[0]),
+        script=Markup(_source("script.js")),
         vega=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")),
     )
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Returns the HTML of a template with these values, in the look of the report."""
+    return ENVIRONMENT.get_template(name).render(
+        made=f"{datetime.now():%-d %B %Y, %H:%M}",
+        version=versions()["flaxcls"],
+        style=Markup(_source("style.css")),
+        **values,
+    )
+
+
+def _source(name: str) -> str:
+    return ENVIRONMENT.loader.get_source(ENVIRONMENT, name)[0]  # type: ignore[union-attr]
 
 
 def _compared(runs: Sequence[RunContent], *, same: bool) -> list[dict[str, Any]]:
@@ -143,3 +150,9 @@ def _at(metrics: dict[str, Any], path: str) -> float | None:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("flaxcls.analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+ENVIRONMENT.filters |= {"percent": percent, "number": number, "shown": _shown}

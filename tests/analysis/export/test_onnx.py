@@ -3,6 +3,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from flaxcls.analysis import load_run
 from flaxcls.analysis.export.onnx import to_onnx
 from flaxcls.analysis.export.stablehlo import served
 from flaxcls.config import AugmentConfig, ModelConfig
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
 
@@ -58,6 +60,27 @@ def test_onnxruntime_predicts_the_same_in_a_process_of_its_own(trained, stripes,
         np.testing.assert_allclose(found["logits7"], classifier.logits(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.skipif(PYTHON is None, reason="FLAXCLS_ONNX_PYTHON names no Python that has jax2onnx")
+def test_images_of_other_depths_and_channels_are_floats(trained, tmp_path):
+    inputs = np.zeros((1, 8, 8, 4), "f4")
+    classifier = dataclasses.replace(
+        trained,
+        variables=trained.model.init(jax.random.key(0), inputs, train=False),
+        preparation=Preparation((8, 8), 4, "pad", (0.0, 4095.0)),
+        mean=(0.5,) * 4,
+        std=(0.2,) * 4,
+    )
+    program, record = to_onnx(classifier, Path(PYTHON))
+    assert record["largest_difference"] < 1e-5
+    (tmp_path / "model.onnx").write_bytes(program)
+    asked = """
+import onnxruntime
+(images,) = onnxruntime.InferenceSession("model.onnx").get_inputs()
+assert (images.type, images.shape) == ("tensor(float)", ["b", 8, 8, 4])
+"""
+    subprocess.run([PYTHON, "-I", "-c", asked], check=True, cwd=tmp_path)
+
+
 LOADED = """
 import onnx, onnxruntime
 onnx.checker.check_model(onnx.load("model.onnx"), full_check=True)
@@ -80,7 +103,12 @@ def test_a_python_that_is_not_there_or_lacks_the_converter(trained, tmp_path):
     with pytest.raises(InputError, match=r"nowhere cannot be run: make the environment by .*pip install jax2onnx"):
         to_onnx(trained, tmp_path / "nowhere")
     bare = tmp_path / "bare"
-    bare.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'jax2onnx'\" >&2\nexit 1\n")
+    bare.write_text(
+        "#!/bin/sh\n"
+        "echo \"ModuleNotFoundError: No module named 'jax2onnx'\" >&2\n"
+        '[ "$JAX_TRACEBACK_FILTERING" = off ] || echo "For simplicity, JAX has removed its internal frames" >&2\n'
+        "exit 1\n"
+    )
     bare.chmod(0o755)
     with pytest.raises(InputError, match=r"failed: ModuleNotFoundError: No module named 'jax2onnx'\nIf a package"):
         to_onnx(trained, bare)

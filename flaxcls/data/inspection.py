@@ -1,0 +1,320 @@
+"""What a data set is, before anything is trained on it: its source, splits, sizes, copies and memory, as values."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxcls.data.arranged import HOW
+from flaxcls.data.contents import number_of
+from flaxcls.data.dataset import Dataset, Split
+from flaxcls.data.decode import Head
+from flaxcls.data.images import Images
+from flaxcls.data.preparation import Preparation
+from flaxcls.data.resize import share_kept
+
+GIB = 2**30
+
+
+class Place(NamedTuple):
+    """An example: its split and its number in it."""
+
+    part: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Examples that are the same to the last byte of their files or, without files, to the last pixel.
+
+    groups: number of groups of two or more examples that are the same.
+    within: for each split, the number of its examples that repeat another one of it.
+    across: for a pair of splits, the number of examples of the first that are also in the second.
+    contradictions: number of groups with several labels.
+    pairs: an example of the first and one of the second split, for each example that `across` counts.
+    """
+
+    groups: int = 0
+    within: Mapping[str, int] = field(default_factory=dict)
+    across: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    contradictions: int = 0
+    pairs: Sequence[tuple[Place, Place]] = ()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that the data needs.
+
+    images: all images, decoded, in the channels and type of an input.
+    in_memory: True if they are, or would be, kept in memory; False if each is read when it is needed.
+    limit: `data.memory` in bytes, up to which images are kept; None: the source does not read it.
+    others: what else is needed, such as {"a batch": 1000}.
+    available: bytes that are there, for images and all else; None: not known.
+    """
+
+    images: int
+    in_memory: bool
+    limit: float | None
+    others: Mapping[str, int]
+    available: int | None
+
+    @property
+    def needed(self) -> int:
+        """The bytes that are needed at the same time."""
+        return self.images * self.in_memory + sum(self.others.values())
+
+    @property
+    def is_short(self) -> bool:
+        """True if more is needed than is there."""
+        return self.available is not None and self.needed > self.available
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The facts about a data set.
+
+    name: of the data set.
+    source: format and place.
+    origins: for each split, its number of examples and where they come from.
+    sizes: number of images of each height and width, the most frequent first.
+    kinds: number of images by channels and type of their values, the most frequent first.
+    smallest, largest: examples with the fewest and the most pixels; None: there are no files.
+    preparation: how images become inputs; None if that is not known.
+    copies: exact copies; None: they were not searched, as that would read every image.
+    memory: what is needed and what is there.
+    notes: lines on what was left out, guessed or done.
+    problems: lines on what training refuses.
+    unreadable: for each file that cannot be read, its name and why.
+    """
+
+    name: str
+    source: str
+    origins: Mapping[str, tuple[int, str]]
+    sizes: Mapping[tuple[int, int], int]
+    kinds: Mapping[tuple[int, str], int]
+    smallest: Place | None
+    largest: Place | None
+    preparation: Preparation | None
+    copies: Copies | None
+    memory: Memory
+    notes: Sequence[str] = ()
+    problems: Sequence[str] = ()
+    unreadable: Sequence[str] = ()
+
+
+def inspect_dataset(
+    dataset: Dataset,
+    *,
+    memory_limit: float,
+    available: int | None,
+    others: Mapping[str, int] | None = None,
+    problems: Sequence[str] = (),
+    unreadable: Sequence[str] | None = None,
+) -> Inspection:
+    """Returns the facts about a data set. Pixels are read only of images in memory, to find copies.
+
+    Args:
+      dataset: the data set.
+      memory_limit: `data.memory`, in GiB.
+      available: bytes of memory that are there, without the images, if they are in memory already; None: not known.
+      others: bytes of what else is kept in memory, by its name.
+      problems: lines on what training refuses.
+      unreadable: files that cannot be read; None: those that the data set knows.
+    """
+    heads = {part: split.heads or _heads_of(split) for part, split in dataset.splits.items()}
+    places = [Place(part, index) for part, of_part in heads.items() for index in range(len(of_part))]
+    areas = np.array([math.prod(head.size) for of_part in heads.values() for head in of_part], np.int64)
+    from_files = dataset.train.heads is not None
+    ends = (places[int(areas.argmin())], places[int(areas.argmax())]) if from_files else (None, None)
+    return Inspection(
+        name=dataset.name,
+        source=dataset.source or dataset.name,
+        origins={
+            part: (len(split.labels), dataset.origins.get(part, "given")) for part, split in dataset.splits.items()
+        },
+        sizes=dict(Counter(head.size for of_part in heads.values() for head in of_part).most_common()),
+        kinds=dict(
+            Counter((head.channels, head.dtype) for of_part in heads.values() for head in of_part).most_common()
+        ),
+        smallest=ends[0],
+        largest=ends[1],
+        preparation=dataset.preparation,
+        copies=find_copies(dataset),
+        memory=_memory(dataset, int(areas.sum()), memory_limit if from_files else None, available, others or {}),
+        notes=dataset.notes,
+        problems=problems,
+        unreadable=dataset.unreadable if unreadable is None else unreadable,
+    )
+
+
+def _heads_of(split: Split) -> Sequence[Head]:
+    """Returns the heads of images without files: all have the size of an input, but for `Images` in memory."""
+    images = split.images
+    if isinstance(images, Images) and images.in_memory:
+        shapes = [images.original(index).shape for index in range(len(images))]
+        return [Head(shape[:2], shape[2], images.dtype.name) for shape in shapes]
+    height, width, channels = images.shape[1:]
+    return [Head((height, width), channels, images.dtype.name)] * len(images)
+
+
+def _memory(
+    dataset: Dataset, area: int, limit: float | None, available: int | None, others: Mapping[str, int]
+) -> Memory:
+    images = dataset.train.images
+    needed = area * images.shape[-1] * images.dtype.itemsize
+    held = not isinstance(images, Images) or images.in_memory
+    return Memory(
+        needed,
+        held if limit is None else needed <= limit * GIB,
+        None if limit is None else limit * GIB,
+        others,
+        None if available is None else available + held * needed,
+    )
+
+
+def find_copies(dataset: Dataset) -> Copies | None:
+    """Returns the exact copies, or None if the search would have to read every image."""
+    parts = {part: found for part, split in dataset.splits.items() if (found := _contents(split)) is not None}
+    if len(parts) < len(dataset.splits):
+        return None
+    _, group_of, counts = np.unique(np.concatenate([*parts.values()]), return_inverse=True, return_counts=True)
+    labels = np.concatenate([split.labels for split in dataset.splits.values()])
+    highest, lowest = np.full(len(counts), -1), np.full(len(counts), len(dataset.class_names))
+    np.maximum.at(highest, group_of, labels)
+    np.minimum.at(lowest, group_of, labels)
+    across: dict[tuple[str, str], int] = {}
+    pairs: list[tuple[Place, Place]] = []
+    for first, second in (("test", "train"), ("validation", "train"), ("test", "validation")):
+        if first not in parts or second not in parts:
+            continue
+        one, other = parts[first], parts[second]
+        _, originals = np.unique(other, return_index=True)
+        by_content = {other[index]: Place(second, int(index)) for index in originals}
+        shared = [(Place(first, i), by_content[content]) for i, content in enumerate(one) if content in by_content]
+        if shared:
+            across[first, second] = len(shared)
+            pairs += shared
+    return Copies(
+        groups=int((counts > 1).sum()),
+        within={part: repeated for part, of in parts.items() if (repeated := len(of) - len(np.unique(of)))},
+        across=across,
+        contradictions=int((highest != lowest).sum()),
+        pairs=pairs,
+    )
+
+
+def _contents(split: Split) -> np.ndarray | None:
+    """Returns u64[n], equal for the same files or pixels, or None if every image would have to be read."""
+    images = split.images
+    if split.contents is not None:
+        return split.contents
+    if isinstance(images, Images) and not images.in_memory:
+        return None
+
+    def number(index: int) -> int:
+        pixels = images.original(index) if isinstance(images, Images) else images[index]
+        return number_of(b"%d %d " % pixels.shape[:2] + pixels.tobytes())
+
+    with ThreadPoolExecutor() as pool:
+        return np.array(list(pool.map(number, range(len(images)))), np.uint64)
+
+
+def distortion(size: tuple[int, int], preparation: Preparation) -> float:
+    """Returns how much an image of this size loses or changes on its way to an input: 0 is nothing, towards 1 is all.
+
+    For crop, it is the share of the image that is cut; for squash, by how much the proportions change; for pad, the
+    share of the input that is empty.
+    """
+    if size == preparation.size:
+        return 0.0
+    return 1 - share_kept(size, preparation.size)
+
+
+def describe_memory(memory: Memory) -> str:
+    """Returns the line on the memory of the images, of all else, and of the machine."""
+    limit = "" if memory.limit is None else f" (data.memory: {memory.limit / GIB:g} GiB)"
+    way = "kept in memory" if memory.in_memory else "read from their files in each epoch"
+    more = "".join(f", {name} {as_bytes(count)}" for name, count in memory.others.items())
+    there = "" if memory.available is None else f"; {as_bytes(memory.available)} are there"
+    return f"memory: the decoded images take {as_bytes(memory.images)} and are {way}{limit}{more}{there}"
+
+
+def warn_of_memory(memory: Memory) -> str | None:
+    """Returns the warning that more memory is needed than is there, or None."""
+    if not memory.is_short:
+        return None
+    advice = "lower data.memory, so that images are read when they are needed" if memory.in_memory else "lower the size"
+    return (
+        f"warning: about {as_bytes(memory.needed)} of memory are needed, but {as_bytes(memory.available or 0)} are "
+        f"there: {advice}, or the system may end the process"
+    )
+
+
+def describe_splits(inspection: Inspection) -> list[str]:
+    """Returns a line for each split with the number of its examples and where they come from."""
+    return [f"{part}: {count:,}, {origin}" for part, (count, origin) in inspection.origins.items()]
+
+
+def describe_sizes(inspection: Inspection, most: int = 5) -> str:
+    """Returns the line on the sizes of the images: the most frequent, the smallest and the largest."""
+    sizes = inspection.sizes
+    if len(sizes) == 1:
+        return f"all {_by(next(iter(sizes)))}"
+    common = ", ".join(f"{_by(size)} ({count:,})" for size, count in list(sizes.items())[:most])
+    more = f" and {len(sizes) - most:,} more" if len(sizes) > most else ""
+    least, largest = min(sizes, key=math.prod), max(sizes, key=math.prod)
+    return f"{len(sizes):,} sizes, {common}{more}; smallest {_by(least)}, largest {_by(largest)}"
+
+
+def describe_kinds(inspection: Inspection) -> str:
+    """Returns the line on channels and depth of the images."""
+    total = sum(inspection.kinds.values())
+    return ", ".join(
+        f"{channels} channel{'s' * (channels > 1)} of {_depth(dtype)}" + (f" ({count:,})" if count < total else "")
+        for (channels, dtype), count in inspection.kinds.items()
+    )
+
+
+def describe_preparation(inspection: Inspection) -> str:
+    """Returns the line on what the model sees."""
+    preparation = inspection.preparation
+    if preparation is None:
+        return "the model sees them as they are"
+    others = sum(count for size, count in inspection.sizes.items() if size != preparation.size)
+    done = f"{others:,} are {HOW[preparation.resize]} to that" if others else "none is resized"
+    channels = preparation.channels
+    scale = "" if preparation.value_range is None else " in 0..1, of {:g}..{:g}".format(*preparation.value_range)
+    return f"the model sees {_by(preparation.size)}, {channels} channel{'s' * (channels > 1)}{scale}; {done}"
+
+
+def describe_copies(copies: Copies | None) -> str:
+    """Returns the line on exact copies."""
+    if copies is None:
+        return "exact copies: not searched, as every image would have to be read"
+    if not copies.groups:
+        return "exact copies: none"
+    found = [f"{count:,} in {part} repeat another of it" for part, count in copies.within.items()]
+    found += [f"{count:,} of {first} are also in {second}" for (first, second), count in copies.across.items()]
+    if copies.contradictions:
+        found.append(f"groups with several labels: {copies.contradictions:,}")
+    return f"exact copies: {copies.groups:,} group{'s' * (copies.groups > 1)}; {', '.join(found)}"
+
+
+def as_bytes(count: float) -> str:
+    """Returns a number of bytes in GiB, MiB or KiB."""
+    for unit, name in ((GIB, "GiB"), (2**20, "MiB")):
+        if count >= unit / 10:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count / 1024:,.1f} KiB"
+
+
+def _by(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
+
+
+def _depth(dtype: str) -> str:
+    return "floating-point numbers" if dtype.startswith("float") else f"{np.dtype(dtype).itemsize * 8} bits"

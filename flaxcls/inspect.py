@@ -1,0 +1,93 @@
+"""The command `python -m flaxcls.inspect`: it parses, looks at a data set, prints and writes one page."""
+
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from flaxcls.analysis.look import find_unreadable, look_at
+from flaxcls.analysis.prediction import check_new
+from flaxcls.analysis.report.inspection import render_inspection
+from flaxcls.cli import NAMES, local_out, run_command
+from flaxcls.config import AugmentConfig, Config, DataConfig
+from flaxcls.data import load_dataset
+from flaxcls.data.inspection import inspect_dataset
+from flaxcls.errors import InputError
+from flaxcls.run.messages import show_inspection
+from flaxcls.run.preview import draw_views
+from flaxcls.run.runtime import available_memory
+from flaxcls.storage import printable, write_whole
+from flaxcls.validation import validate
+
+DRAWS = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """Shows a data set before anything is trained on it, and writes a page with its facts and pictures."""
+
+    place: tyro.conf.Positional[Path | None] = None
+    """Folder of images, or table of paths and labels: data.dir, with data.source folder."""
+    out: Path = Path("inspection.html")
+    """New file to write."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the file if it is there."""
+    channels: tuple[int, ...] | None = None
+    """Channels that are shown as red, green and blue, or one as grey; the first is 1. None: the first three."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 2 for bad input, or 130 after SIGINT."""
+    command = tyro.cli(Command, args=args, prog="python -m flaxcls.inspect", registry=NAMES)
+    return run_command(lambda: _inspect(command))
+
+
+def _inspect(command: Command) -> int:
+    console, config, out = Console(), _data_config(command), local_out(command.out, command.out)
+    validate(Config(data=config, augment=command.augment))
+    if not command.overwrite:
+        check_new(out)
+    problems: list[str] = []
+    streamed = replace(config, memory=0.0) if config.source in ("folder", "tfds") else config
+    dataset = load_dataset(streamed, problems=problems)
+    look_up = partial(inspect_dataset, dataset, memory_limit=config.memory, available=available_memory())
+    inspection = look_up(problems=problems)
+    headers_only = not inspection.memory.in_memory
+    unreadable = [*dataset.unreadable, *([] if headers_only else find_unreadable(dataset))]
+    draw = partial(draw_views, command.augment, dataset, dataset.train, draws=DRAWS)
+    look = look_at(dataset, inspection, channels=command.channels, draw_views=draw)
+    inspection = look_up(problems=problems, unreadable=list(dict.fromkeys([*unreadable, *look.refused])))
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    show_inspection(inspection, dataset, say=say, show=console.print)
+    try:
+        page = render_inspection(dataset, inspection, look, draws=DRAWS, headers_only=headers_only)
+        write_whole(out, printable(page))
+    except OSError as error:
+        raise InputError(
+            f"the page cannot be written to {out}: {error.strerror or error}. Name another --out."
+        ) from error
+    console.print(escape(f"written: {out} ({out.stat().st_size / 2**20:.1f} MiB)"), soft_wrap=True)
+    return 0
+
+
+def _data_config(command: Command) -> DataConfig:
+    """Returns the configuration of the data. Raises InputError if the place is named twice."""
+    config = command.data
+    if command.place is None:
+        return config
+    if config.dir is not None or config.source != DataConfig.source:
+        raise InputError(
+            f"{command.place} is given, and so is data.{'dir' if config.dir else 'source'}: give a folder or a table "
+            "alone, or --data.source with its options."
+        )
+    return replace(config, source="folder", dir=str(command.place))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""The facts about a data set agree with what is in its files."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxcls.config import DataConfig
+from flaxcls.data import from_arrays, load_dataset
+from flaxcls.data.contents import READ
+from flaxcls.data.inspection import (
+    Copies,
+    Place,
+    describe_copies,
+    describe_kinds,
+    describe_memory,
+    describe_preparation,
+    describe_sizes,
+    describe_splits,
+    find_copies,
+    inspect_dataset,
+    warn_of_memory,
+)
+from flaxcls.errors import InputError
+
+NOISE = np.random.default_rng(0)
+
+
+def save(place, shape=(8, 8, 3)):
+    place.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(NOISE.integers(0, 256, shape, np.uint8)).save(place)
+
+
+def load(place, problems=None, **options):
+    return load_dataset(DataConfig(source="folder", dir=str(place), **options), problems=problems)
+
+
+def look(place, **options):
+    problems = []
+    return inspect_dataset(load(place, problems, **options), memory_limit=2, available=None, problems=problems)
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Returns a folder of given splits with 6 images of each class in train and 2 in the others."""
+    for part, count in (("train", 6), ("val", 2), ("test", 2)):
+        for name in ("cat", "dog"):
+            for number in range(count):
+                save(tmp_path / "pets" / part / name / f"{part}{number}.png")
+    return tmp_path / "pets"
+
+
+def test_source_and_the_origin_of_each_split_are_said(given, tmp_path):
+    assert look(given).source == f"folder of classes {given}"
+    assert describe_splits(look(given)) == [
+        "train: 12, given by folders",
+        "validation: 4, given by folders",
+        "test: 4, given by folders",
+    ]
+    shutil.rmtree(given / "test")
+    assert describe_splits(look(given, split_seed=3, validation_fraction=0.2)) == [
+        "train: 10, the rest",
+        "validation: 2, 20 % of the rest of train, held out by split seed 3",
+        "test: 4, the validation split, given by folders",
+    ]
+    table = tmp_path / "pets.csv"
+    rows = (f"{path},{path.parent.name}" for path in sorted((given / "train").rglob("*.png")))
+    table.write_text("\n".join(["path,label", *rows]))
+    found = look(table, validation_fraction=0, train_examples=4)
+    assert found.source == f"table {table}"
+    assert describe_splits(found) == [
+        "train: 4, 4 of 10 (data.train_examples)",
+        "test: 2, 20 % of train, held out by split seed 0",
+    ]
+
+
+def test_sizes_and_depths_are_counted(given):
+    for number in range(3):
+        save(given / "train" / "cat" / f"wide{number}.png", (8, 12, 3))
+    save(given / "train" / "dog" / "large.png", (20, 10))
+    found = look(given)
+    assert describe_sizes(found) == "3 sizes, 8x8 (20), 8x12 (3), 20x10 (1); smallest 8x8, largest 20x10"
+    assert describe_kinds(found) == "3 channels of 8 bits (23), 1 channel of 8 bits (1)"
+    assert describe_preparation(found) == "the model sees 8x8, 3 channels; 4 are squashed to that"
+    assert load(given).splits[found.largest.part].ids[found.largest.number] == "train/dog/large.png"
+
+
+def test_it_is_said_where_nothing_is_resized():
+    found = inspect_dataset(load_dataset(DataConfig()), memory_limit=2, available=None)
+    assert describe_sizes(found) == "all 8x8"
+    assert describe_preparation(found) == "the model sees 8x8, 1 channel; none is resized"
+    assert found.source == "the digits of scikit-learn"
+
+
+def test_deep_images_have_their_depth_and_range(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            pixels = NOISE.integers(0, 4096, (8, 8), np.uint16)
+            pixels[0, 0] = 4095
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    found = look(tmp_path, color="grey")
+    assert describe_kinds(found) == "1 channel of 16 bits"
+    assert describe_preparation(found) == "the model sees 8x8, 1 channel in 0..1, of 0..4095; none is resized"
+
+
+@pytest.mark.parametrize("length", [100, 2 * READ + 100])
+def test_copies_are_counted_within_and_across_splits(given, length):
+    """The long files agree at both ends and differ in the middle, or nowhere."""
+
+    def lengthen(path, middle):
+        path.write_bytes(path.read_bytes() + bytes(READ) + middle + bytes(length))
+
+    cat, dog = given / "train" / "cat", given / "train" / "dog"
+    lengthen(cat / "train0.png", b"one")
+    for copy in (given / "test" / "cat" / "copy.png", given / "val" / "cat" / "copy.png", cat / "copy.png"):
+        shutil.copy(cat / "train0.png", copy)
+    shutil.copy(cat / "train1.png", dog / "copy.png")
+    shutil.copy(cat / "train2.png", cat / "other.png")
+    (cat / "other.png").write_bytes((cat / "other.png").read_bytes() + bytes(READ) + b"two" + bytes(length))
+    lengthen(cat / "train2.png", b"six")
+    dataset = load(given)
+    copies = find_copies(dataset)
+    assert (copies.groups, copies.within, copies.contradictions) == (2, {"train": 2}, 1)
+    assert copies.across == {("test", "train"): 1, ("validation", "train"): 1, ("test", "validation"): 1}
+    names = [[dataset.splits[place.part].ids[place.number] for place in pair] for pair in copies.pairs]
+    assert names[0] in (
+        ["test/cat/copy.png", "train/cat/copy.png"],
+        ["test/cat/copy.png", "train/cat/train0.png"],
+    )
+    assert describe_copies(copies) == (
+        "exact copies: 2 groups; 2 in train repeat another of it, 1 of test are also in train, 1 of validation are "
+        "also in train, 1 of test are also in validation, groups with several labels: 1"
+    )
+
+
+def test_splits_that_are_held_out_share_no_copies(given):
+    shutil.rmtree(given / "val")
+    shutil.rmtree(given / "test")
+    for number in range(6):
+        shutil.copy(given / "train" / "cat" / f"train{number}.png", given / "train" / "cat" / f"copy{number}.png")
+    copies = find_copies(load(given))
+    assert (copies.groups, copies.across) == (6, {})
+
+
+def test_copies_of_arrays_are_those_of_their_pixels():
+    images = NOISE.integers(0, 256, (30, 4, 4, 1), np.uint8)
+    labels = np.arange(30) % 3
+    dataset = from_arrays(images, labels, validation=(images[:3], labels[:3]), test=(images[20:21] // 2, labels[20:21]))
+    copies = find_copies(dataset)
+    assert copies.across == {("validation", "train"): 3}
+    assert copies.pairs[1] == (Place("validation", 1), Place("train", 1))
+    assert describe_copies(Copies()) == "exact copies: none"
+
+
+def test_every_byte_of_a_picture_of_several_files_counts(tmp_path):
+    rows = ["red,nir,label,split"]
+    for number in range(8):
+        for band in ("red", "nir"):
+            save(tmp_path / f"{band}{number}.png", (6, 6))
+        part = "test" if number > 5 else "val" if number > 3 else "train"
+        rows.append(f"red{number}.png,nir{number}.png,{'ab'[number % 2]},{part}")
+    shutil.copy(tmp_path / "red0.png", tmp_path / "red6.png")  # one band alone is no copy
+    for band in ("red", "nir"):
+        shutil.copy(tmp_path / f"{band}1.png", tmp_path / f"{band}7.png")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    options = {"path_column": ("red", "nir")}
+    dataset = load(tmp_path / "t.csv", **options)
+    assert find_copies(dataset).across == {("test", "train"): 1}
+    save(tmp_path / "nir2.png", (6, 6))
+    assert load(tmp_path / "t.csv", **options).fingerprint != dataset.fingerprint
+
+
+def test_memory_is_that_of_the_decoded_images_and_too_much_is_warned_of(given):
+    dataset = load(given)
+    found = inspect_dataset(dataset, memory_limit=2, available=20 * 2**20, others={"a batch": 3 * 2**20})
+    assert found.memory.images == 20 * 8 * 8 * 3
+    assert describe_memory(found.memory) == (
+        "memory: the decoded images take 3.8 KiB and are kept in memory (data.memory: 2 GiB), a batch 3.0 MiB; "
+        "20.0 MiB are there"
+    )
+    assert warn_of_memory(found.memory) is None
+    streamed = inspect_dataset(load(given, memory=0.0), memory_limit=0, available=2**20, others={"a batch": 3 * 2**20})
+    assert "read from their files in each epoch" in describe_memory(streamed.memory)
+    warning = warn_of_memory(streamed.memory)
+    assert warning.startswith("warning: about 3.0 MiB of memory are needed, but 1.0 MiB are there: ")
+
+
+REFUSED = {
+    "a class without images": (lambda pets: (pets / "train" / "cow").mkdir(), {}, "holds no image"),
+    "a class that train lacks": (lambda pets: save(pets / "test" / "fox" / "1.png"), {}, "train has none of it"),
+    "channels that differ": (
+        lambda pets: save(pets / "train" / "cat" / "grey.png", (8, 8)),
+        {"color": "stored"},
+        "data.color is stored, but the images of",
+    ),
+    "a class of text files": (
+        lambda pets: [(pets / "train" / "cow").mkdir(), (pets / "train" / "cow" / "1.png").write_text("no")],
+        {},
+        "no image that can be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_training_refuses_is_listed_and_the_rest_is_seen(given, case):
+    spoil, options, words = REFUSED[case]
+    spoil(given)
+    with pytest.raises(InputError):
+        load(given, **options)
+    found = look(given, **options)
+    assert len(found.problems) == 1
+    assert words in found.problems[0]
+    assert found.origins["validation"] == (4, "given by folders")
+
+
+def test_files_that_are_not_readable_and_rows_that_contradict_are_listed(given):
+    (given / "train" / "cat" / "train0.png").write_text("no image")
+    found = look(given)
+    assert found.problems == []
+    assert [line.split(" is ")[0] for line in found.unreadable] == [str(given / "train" / "cat" / "train0.png")]
+    table = given / "t.csv"
+    rows = [f"{path.relative_to(given)},{path.parent.name}" for path in sorted(given.rglob("*.png"))]
+    table.write_text("\n".join(["path,label", *rows, rows[1].replace(",cat", ",dog"), "gone.png,cat"]))
+    found = look(table)
+    assert [line.split(":")[0] for line in found.problems] == [
+        f"1 rows of the table {table} contradict an earlier row of the same file"
+    ]
+    assert any("gone.png is not there" in line for line in found.unreadable)

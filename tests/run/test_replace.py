@@ -1,0 +1,230 @@
+"""A picture that can no longer be read in the middle of a run, and files that come and go."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from flaxcls.analysis.evaluation import evaluate_run
+from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, ModelConfig, OptimConfig
+from flaxcls.data import Split, load_dataset
+from flaxcls.errors import InputError, Interrupted
+from flaxcls.run import fit
+from flaxcls.run.loader import Loader
+from flaxcls.run.result import FitResult
+from tests.conftest import make_stripes
+
+NAMES = ("rows", "columns", "none")
+STOP = 3  # steps of the first session
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of JPEG files in several sizes, 60 of three classes."""
+    place = tmp_path_factory.mktemp("pictures") / "data"
+    images, labels = make_stripes(60)
+    for number, (image, label) in enumerate(zip(images[..., 0], labels, strict=True)):
+        (place / NAMES[label]).mkdir(parents=True, exist_ok=True)
+        scaled = np.kron(image, np.ones((3, 3 + number % 2), np.uint8))
+        Image.fromarray(scaled).convert("RGB").save(place / NAMES[label] / f"{number:03d}.jpg", quality=95)
+    return place
+
+
+def config(place, **data) -> Config:
+    return Config(
+        data=DataConfig(source="folder", dir=str(place), image_size=12, **data),
+        augment=AugmentConfig(crop_padding=0),
+        model=ModelConfig(widths=(4,), dense=()),
+        optim=OptimConfig(learning_rate=1e-2, warmup_epochs=0.0),
+        loop=LoopConfig(epochs=3, batch_size=8, log_every=2),
+    )
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The images of each batch that the steps of a run get, in their order."""
+    return record_batches(monkeypatch)
+
+
+def record_batches(monkeypatch):
+    seen = []
+    place = Loader.place
+
+    def record(self, made):
+        seen.extend(batch["image"].copy() for batch in made)
+        return place(self, made)
+
+    monkeypatch.setattr(Loader, "place", record)
+    return seen
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run to its end, the images of its batches, and the same run stopped after `STOP` steps."""
+
+    place: Path
+    result: FitResult
+    batches: list[np.ndarray]
+    train: Split
+    test: Split
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures):
+    place, ours = pictures.parent, config(pictures)
+    with pytest.MonkeyPatch.context() as patch:
+        batches = record_batches(patch)
+        result = fit(ours, workdir=place / "whole", console=QUIET)
+        seen = [*batches]
+        with pytest.raises(Interrupted):
+            fit(ours, workdir=place / "stopped", console=QUIET, stop_after=STOP)
+    dataset = load_dataset(ours.data)
+    return Undisturbed(place, result, seen[STOP:], dataset.train, dataset.test)
+
+
+@pytest.fixture
+def place(undisturbed, tmp_path):
+    """A copy of the data, and of both runs."""
+    for name in ("data", "whole", "stopped"):
+        shutil.copytree(undisturbed.place / name, tmp_path / name)
+    return tmp_path
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def remove(path):
+    path.unlink()
+
+
+IN_MEMORY, THREADS, WORKER = {}, {"memory": 0.0, "workers": 0}, {"memory": 0.0, "workers": 1}
+
+
+@pytest.mark.parametrize(
+    ("way", "damage"),
+    [(IN_MEMORY, truncate), (IN_MEMORY, remove), (THREADS, truncate), (THREADS, remove), (WORKER, truncate)],
+    ids=["in memory, truncated", "in memory, removed", "truncated", "removed", "truncated, a worker process"],
+)
+def test_a_picture_that_cannot_be_read_is_replaced_and_the_rest_of_the_order_stays(
+    undisturbed, place, batches, capsys, way, damage
+):
+    run, train, bad = place / "stopped", undisturbed.train, 10
+    damage(place / "data" / train.names[bad])
+    with pytest.raises(InputError, match=r"--resume --data.unreadable replace"):
+        fit(config(place / "data", **way), workdir=run, console=QUIET, resume=True)
+    del batches[:]
+    ours = config(place / "data", unreadable="replace", **way)
+    result = fit(ours, workdir=run, console=Console(width=400), resume=True)
+
+    alike = np.flatnonzero(train.labels == train.labels[bad])
+    instead = int(alike[alike > bad][0])
+    replaced = 0
+    assert len(batches) == len(undisturbed.batches)
+    for one, other in zip(np.concatenate(batches), np.concatenate(undisturbed.batches), strict=True):
+        is_bad = np.array_equal(other, train.images[bad])
+        np.testing.assert_array_equal(one, train.images[instead] if is_bad else other)
+        replaced += is_bad
+    assert replaced >= 2  # once in each epoch that was left
+
+    (line,) = [json.loads(text) for text in (run / "replaced.jsonl").read_text().splitlines()]
+    assert (line["split"], line["name"], line["instead"]) == ("train", train.names[bad], train.names[instead])
+    assert str(place / "data" / train.names[bad]) in line["reason"]
+    said = capsys.readouterr().out
+    assert said.count(f"{train.names[bad]} of train is replaced by {train.names[instead]}: ") == 1
+    assert result.replaced == json.loads((run / "result.json").read_text())["replaced"] == 1
+
+
+@pytest.mark.parametrize("way", [IN_MEMORY, THREADS], ids=["in memory", "read"])
+def test_files_that_have_come_since_are_not_used_and_said(undisturbed, place, capsys, way):
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(place / "data" / "rows" / "000-new.jpg")
+    resumed = fit(config(place / "data", **way), workdir=place / "stopped", console=Console(width=400), resume=True)
+    assert resumed.fingerprint == undisturbed.result.fingerprint
+    assert resumed.test == undisturbed.result.test
+    assert "images that have come since the run began are not used (1): rows/000-new.jpg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("way", [IN_MEMORY, THREADS], ids=["in memory", "read"])
+@pytest.mark.parametrize("damage", [truncate, remove])
+def test_in_evaluation_it_is_left_out_and_said(undisturbed, place, capsys, way, damage):
+    name = undisturbed.test.names[0]
+    damage(place / "data" / name)
+    ours = config(place / "data", unreadable="replace", **way)
+    after = fit(ours, workdir=place / "stopped", console=Console(width=400), resume=True)
+    assert f"{name} of test is left out of the evaluation: " in capsys.readouterr().out
+    assert after.fingerprint == undisturbed.result.fingerprint
+    found = evaluate_run(place / "stopped")
+    assert found.ids == undisturbed.test.names[1:]
+    assert after.test["accuracy"] == np.mean(found.predicted == found.labels)
+    assert f"cannot be read and are left out: {name} (" in found.metrics["notes"]["examples"]
+
+
+def test_a_run_whose_image_was_removed_or_repaired_is_evaluated_on_its_own_split(undisturbed, place, capsys):
+    data = place / "data"
+    fit(config(data), workdir=place / "stopped", console=QUIET, resume=True)  # from here on, its data is in `data`
+    validation = load_dataset(config(data).data).validation
+    before = evaluate_run(place / "stopped", split="test")
+    remove(data / validation.names[0])
+    shutil.copy(data / undisturbed.train.names[0], data / undisturbed.train.names[3])
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(data / "rows" / "000-new.jpg")
+    after = evaluate_run(place / "stopped", split="test")
+    assert after.ids == before.ids
+    np.testing.assert_array_equal(after.logits, before.logits)
+    assert "dataset" not in after.metrics["notes"]
+    assert evaluate_run(place / "stopped", split="validation").ids == validation.names[1:]
+    for what in ("have come since", "are not there", "have changed"):
+        assert what in after.metrics["notes"]["data"]
+
+
+def test_where_no_image_of_the_class_is_left_it_is_an_error(undisturbed, place):
+    label = undisturbed.train.labels[0]
+    for name in np.array(undisturbed.train.names)[undisturbed.train.labels == label]:
+        truncate(place / "data" / name)
+    with pytest.raises(InputError, match="none can take its place"):
+        fit(
+            config(place / "data", unreadable="replace", **THREADS),
+            workdir=place / "stopped",
+            console=QUIET,
+            resume=True,
+        )
+
+
+def test_other_data_under_the_same_names_is_refused(undisturbed, place):
+    for path in (place / "data").rglob("*.jpg"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    with pytest.raises(InputError, match=r"of the 60 images of the run, 0 are not in .*, and 60 are others there"):
+        fit(config(place / "data"), workdir=place / "stopped", console=QUIET, resume=True)
+
+
+def test_other_options_find_the_examples_anew(undisturbed, place):
+    ours = config(place / "data", exclude=(undisturbed.train.names[0],))
+    with pytest.raises(InputError, match="started with examples"):
+        fit(ours, workdir=place / "stopped", console=QUIET, resume=True, allow_changes=True)
+
+
+def test_a_table_whose_row_and_file_were_removed_goes_on(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "images")
+    paths = sorted(path.relative_to(tmp_path / "images") for path in (tmp_path / "images").rglob("*.jpg"))
+    rows = [f"{path},{path.parent}" for path in paths]  # in a folder that the table does not name
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+    ours = config(tmp_path / "table.csv")
+    with pytest.raises(Interrupted):
+        fit(ours, workdir=tmp_path / "run", console=QUIET, stop_after=STOP)
+    remove(tmp_path / "images" / paths[0])
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows[1:]]))
+    result = fit(
+        config(tmp_path / "table.csv", unreadable="replace"), workdir=tmp_path / "run", console=QUIET, resume=True
+    )
+    assert result.replaced == 1
+
+
+def test_a_list_of_examples_that_is_damaged_is_named(place):
+    (place / "stopped" / "examples.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"examples\.parquet"):
+        fit(config(place / "data"), workdir=place / "stopped", console=QUIET, resume=True)
