@@ -179,9 +179,10 @@ def notes_on_sizes(heads: Sequence[Head], preparation: Preparation) -> list[str]
     size, how = preparation.size, preparation.resize
     others = [head.size for head in heads if head.size != size]
     if others:
-        common, _ = Counter(others).most_common(1)[0]
+        common, count = Counter(others).most_common(1)[0]
+        most = "most of them" if 2 * count > len(others) else f"{len(set(others)):,} sizes, most often"
         line = (
-            f"{len(others):,} of {len(heads):,} images are not {_by(size)} (most of them {_by(common)}): "
+            f"{len(others):,} of {len(heads):,} images are not {_by(size)} ({most} {_by(common)}): "
             f"{HOW[how]} to that (--data.image-size, --data.resize)"
         )
         if how == "crop":

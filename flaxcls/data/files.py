@@ -207,3 +207,27 @@ def describe_masks(images: Sequence[str]) -> str | None:
         f"{len(matches):,} of {len(images):,} images have the name of another one and an ending, such as "
         f"{printable(matches[0][0])}: if they are masks, leave them out with --data.exclude {patterns}"
     )
+
+
+def describe_twins(images: Sequence[str]) -> str | None:
+    """Returns a line that suggests a pattern if a tenth of the images differ from another only in .jpg, .png and so on.
+
+    Such pairs are usually a photo and its mask, which is no JPEG since its values must survive.
+    """
+    endings: dict[str, list[str]] = {}
+    for path in sorted(images):
+        stem, dot, ending = path.rpartition(".")
+        if dot:
+            endings.setdefault(stem, []).append(f".{ending}")
+    twins = {stem: found for stem, found in endings.items() if len(found) > 1}
+    count = sum(len(found) - 1 for found in twins.values())
+    if not twins or 10 * count < len(images):
+        return None
+    stem, (one, *_, other) = next(iter(twins.items()))
+    if other.lower() in (".jpg", ".jpeg"):
+        one, other = other, one
+    return (
+        f"{count:,} of {len(images):,} images have the name of another one with another ending, such as "
+        f"{printable(stem + other)} beside {one}: if they are masks or copies, leave them out with --data.exclude "
+        f"'*{other}'"
+    )

@@ -11,6 +11,7 @@ from flaxcls.data.files import (
     check_selection,
     describe_left_out,
     describe_masks,
+    describe_twins,
     describe_unselected,
     few,
     find_below,
@@ -119,8 +120,8 @@ def find_examples(
     if include or exclude:
         total = sum(map(len, (below.images, below.others, below.unselected)))
         notes.append(describe_unselected(len(below.unselected), total))
-    elif line := describe_masks(below.images):
-        notes.append(line)
+    else:
+        notes += filter(None, (describe_masks(below.images), describe_twins(below.images)))
     return [ImageFile(place / path, printable(path), label, split) for path, label, split in paths], notes
 
 

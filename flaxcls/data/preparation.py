@@ -1,5 +1,6 @@
 """What is done with a decoded picture before the model sees it. A run stores it, so that predictions do the same."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -152,8 +153,11 @@ def choose_range(dtypes: set[str], low: float, high: float, name: str) -> tuple[
         return float(start), float(start + 2**bits - 1)
     if dtypes == {"float32"} and 0 <= low <= high <= 1:
         return 0.0, 1.0
+    if low > high:
+        raise InputError(f"the images of {name} hold NaN or no-data values alone: leave them out (--data.exclude).")
+    step = 10.0 ** math.floor(math.log10(max(high - low, 1e-30)) - 1.5)  # the range is 30 to 300 of them
     raise InputError(
         f"the images of {name} have values of {' and '.join(sorted(dtypes))}, from {low:g} to {high:g}, whose range is "
-        f"not known: name the values that become black and white by --data.value-range LOW HIGH, for example {low:g} "
-        f"{high:g}."
+        "not known: name the values that become black and white by --data.value-range LOW HIGH, for example "
+        f"{math.floor(low / step) * step:g} {math.ceil(high / step) * step:g}."
     )

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from flaxcls.data.decode import read_head
-from flaxcls.data.files import describe_left_out, describe_masks, find_below, is_image, select
+from flaxcls.data.files import describe_left_out, describe_masks, describe_twins, find_below, is_image, select
 from flaxcls.errors import InputError
 
 
@@ -121,3 +121,16 @@ def test_masks_are_suspected_by_their_names():
     assert line.endswith("--data.exclude '*_mask*' '*-Seg*'")
     assert describe_masks(["a/gas_mask.png", "a/x.png"]) is None  # it stands alone
     assert describe_masks([*(f"a/{n}.png" for n in range(20)), "a/0_mask.png"]) is None
+
+
+def test_images_that_differ_only_in_their_ending_are_pointed_at():
+    photos = [f"dent/{number}.jpg" for number in range(6)]
+    masks = [f"dent/{number}.png" for number in range(5)]
+    assert describe_twins([*photos, *masks]) == (
+        "5 of 11 images have the name of another one with another ending, such as dent/0.png beside .jpg: if they are "
+        "masks or copies, leave them out with --data.exclude '*.png'"
+    )
+    assert describe_twins([*masks, *(path.replace(".jpg", ".TIF") for path in photos)]).endswith("'*.png'")
+    assert describe_twins(photos) is None
+    assert describe_twins([*photos, "scratch/0.png"]) is None  # in another folder
+    assert describe_twins(["dent/a", "b.c/a", *(f"{number}.jpg" for number in range(50)), "1.png"]) is None

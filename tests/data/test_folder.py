@@ -279,6 +279,27 @@ def test_no_level_of_sixteen_bits_is_lost_and_the_range_is_said(tmp_path, start,
         np.testing.assert_array_equal(np.rint(split.images[..., 0] * (high - low)), images[numbers])
 
 
+def test_the_range_that_is_advised_holds_all_values(tmp_path):
+    images, labels = make_stripes(60)
+    for scale in (1e-4 / 7, 1e4 / 7):
+        values = (images[..., 0].astype(np.float32) - 100.3) * np.float32(scale)
+        place = tmp_path / f"{scale:.5f}"
+        save_deep(place, values, labels, tifffile.imwrite, ".tif")
+        with pytest.raises(InputError, match="whose range is not known") as refused:
+            load_dataset(config(place, color="grey"))
+        low, high = map(float, str(refused.value).rstrip(".").split()[-2:])
+        dataset = load_dataset(config(place, color="grey", value_range=(low, high)))
+        assert not any("outside" in note for note in dataset.notes)
+        assert dataset.train.images.max() - dataset.train.images.min() > 0.9  # and is not much larger
+
+
+def test_images_without_any_value_are_refused(tmp_path):
+    images, labels = make_stripes(60)
+    save_deep(tmp_path, np.full(images.shape[:3], np.nan, np.float32), labels, tifffile.imwrite, ".tif")
+    with pytest.raises(InputError, match="hold NaN or no-data values alone"):
+        load_dataset(config(tmp_path, color="grey"))
+
+
 def test_floats_need_a_range_unless_they_are_in_0_to_1(tmp_path):
     images, labels = make_stripes(60)
     decibels = images[..., 0].astype(np.float32) / 10 - 25
@@ -343,6 +364,15 @@ def test_channels_of_the_files_are_kept_where_that_is_asked_for(tmp_path, plain_
 )
 def test_the_size_is_that_of_most_and_not_large(sizes, size):
     assert choose_size(sizes) == size
+
+
+def test_no_size_is_called_that_of_most_images_unless_it_is(tmp_path):
+    images, labels = make_stripes(80)
+    save_all(tmp_path, images, labels, grey=True)
+    for number, path in enumerate(sorted(tmp_path.glob("*/*.png"))):
+        Image.open(path).resize((20 + number % 8, 30)).save(path)
+    (note,) = load_dataset(config(tmp_path, color="grey", image_size=8)).notes
+    assert note.startswith("80 of 80 images are not 8x8 (8 sizes, most often 30x2")
 
 
 def test_one_of_another_size_is_said_and_asks_for_no_random_crops(tmp_path, plain_config):

@@ -209,6 +209,15 @@ def test_masks_beside_the_images_are_pointed_at(tmp_path):
     assert "--data.exclude '*_mask*'" in note
 
 
+def test_masks_with_the_names_of_the_images_are_pointed_at(tmp_path):
+    make(tmp_path, {"cat": 8, "dog": 8})
+    for number in range(8):
+        Image.new("RGB", (8, 8), (number, 9, 9)).save(tmp_path / f"cat/{number}.jpg")
+    (note,) = load(tmp_path).notes
+    assert "8 of 24 images have the name of another one with another ending, such as cat/0.png" in note
+    assert sum(totals(load(tmp_path, exclude=("cat/*.png",)))) == 16
+
+
 def test_one_rule_by_content(tmp_path):
     make(tmp_path, {"cat": 8, "dog": 8, "cat/notes.txt": "no image", "labels.csv": "a,b"})
     (tmp_path / "cat/0.png").rename(tmp_path / "cat/0")

@@ -13,9 +13,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
-from experiments.benchmarks import measure, overhead, scaling, startup, workers
+from experiments.benchmarks import measure, overhead, resizing, scaling, startup, workers
 from experiments.benchmarks.exactness import step_seconds
 from experiments.benchmarks.measure import ProgramError, Row, compare, in_turn, run
 from experiments.benchmarks.overhead import Turn
@@ -29,7 +30,7 @@ from flaxcls.run.setup import make_setup
 
 COMMANDS = (
     *("throughput", "memory", "startup", "overhead", "gpu", "gpu_pack", "gpu_traffic"),
-    *("gradients", "exactness", "scaling", "streaming", "workers", "augment", "seeds"),
+    *("gradients", "exactness", "scaling", "streaming", "workers", "augment", "seeds", "resizing"),
 )
 PEERS = sorted(Path(measure.__file__).parent.joinpath("peers").glob("*_*.py"))
 
@@ -224,6 +225,49 @@ def test_the_speed_of_two_processes_is_that_of_their_run(tmp_path, monkeypatch):
 def test_seeds_are_measured_in_one_program_and_separately():
     rows = rows_of_seeds("dense network, 8x8", seeds=2, batch_size=4, steps=1, repeats=1)
     assert [(row.system, len(row.values), len(row.ratios)) for row in rows] == [("vmap", 1, 0), ("separate", 1, 1)]
+
+
+def test_exposures_of_a_tile_and_neighbouring_photos_stay_together(tmp_path):
+    for name in (
+        "MT_Fray/Imgs/exp1_num_500",
+        "MT_Crack/Imgs/exp2_num_530",
+        "MT_Free/Imgs/exp3_num_560",
+        "MT_Fray/Imgs/exp1_num_900",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".jpg", ".png"):  # the .png is a mask
+            (tmp_path / name).with_suffix(suffix).touch()
+    tiles = {path.stem: (label, group) for path, label, _, group in resizing.rows_of_tiles(tmp_path)}
+    assert sorted(tiles) == ["exp1_num_500", "exp1_num_900", "exp2_num_530"]
+    assert tiles["exp1_num_500"][1] == tiles["exp2_num_530"][1] != tiles["exp1_num_900"][1]
+    (tmp_path / "kiwi").mkdir()
+    for name in ("train_Kiwi_011", "train_Kiwi_019", "train_Kiwi_020", "test_Kiwi_012"):
+        (tmp_path / "kiwi" / f"{name}.jpg").touch()
+    photos = {path.stem: (split, group) for path, _, split, group in resizing.rows_of_grocery(tmp_path)}
+    assert photos["train_Kiwi_011"] == photos["train_Kiwi_019"] != photos["train_Kiwi_020"]
+    assert [name for name, (split, _) in photos.items() if split == "test"] == ["test_Kiwi_012"]
+
+
+@pytest.mark.slow
+def test_ways_to_the_size_are_compared_within_a_seed_on_the_whole_validation_split(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for label in ("one", "two"):
+        (tmp_path / "flowers" / label).mkdir(parents=True)
+        for number in range(24):
+            pixels = rng.integers(0, 100, (20 + number % 2 * 20, 30, 3), dtype=np.uint8) + 100 * (label == "two")
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "flowers" / label / f"{number}.png")
+    resizing.main(flowers=tmp_path / "flowers", seeds=2, steps=2, out=tmp_path / "rows.json")
+    found = json.loads((tmp_path / "rows.json").read_text())["accuracies"]["validation"]["flowers"]
+    assert {way: len(values) for way, values in found.items()} == {"crop": 2, "squash": 2, "pad": 2}
+    assert all(round(12 * value) == pytest.approx(12 * value) for values in found.values() for value in values)
+    shown = capsys.readouterr().out
+    assert "| validation accuracy, % (sd) | crop | squash | pad | crop - squash | pad - squash |" in shown
+    assert "test accuracy" not in shown
+
+
+def test_the_table_of_the_ways_has_differences_within_a_seed(capsys):
+    resizing.report({"x": {"crop": [0.5, 0.7], "squash": [0.4, 0.6], "pad": [0.4, 0.5]}}, "test")
+    assert "| x | 60.0 (14.1) | 50.0 (14.1) | 45.0 (7.1) | 10.0 (0.0) | -5.0 (7.1) |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
