@@ -66,6 +66,11 @@ class Images:
         """True if they are decoded in memory, False if they are read each time."""
         return isinstance(self._images, list)
 
+    @property
+    def complete(self) -> bool:
+        """False if some are in memory as texts, because they could not be read."""
+        return not isinstance(self._images, list) or not any(isinstance(image, str) for image in self._images)
+
     def take(self, indices: np.ndarray) -> "Images":
         """Returns the images at `indices`, i64[m]."""
         labels = None if self._labels is None else self._labels[indices]

@@ -112,7 +112,7 @@ def fit(
         workdir = path_from_first(lambda: stack.enter_context(opened))
         try:
             with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-                record = make_recorder(workdir, dataset)
+                record = make_recorder(workdir, setup.dataset)
                 run = _Run(config, setup, checkpoints, request, workdir, console, began, stop_after, record)
                 result = _train_and_test(run, resume=resume, allow_changes=allow_changes)
             if is_first():

@@ -184,7 +184,7 @@ def _brought_to_size(dataset: Dataset, config: AugmentConfig) -> Dataset:
     parts: Any = {
         part: split._replace(images=split.images[:])
         for part, split in dataset.splits.items()
-        if isinstance(split.images, Images) and split.images.in_memory
+        if isinstance(split.images, Images) and split.images.in_memory and split.images.complete
     }
     return replace(dataset, **parts) if parts else dataset
 

@@ -162,6 +162,7 @@ def test_in_evaluation_it_is_left_out_and_said(undisturbed, place, capsys, way, 
     found = evaluate_run(place / "stopped")
     assert found.ids == undisturbed.test.names[1:]
     assert after.test["accuracy"] == np.mean(found.predicted == found.labels)
+    assert after.test["loss"] == pytest.approx(found.metrics["calibration"]["log_loss_before"], rel=1e-3)
     assert f"cannot be read and are left out: {name} (" in found.metrics["notes"]["examples"]
 
 
