@@ -54,8 +54,9 @@ def _inspect(command: Command) -> int:
     if not command.overwrite:
         check_new(out)
     problems: list[str] = []
-    streamed = replace(config, memory=0.0) if config.source in ("folder", "tfds") else config
-    dataset = load_dataset(streamed, problems=problems)
+    # nothing is kept in memory, and nothing takes the place of what cannot be read
+    looked_at = replace(config, memory=0.0, unreadable="stop") if config.source in ("folder", "tfds") else config
+    dataset = load_dataset(looked_at, problems=problems)
     look_up = partial(inspect_dataset, dataset, memory_limit=config.memory, available=available_memory())
     inspection = look_up(problems=problems)
     headers_only = not inspection.memory.in_memory

@@ -201,3 +201,19 @@ def test_a_page_is_replaced_where_that_is_asked_for(shapes, tmp_path):
     (tmp_path / "page.html").write_text("old")
     assert main([str(shapes), "--out", str(tmp_path / "page.html"), "--overwrite"]) == 0
     assert "Contact sheet" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("unreadable", ["stop", "skip", "replace"])
+def test_a_damaged_file_is_listed_whatever_training_does_with_it(tmp_path, capsys, unreadable):
+    noise = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for number in range(9):
+            Image.fromarray(noise.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / "d" / name / f"{number}.jpg")
+    cut = tmp_path / "d" / "a" / "3.jpg"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    options = ["--out", str(tmp_path / "d.html"), "--data.unreadable", unreadable]
+    assert main([str(tmp_path / "d"), *options]) == 0
+    (line,) = re.findall(r"not readable \(1\):\n  (.*)\n", capsys.readouterr().out)
+    assert line.startswith(f"{cut} is no image that can be read")
+    assert "--resume" not in (tmp_path / "d.html").read_text()

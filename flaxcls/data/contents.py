@@ -61,6 +61,8 @@ def number_contents(files: Sequence[ImageFile], digests: Sequence[Digest]) -> np
         alike[digest.ends] = alike.get(digest.ends, 0) + 1
 
     def number(file: ImageFile, digest: Digest) -> int:
+        if not digest.is_readable:  # what is not known is no copy of anything
+            return number_of(file.name.encode())
         if digest.is_whole or alike[digest.ends] == 1:
             return int.from_bytes(digest.ends[:8])
         return int.from_bytes((digest.content or content_of(file))[:8])

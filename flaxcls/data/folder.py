@@ -176,14 +176,15 @@ def _hash_train(files: Sequence[ImageFile], digests: Mapping[str, Digest]) -> di
 def _load_listed(config: DataConfig, listed: Listed) -> Dataset:
     """Returns the examples of a list, and notes on what has changed since it was made."""
     files = listed.files
-    changes = _changes(config, listed)
+    digests = digest_files(files, wholly=lambda file: False)
+    changes = _changes(config, listed, digests)
     advice = None if config.unreadable == "replace" else ADVICE_FOR_RUN
     check_there(listed, changes, printable(str(config.dir)), advice)
     numbers = {name: number for number, name in enumerate(listed.class_names)}
     labels = np.array([numbers[file.label] for file in files], np.int32)
     members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
     found = _arrange(files, listed.heads, labels, members, config, advice=ADVICE_FOR_RUN, prepared=listed.preparation)
-    contents = number_contents(files, digest_files(files, wholly=lambda file: False))
+    contents = number_contents(files, digests)
     parts = _split(found, files, listed.heads, labels, contents, members)
     return from_splits(
         parts["train"],
@@ -205,12 +206,11 @@ def is_listed(config: DataConfig, listing: bytes) -> bool:
     Some of the listed ones may be missing.
     """
     listed = unpack(listing, _base(config))
-    changes = _changes(config, listed)
+    changes = _changes(config, listed, digest_files(listed.files, wholly=lambda file: False))
     return not changes.come and not changes.changed and is_same_set(listed, changes)
 
 
-def _changes(config: DataConfig, listed: Listed) -> Changes:
-    digests = digest_files(listed.files, wholly=lambda file: False)
+def _changes(config: DataConfig, listed: Listed, digests: Sequence[Digest]) -> Changes:
     now = [digest.ends if digest.is_readable else None for digest in digests]
     return compare(listed, now, _find_names(config))
 
@@ -241,7 +241,7 @@ def _arrange(
         advice=advice,
         labels={part: labels[chosen] for part, chosen in members.items()} if config.unreadable == "replace" else None,
         prepared=prepared,
-        later=ADVICE_LATER,
+        later=ADVICE_LATER if problems is None else "",  # there is no run to go on with
         problems=problems,
     )
 

@@ -228,3 +228,12 @@ def test_files_that_are_not_readable_and_rows_that_contradict_are_listed(given):
         f"1 rows of the table {table} contradict an earlier row of the same file"
     ]
     assert any("gone.png is not there" in line for line in found.unreadable)
+
+
+def test_files_that_have_gone_are_no_copies_of_each_other(given):
+    listing = load(given).listing
+    for part in ("train", "test"):
+        (given / part / "cat" / f"{part}0.png").unlink()
+        (given / part / "cat" / f"{part}1.png").unlink()
+    dataset = load_dataset(DataConfig(source="folder", dir=str(given), unreadable="replace"), listing)
+    assert find_copies(dataset).groups == 0
