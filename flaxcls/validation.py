@@ -116,7 +116,7 @@ def _data_problems(data: DataConfig) -> list[str]:
         ("validation_fraction", 0 <= data.validation_fraction < 1, "must be 0 or more and below 1"),
         ("test_fraction", 0 < data.test_fraction < 1, "must be above 0 and below 1"),
         ("train_examples", data.train_examples is None or data.train_examples > 0, "must be 1 or more, or None"),
-        ("image_size", _is_size(data.image_size), "must be 1 or more, or such a height and width, or None"),
+        ("image_size", _is_size(data.image_size), "must be a number of pixels, or height and width, each 1 or more"),
         (
             "value_range",
             data.value_range is None

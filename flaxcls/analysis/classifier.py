@@ -18,7 +18,7 @@ from flaxcls.config import Config
 from flaxcls.config_json import from_json
 from flaxcls.contract import init_variables
 from flaxcls.data.batches import pad_rows
-from flaxcls.data.decode import Picture
+from flaxcls.data.picture import Picture
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError, StorageError

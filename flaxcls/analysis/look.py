@@ -247,7 +247,7 @@ def scaled(pixels: np.ndarray) -> np.ndarray:
     known = pixels[np.isfinite(pixels)]
     low, high = float(known.min(initial=0)), float(known.max(initial=0))
     try:
-        low, high = choose_range({pixels.dtype.name}, low, high, "") or (0.0, 255.0)
+        low, high = choose_range({pixels.dtype.name: 1}, low, high, "") or (0.0, 255.0)
     except InputError:  # signed numbers or floats of unknown meaning
         low = float(known.min()) if known.size else 0.0
         high = float(known.max()) if known.size else 1.0

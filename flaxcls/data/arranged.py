@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from flaxcls.data.decode import Head, Picture
 from flaxcls.data.images import Images, unified
+from flaxcls.data.picture import Head, Picture
 from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
 from flaxcls.data.resize import share_kept
 from flaxcls.data.stored import Stored
@@ -44,7 +44,7 @@ def _choose_channels(color: str, heads: Sequence[Head], name: str, problems: lis
 
 
 def _choose_range(
-    dtypes: set[str], low: float, high: float, name: str, problems: list[str] | None
+    dtypes: Mapping[str, int], low: float, high: float, name: str, problems: list[str] | None
 ) -> tuple[float, float] | None:
     try:
         return choose_range(dtypes, low, high, name)
@@ -92,8 +92,8 @@ def arranged(
         as_size(size) or choose_size(sizes), _choose_channels(color, heads, name, problems), how, value_range
     )
     target, channels = preparation.size, preparation.channels
-    dtypes = {head.dtype for head in heads}
-    deep = preparation.value_range is not None or not dtypes <= {"uint8"}
+    dtypes = Counter(head.dtype for head in heads)
+    deep = preparation.value_range is not None or not dtypes.keys() <= {"uint8"}
     needed = sum(height * width for height, width in sizes) * channels * (4 if deep else 1)
     fits_memory, whole = needed <= memory * 2**30, set(sizes) <= {target}
     pictures: dict[str, Sequence[Picture | str]] = {

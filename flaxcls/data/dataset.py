@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxcls.data.decode import Head
 from flaxcls.data.images import Images, Unread
+from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.stream import permutation
 from flaxcls.errors import InputError, refuse

@@ -5,18 +5,18 @@ import importlib.util
 import io
 import re
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import simplejpeg
-import tifffile
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from flaxcls.data.picture import MOST_PIXELS, Head, Picture, TooLargeError, beginning, check_size, shared, upright
+from flaxcls.data.png import LARGE, PNG, is_plain_png, png_chunks, without_metadata
+from flaxcls.data.tiff import decode_tiff, head_of_tiff, is_tiff, pillow_reads_all_of
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
 
@@ -26,39 +26,7 @@ FORMATS = (
     *("TGA", "TIFF", "WEBP"),
 )
 GREY_MODES = ("1", "L", "LA", "La")
-ALPHA_SAMPLES = (1, 2)  # ExtraSamples of TIFF 6.0: associated and unassociated alpha
-GDAL_NODATA = 42113  # a private tag of TIFF
-MOST_PIXELS = 178_956_970  # that Pillow reads
-PNG = b"\x89PNG\r\n\x1a\n"
-PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-LARGE = 2**26  # pixels
 T = TypeVar("T")
-
-
-class Picture(NamedTuple):
-    """A decoded picture.
-
-    pixels: [h w c], of uint8, uint16, float32, or another integer type of the file.
-    alpha: True if the last channel is transparency.
-    """
-
-    pixels: np.ndarray
-    alpha: bool = False
-
-
-class Head(NamedTuple):
-    """What the header of a file says of its picture.
-
-    size: height and width of the upright picture.
-    channels: number of channels, transparency included.
-    dtype: name of the type of the values, such as "uint8".
-    note: what is not read, such as further pages; or "".
-    """
-
-    size: tuple[int, int]
-    channels: int
-    dtype: str
-    note: str = ""
 
 
 def read_picture(path: Path, most_pixels: int | None = None) -> Picture:
@@ -74,18 +42,7 @@ def read_head(file: Path | bytes, name: str, most_pixels: int | None = None) -> 
 
     most_pixels: of the picture; None: `MOST_PIXELS`.
     """
-    return named(name, lambda: _shared(_head(file, most_pixels or MOST_PIXELS)))
-
-
-@lru_cache(4096)
-def _shared(head: Head) -> Head:
-    """Returns one object for all equal heads: a data set has millions of them, and few that differ."""
-    return head
-
-
-def head_of(picture: Picture) -> Head:
-    """Returns the head of a decoded picture."""
-    return _shared(Head(picture.pixels.shape[:2], picture.pixels.shape[2], picture.pixels.dtype.name))
+    return named(name, lambda: shared(_head(file, most_pixels or MOST_PIXELS)))
 
 
 def decode(data: bytes, most_pixels: int | None = None) -> Picture:
@@ -99,34 +56,34 @@ def decode(data: bytes, most_pixels: int | None = None) -> Picture:
     if _is_plain_jpeg(data, most):  # the same pixels as Pillow's in half the time
         with contextlib.suppress(ValueError):  # Pillow names the problem of a damaged file, or reads what it can
             return Picture(simplejpeg.decode_jpeg(data))
-    if data.startswith(PNG) and _is_plain_png(_png_chunks(data), most):  # the same pixels in a quarter of the time
+    if data.startswith(PNG) and is_plain_png(png_chunks(data), most):  # the same pixels in a quarter of the time
         pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 else pixels[..., np.newaxis])
     with _opened(data, most) as image:
         if image is None:
-            return _decode_tiff(data, most)
+            return decode_tiff(data, most)
         if _is_deeper_than_pillow_reads(image, data):
-            return _upright(_decode_deep(data, image), _orientation(image))
+            return upright(_decode_deep(data, image), _orientation(image))
         orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow itself turns a TIFF
-        return _upright(_convert(image), orientation)
+        return upright(_convert(image), orientation)
 
 
 def _head(file: Path | bytes, most: int) -> Head:
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     with _opened(source, most) as image:
         if image is None:
-            return _head_of_tiff(source, most)
+            return head_of_tiff(source, most)
         size = image.size if image.format != "TIFF" and _orientation(image) >= 5 else image.size[::-1]
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # the others of an MPO are previews
         note = f"{frames} pictures, of which the first is read" if frames > 1 else ""
-        deep = _is_deeper_than_pillow_reads(image, _beginning(file))
+        deep = _is_deeper_than_pillow_reads(image, beginning(file))
         if deep or image.mode.startswith("I"):
             transparent = image.mode == "RGB" and image.has_transparency_data
             return Head(size, len(image.getbands()) + transparent, "uint16", note)
         if image.mode == "F":
             return Head(size, 1, "float32", note)
         channels = (1 if image.mode in GREY_MODES else 3) + image.has_transparency_data
-        bits = _bits_of_heif(_beginning(file)) if image.format in ("AVIF", "HEIF") else 8
+        bits = _bits_of_heif(beginning(file)) if image.format in ("AVIF", "HEIF") else 8
         return Head(size, channels, "uint8", f"{bits} bits, of which 8 are read" if bits > 8 else note)
 
 
@@ -136,7 +93,7 @@ def _opened(source: Path | io.BytesIO | bytes, most: int) -> Iterator[Image.Imag
     source = io.BytesIO(source) if isinstance(source, bytes) else source
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about unusual metadata
-        if _is_tiff(source) and not _pillow_reads_all_of(source):
+        if is_tiff(source) and not pillow_reads_all_of(source):
             yield None
             return
         _register_heif(source)
@@ -147,17 +104,17 @@ def _opened(source: Path | io.BytesIO | bytes, most: int) -> Iterator[Image.Imag
             if image.format == "PNG" and not isinstance(source, Path) and image.width * image.height <= most:
                 image.load()
         except Exception:
-            if _is_tiff(source):  # in a compression that Pillow does not know
+            if is_tiff(source):  # in a compression that Pillow does not know
                 if not isinstance(source, Path):
                     source.seek(0)
                 yield None
                 return
-            stripped = _without_metadata(source.read_bytes() if isinstance(source, Path) else source.getvalue())
+            stripped = without_metadata(source.read_bytes() if isinstance(source, Path) else source.getvalue())
             if stripped is None:
                 raise
             image = Image.open(io.BytesIO(stripped), formats=_known_formats())
         with image:
-            _check_size(image.size, most)
+            check_size(image.size, most)
             yield image
 
 
@@ -198,84 +155,6 @@ def _decode_deep(data: bytes, image: Image.Image) -> Picture:
     return Picture(pixels, image.has_transparency_data)
 
 
-def _is_tiff(source: Path | io.BytesIO) -> bool:
-    return _beginning(source, 4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _pillow_reads_all_of(source: Path | io.BytesIO) -> bool:
-    """True if Pillow reads the first page of a TIFF without loss: 8 bits with known channels, or one of 16 or float."""
-    try:
-        with tifffile.TiffFile(source) as tiff:
-            page = tiff.pages.first
-            colours = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}.get(int(page.photometric))  # of its colour space
-            alpha = sum(int(sample) in ALPHA_SAMPLES for sample in page.extrasamples)
-            kind = (int(page.sampleformat), page.bitspersample)
-            known = colours is not None and page.samplesperpixel == colours + alpha and _no_data(page) is None
-            deep = page.photometric == 1 and kind in ((1, 12), (1, 16), (3, 32))
-            return known and (deep or kind in ((1, 1), (1, 2), (1, 4), (1, 8)))
-    except Exception:  # it raises many types; Pillow may read what is damaged for tifffile
-        return True
-    finally:
-        if not isinstance(source, Path):
-            source.seek(0)
-
-
-def _decode_tiff(data: bytes, most: int) -> Picture:
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        page: Any = tiff.pages.first
-        _check_size((page.imagelength, page.imagewidth), most)
-        try:
-            pixels = page.asarray()
-        except ValueError as error:
-            if "imagecodecs" in str(error) and importlib.util.find_spec("imagecodecs") is None:
-                raise ValueError(
-                    f"its compression needs imagecodecs: pip install 'flaxcls[images]' ({error})"
-                ) from None
-            raise
-        if page.axes == "SYX":  # a plane for each channel
-            pixels = np.moveaxis(pixels, 0, -1)
-        if int(page.photometric) == 0 and pixels.dtype.kind == "u":  # 0 is white
-            pixels = np.iinfo(pixels.dtype).max - pixels
-        pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
-        if pixels.ndim != 3:
-            raise ValueError(f"its first page has the axes {page.axes}, but a picture has height, width and channels")
-        if pixels.dtype.kind == "f":
-            pixels = pixels.astype(np.float32)
-        no_data = _no_data(page)
-        if no_data is not None and pixels.dtype.kind == "f":
-            pixels[pixels == np.float32(no_data)] = np.nan
-        pixels = pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
-        return _upright(Picture(pixels, _has_alpha(page)), _orientation_of_tiff(page))
-
-
-def _head_of_tiff(source: Path | io.BytesIO, most: int) -> Head:
-    with tifffile.TiffFile(source) as tiff:
-        page: Any = tiff.pages.first
-        size = (page.imagelength, page.imagewidth)
-        _check_size(size, most)
-        dtype = "uint8" if page.dtype == bool else "float32" if page.dtype.kind == "f" else page.dtype.name
-        note = f"{len(tiff.pages)} pages, of which the first is read" if len(tiff.pages) > 1 else ""
-        return Head(size[::-1] if _orientation_of_tiff(page) >= 5 else size, page.samplesperpixel, dtype, note)
-
-
-def _has_alpha(page: Any) -> bool:
-    return bool(page.extrasamples) and int(page.extrasamples[-1]) in ALPHA_SAMPLES
-
-
-def _no_data(page: Any) -> float | None:
-    """Returns the value that means no data, from the tag that GDAL writes."""
-    tag = page.tags.get(GDAL_NODATA)
-    try:
-        return None if tag is None else float(str(tag.value).strip("\0 "))
-    except ValueError:
-        return None
-
-
-def _orientation_of_tiff(page: Any) -> int:
-    tag = page.tags.get("Orientation")
-    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
-
-
 def _orientation(image: Image.Image) -> int:
     """Returns the orientation in the metadata: 1 is upright, from 5 on rows become columns. Damaged metadata says 1."""
     try:
@@ -285,55 +164,9 @@ def _orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def _upright(picture: Picture, orientation: int) -> Picture:
-    """Returns the picture that is stored in this orientation, as EXIF 2.32 numbers it, upright."""
-    pixels = picture.pixels
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return Picture(np.ascontiguousarray(pixels), picture.alpha)
-
-
-def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Returns kind and bytes of each chunk of a PNG, in which only metadata may be damaged.
-
-    Raises ValueError if the checksum of a chunk is wrong that decides the pixels, which Pillow does not check.
-    """
-    chunks, at = [], len(PNG)
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4])
-        kind, chunk = data[at + 4 : at + 8], data[at:end]
-        if chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4):
-            chunks.append((kind, chunk))
-        elif kind in PNG_PIXELS:
-            raise ValueError(f"it is damaged or cut off: the checksum of its {kind.decode()} is wrong")
-        at = end
-    return chunks
-
-
-def _is_plain_png(chunks: list[tuple[bytes, bytes]], most: int) -> bool:
-    """True for a whole PNG of 8 bits, grey or in three colours, without metadata but its resolution."""
-    head = chunks[0][1] if chunks else b""
-    size = int.from_bytes(head[8:12]) * int.from_bytes(head[12:16])
-    plain = head[16:18] in (b"\x08\x00", b"\x08\x02") and chunks[-1][0] == b"IEND"
-    # for larger images Pillow checks if they are an attempt to fill the memory
-    known = {kind for kind, _ in chunks} <= {b"IHDR", b"IDAT", b"IEND", b"pHYs"}
-    return plain and known and 0 < size <= min(most, LARGE)
-
-
-def _without_metadata(data: bytes) -> bytes | None:
-    """Returns a PNG without the chunks that decide neither pixels nor orientation; None if the bytes are no PNG."""
-    if not data.startswith(PNG):
-        return None
-    return PNG + b"".join(chunk for kind, chunk in _png_chunks(data) if kind in (*PNG_PIXELS, b"eXIf"))
-
-
 def _register_heif(source: Path | io.BytesIO) -> None:
     """Lets Pillow read HEIC, if pillow-heif is installed. Raises ValueError with the way to get it if it is not."""
-    brand = _beginning(source, 12)[4:]
+    brand = beginning(source, 12)[4:]
     if brand not in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftyphevc", b"ftypheim", b"ftypheis"):
         return
     if "HEIF" not in Image.OPEN:
@@ -359,15 +192,6 @@ def _bits_of_heif(data: bytes) -> int:
     return max(bits)
 
 
-def _beginning(source: Path | io.BytesIO | bytes, count: int = 4096) -> bytes:
-    if isinstance(source, bytes):
-        return source[:count]
-    if isinstance(source, io.BytesIO):
-        return bytes(source.getbuffer()[:count])
-    with source.open("rb") as file:
-        return file.read(count)
-
-
 def _is_plain_jpeg(data: bytes, most: int) -> bool:
     """True if the bytes begin like a JPEG with three colours and without metadata that could rotate it."""
     at = 2
@@ -383,22 +207,13 @@ def _is_plain_jpeg(data: bytes, most: int) -> bool:
     return False
 
 
-class _TooLargeError(ValueError):
-    """A picture has more pixels than are read."""
-
-
-def _check_size(size: tuple[int, int], most: int) -> None:
-    if size[0] * size[1] > most:
-        raise _TooLargeError(f"{size[0] * size[1]} pixels exceed {most}")
-
-
 def named(name: str, read: Callable[[], T]) -> T:
     """Returns `read()`. Raises InputError, with `name`, for any error in it."""
     try:
         return read()
     except FileNotFoundError as error:
         raise InputError(f"{name} is not there.") from error
-    except (_TooLargeError, Image.DecompressionBombError) as error:
+    except (TooLargeError, Image.DecompressionBombError) as error:
         pixels, most = re.findall(r"\d+", str(error))[:2]
         raise InputError(
             f"{name} has {int(pixels):,} pixels, and at most {int(most):,} are read, so that no file fills the memory: "

@@ -1,34 +1,39 @@
 """The user's own images: a folder for each class, or a table of paths and labels."""
 
 import dataclasses
-import difflib
 import json
-import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arranged import Arranged, arranged, as_size, check_readable, notes_on_sizes, unreadable
+from flaxcls.data.arranged import Arranged, arranged, as_size, notes_on_sizes, unreadable
 from flaxcls.data.columns import Chosen, choose_columns, read_columns
 from flaxcls.data.contents import Digest, content_of, digest_files, fingerprint_of, number_contents
 from flaxcls.data.dataset import Dataset, Split, describe_held_out, from_splits, validation_stands_for_test
-from flaxcls.data.decode import Head, read_head
-from flaxcls.data.files import check_selection, describe_unselected, find_below, select
+from flaxcls.data.files import find_below, select
+from flaxcls.data.found import (
+    ADVICE,
+    describe_alike,
+    find_class_names,
+    find_files,
+    is_table,
+    needless_options,
+    note_bands,
+    note_skipped,
+    read_heads,
+    stored_pictures,
+)
 from flaxcls.data.held_out import describe_absent, hash_split, hash_units, rarest_labels
 from flaxcls.data.images import Images
-from flaxcls.data.layout import find_examples
 from flaxcls.data.listed import Changes, Listed, check_there, compare, describe_changes, is_same_set, pack, unpack
+from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
-from flaxcls.data.stored import Bands, Files, Stored
-from flaxcls.data.table import SPLITS, TABLES, ImageFile, read_table
+from flaxcls.data.table import SPLITS, TABLES, ImageFile
 from flaxcls.errors import InputError, refuse, unknown
-from flaxcls.storage import as_path, in_bucket, printable
+from flaxcls.storage import as_path, printable
 
-ADVICE = "Repair them, or leave them out with --data.unreadable skip."
 ADVICE_FOR_RUN = (
     "Put them back or repair them, or go on with --resume --data.unreadable replace, which takes the next image of the "
     "class in place of each."
@@ -39,7 +44,6 @@ ADVICE_LATER = (
 )
 # Options that decide neither which examples there are nor how they are prepared.
 FREE = ("dir", "max_pixels", "unreadable", "memory", "workers", "on_device", "sampling", "train_examples")
-TABLE_OPTIONS = ("path_column", "label_column", "split_column", "group_column", "image_dir", "suffix")
 
 
 def load(config: DataConfig, listing: bytes | None = None, problems: list[str] | None = None) -> Dataset:
@@ -62,22 +66,22 @@ def load(config: DataConfig, listing: bytes | None = None, problems: list[str] |
         listed = unpack(listing, _base(config))
         if listed.options == _options(config, listed.preparation):
             return dataclasses.replace(_load_listed(config, listed), listing=listing)
-    place, files, notes = _find_files(config, problems=problems)
-    for name in _needless_options(config, place):
+    place, files, notes = find_files(config, problems=problems)
+    for name in needless_options(config, place):
         raise InputError(
             f"data.{name} is {getattr(config, name)!r}, but {place} is a folder, and it is for tables "
             f"({', '.join(TABLES)}): leave it out, or name a table by data.dir."
         )
-    names = _class_names(files, place, problems)
-    notes += _describe_alike(files)
+    names = find_class_names(files, place, problems)
+    notes += describe_alike(files)
     all_files = files
-    files, heads, unreadables = _readable(files, config, problems)
+    files, heads, unreadables = read_heads(files, config, problems)
     given = {file.part for file in files}
     all_digests = digest_files(
         all_files, wholly=lambda file: file.part == "train" and not {"validation", "test"} <= given
     )
     digests = {file.name: digest for file, digest in zip(all_files, all_digests, strict=True)}
-    notes += [*_note_skipped(unreadables, len(files)), *_note_bands(files)]
+    notes += [*note_skipped(unreadables, len(files)), *note_bands(files)]
     readable_labels = {file.label for file in files}
     for name in names:
         if name not in readable_labels:
@@ -93,7 +97,7 @@ def load(config: DataConfig, listing: bytes | None = None, problems: list[str] |
     found = _arrange(files, heads, labels, members, config, advice=ADVICE, problems=problems)
     contents = number_contents(files, [digests[file.name] for file in files])
     parts = _split(found, files, heads, labels, contents, members)
-    origins = dict.fromkeys(parts, "given by the table" if _is_table(place) else "given by folders")
+    origins = dict.fromkeys(parts, "given by the table" if is_table(place) else "given by folders")
     if config.test_from == "validation" and "test" not in parts and "validation" in parts:
         parts["test"], members["test"] = parts.pop("validation"), members.pop("validation")
         origins["test"] = f"the validation split, {origins.pop('validation')}"
@@ -144,7 +148,7 @@ def load(config: DataConfig, listing: bytes | None = None, problems: list[str] |
 
 def _describe_source(config: DataConfig) -> str:
     place = as_path(str(config.dir)).expanduser()
-    return f"{'table' if _is_table(place) else 'folder of classes'} {printable(place)}"
+    return f"{'table' if is_table(place) else 'folder of classes'} {printable(place)}"
 
 
 def _split(
@@ -229,7 +233,7 @@ def _arrange(
     """Returns the images of each split, whose examples are `files[index]` for each index in `members`."""
     return arranged(
         {
-            part: (_stored([files[index] for index in chosen], config), [heads[index] for index in chosen])
+            part: (stored_pictures([files[index] for index in chosen], config), [heads[index] for index in chosen])
             for part, chosen in members.items()
         },
         size=config.image_size,
@@ -259,13 +263,13 @@ def _options(config: DataConfig, preparation: Preparation) -> str:
 def _base(config: DataConfig) -> Path:
     """Returns the folder of the images, or that of the table."""
     place = as_path(str(config.dir)).expanduser()
-    return place.parent if _is_table(place) else place
+    return place.parent if is_table(place) else place
 
 
 def _find_names(config: DataConfig) -> list[str]:
     """Returns the names of all images that are in the folder or the table, and that the patterns select."""
     place = as_path(str(config.dir)).expanduser()
-    if not _is_table(place):
+    if not is_table(place):
         return list(map(printable, find_below(place, config.include, config.exclude).images))
     asked = Chosen(config.path_column, config.label_column, config.split_column, config.group_column)
     columns = read_columns(place)
@@ -280,13 +284,13 @@ def fingerprint(config: DataConfig, known: Sequence[str]) -> str:
 
     Raises InputError like `load`.
     """
-    files = _find_files(config, known)[1]
+    files = find_files(config, known)[1]
     return fingerprint_of(files, digest_files(files, wholly=lambda file: False))
 
 
 def count_files(config: DataConfig, known: Sequence[str]) -> int:
     """Returns the number of files in the folder or the table. Raises InputError like `load`."""
-    return len(_find_files(config, known)[1])
+    return len(find_files(config, known)[1])
 
 
 def load_examples(
@@ -306,9 +310,9 @@ def load_examples(
     """
     if config.unreadable == "replace":  # that is for what is found later; here all of each file is read at once
         config = dataclasses.replace(config, unreadable="skip")
-    place, files, notes = _find_files(dataclasses.replace(config, group_column=""), known=class_names)
+    place, files, notes = find_files(dataclasses.replace(config, group_column=""), known=class_names)
     notes += [
-        f"data.{name} of the run is for tables, so it is not used here" for name in _needless_options(config, place)
+        f"data.{name} of the run is for tables, so it is not used here" for name in needless_options(config, place)
     ]
     parts = {file.part for file in files if file.split}
     if parts:
@@ -319,160 +323,16 @@ def load_examples(
     for file in files:
         if file.label not in numbers:
             raise InputError(f"{file.name} in {place}: {unknown('class', file.label, class_names)}")
-    files, heads, unreadables = _readable(files, config)
+    files, heads, unreadables = read_heads(files, config)
     if files[0].more_paths and heads[0].channels != preparation.channels:
         raise InputError(
             f"data.path_column gives images of {heads[0].channels} channels, but the model takes "
             f"{preparation.channels}: name {preparation.channels} columns."
         )
-    images = Images(_stored(files, config), preparation, whole={head.size for head in heads} <= {preparation.size})
+    images = Images(
+        stored_pictures(files, config), preparation, whole={head.size for head in heads} <= {preparation.size}
+    )
     labels = np.array([numbers[file.label] for file in files], np.int32)
     split = Split(images, labels, [file.name for file in files])
-    notes += [*_note_skipped(unreadables, len(files)), *_note_bands(files), *notes_on_sizes(heads, preparation)]
+    notes += [*note_skipped(unreadables, len(files)), *note_bands(files), *notes_on_sizes(heads, preparation)]
     return printable(place.resolve().stem), split, notes
-
-
-def _find_files(
-    config: DataConfig, known: Sequence[str] = (), problems: list[str] | None = None
-) -> tuple[Path, list[ImageFile], list[str]]:
-    """Returns the folder or the table, its examples, and notes on them.
-
-    known: classes of the run, if the place is another one than its own, in which its patterns may match nothing.
-    problems: see `load`.
-    """
-    if in_bucket(str(config.dir)):
-        raise InputError(
-            f"data.dir {config.dir!r} is in a bucket, but folders of images must be on this machine: mount it there "
-            "(gcsfuse) or copy it, or prepare the images with tensorflow-datasets, which can be read from a bucket "
-            "(--data.source tfds)."
-        )
-    place = as_path(str(config.dir)).expanduser()
-    if not _is_table(place):
-        return place, *find_examples(place, config.include, config.exclude, known=known, problems=problems)
-    files, notes = read_table(
-        place,
-        path_columns=config.path_column,
-        label_columns=config.label_column,
-        split_column=config.split_column,
-        group_column=config.group_column,
-        image_dir=config.image_dir,
-        suffix=config.suffix,
-        skip_missing=config.unreadable != "stop" or problems is not None,
-        problems=problems,
-    )
-    selected, unused = select([file.name for file in files], config.include, config.exclude)
-    left_out = len(files) - len(selected)
-    check_selection(place, len(selected), left_out, [] if known else unused)
-    if not left_out:
-        return place, files, notes
-    chosen = set(selected)
-    notes = [*notes, describe_unselected(left_out, len(files))]
-    return place, [file for file in files if file.name in chosen], notes
-
-
-def _is_table(place: Path) -> bool:
-    return place.suffix.lower() in TABLES
-
-
-def _needless_options(config: DataConfig, place: Path) -> list[str]:
-    """Returns the names of the options for tables that are set although `place` is a folder."""
-    if _is_table(place):
-        return []
-    return [name for name in TABLE_OPTIONS if getattr(config, name)]
-
-
-def _stored(files: Sequence[ImageFile], config: DataConfig) -> Stored:
-    """Returns the pictures of the examples, each from a file, or each channel from a file of its own."""
-    if files and files[0].more_paths:
-        return Bands([file.paths for file in files], config.max_pixels)
-    return Files([file.path for file in files], config.max_pixels)
-
-
-def _note_bands(files: Sequence[ImageFile]) -> Iterator[str]:
-    """Yields a note if the channels of some examples differ in size. Only the headers are read."""
-
-    def differs(file: ImageFile) -> bool:
-        return len({read_head(path, printable(path)).size for path in file.paths}) > 1
-
-    with ThreadPoolExecutor() as pool:
-        count = sum(pool.map(differs, [file for file in files if file.more_paths]))
-    if count:
-        yield f"{count} images have channels of several sizes: they are resized to the size of the first channel"
-
-
-def _note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
-    """Returns a note on the files that are not images, if there are any. count: number of files that are images."""
-    return [f"{unreadable(problems, count + len(problems))}\nThey are left out."] if problems else ()
-
-
-def _class_names(files: Sequence[ImageFile], place: Path, problems: list[str] | None) -> list[str]:
-    """Returns the classes of the training split, in order; names that are numbers are in the order of the numbers.
-
-    Raises InputError if there is no training split or only one class, or if another split has a class that train lacks.
-    If there is a list of problems, the last two are added to it, and such a class is one as well.
-    """
-    trained = {file.label for file in files if file.part == "train"}
-    if not trained:
-        raise InputError(
-            f"{printable(place)} has the splits {', '.join(sorted({f.part for f in files}))}, but none named train."
-        )
-    numbers = all(name.isdecimal() for name in trained)
-    names = sorted(trained, key=(lambda name: (int(name), name)) if numbers else None)
-    for file in files:
-        if file.label not in trained:
-            near = difflib.get_close_matches(file.label, names, n=1)
-            refuse(
-                f"{file.name} in {printable(place)} is of the class {file.label!r}, but train has none of it."
-                + (f" Did you mean {near[0]!r}?" if near else ""),
-                problems,
-            )
-            trained.add(file.label)
-            names.append(file.label)
-    if len(names) < 2:
-        refuse(f"{printable(place)} has the class {', '.join(names)} alone, but at least two are needed.", problems)
-    return names
-
-
-def _describe_alike(files: Sequence[ImageFile]) -> list[str]:
-    """Returns a line for names of classes that differ only by blanks, case or the encoding of accents."""
-    counts = Counter(file.label for file in files)
-    alike: dict[str, list[str]] = {}
-    for label in sorted(counts):
-        alike.setdefault("".join(unicodedata.normalize("NFKC", label).split()).casefold(), []).append(label)
-    return [
-        "classes whose names differ only by blanks, case or accents: "
-        + ", ".join(f"{label!a} ({counts[label]:,})" for label in labels)
-        for labels in alike.values()
-        if len(labels) > 1
-    ]
-
-
-def _readable(
-    files: list[ImageFile], config: DataConfig, problems: list[str] | None = None
-) -> tuple[list[ImageFile], list[Head], list[str]]:
-    """Returns the files that are images, the head of each, and the problems of the other files.
-
-    Only the headers are read. If unreadable files are to be skipped, all of each file is read, so that training does
-    not find another one. If there is a list of problems, only files of more than 8 bits are, for their range of values.
-    """
-    stored = _stored(files, config)
-
-    def read(index: int) -> Head | str:
-        try:
-            head = stored.head(index)
-            wholly = head.dtype != "uint8" if problems is not None else config.unreadable == "skip"
-            if wholly or (files[index].more_paths and index == 0):  # a wrong column is seen at once
-                stored[index]
-            return head
-        except InputError as error:
-            return str(error)
-
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(read, range(len(files))))
-    if config.unreadable == "stop" and problems is None:
-        check_readable(results, ADVICE)
-    kept = [(file, head) for file, head in zip(files, results, strict=True) if not isinstance(head, str)]
-    unreadables = [problem for problem in results if isinstance(problem, str)]
-    if not kept:
-        raise InputError(f"{unreadable(unreadables, len(files))}\nNo image is left.")
-    return [file for file, _ in kept], [head for _, head in kept], unreadables

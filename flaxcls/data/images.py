@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxcls.data.decode import Picture
+from flaxcls.data.picture import Picture
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import resize
 from flaxcls.data.stored import Stored

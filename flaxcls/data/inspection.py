@@ -12,8 +12,8 @@ import numpy as np
 from flaxcls.data.arranged import HOW
 from flaxcls.data.contents import number_of
 from flaxcls.data.dataset import Dataset, Split
-from flaxcls.data.decode import Head
 from flaxcls.data.images import Images
+from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import share_kept
 

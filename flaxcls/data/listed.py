@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import parquet
 
-from flaxcls.data.decode import Head
 from flaxcls.data.files import few
+from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.table import ImageFile
 from flaxcls.errors import InputError

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxcls.data.decode import Head, Picture
+from flaxcls.data.picture import Head, Picture
 from flaxcls.data.resize import fit_image, with_channels
 from flaxcls.errors import InputError
 
@@ -132,29 +132,36 @@ def choose_channels(color: str, heads: Sequence[Head], name: str) -> int:
     return next(iter(counts))
 
 
-def choose_range(dtypes: set[str], low: float, high: float, name: str) -> tuple[float, float] | None:
+def choose_range(dtypes: Mapping[str, int], low: float, high: float, name: str) -> tuple[float, float] | None:
     """Returns the range of values that becomes 0..1, or None for files of 8 bits.
 
     Unsigned numbers get the range of the depth that they use, such as 0..4095 for 12 bits in 16. Signed numbers that
     are stored as unsigned ones, 32768 higher, start there. Floating-point numbers in 0..1 keep their values.
 
     Args:
-      dtypes: types of the values in the files.
+      dtypes: types of the values in the files, and the number of files of each.
       low, high: least and greatest value in all of them.
       name: of the data set.
 
     Raises InputError if the range cannot be known.
     """
-    if dtypes <= {"uint8"}:
+    if dtypes.keys() <= {"uint8"}:
         return None
-    if dtypes == {"uint16"}:
+    if dtypes.keys() == {"uint16"}:
         start = 2**15 if low >= 2**15 else 0
         bits = next(bits for bits in DEPTHS if high - start < 2**bits)
         return float(start), float(start + 2**bits - 1)
-    if dtypes == {"float32"} and 0 <= low <= high <= 1:
+    if dtypes.keys() == {"float32"} and 0 <= low <= high <= 1:
         return 0.0, 1.0
     if low > high:
         raise InputError(f"the images of {name} hold NaN or no-data values alone: leave them out (--data.exclude).")
+    if len(dtypes) > 1:
+        raise InputError(
+            f"the images of {name} have values of several types: "
+            + ", ".join(f"{kind} in {count:,} files" for kind, count in sorted(dtypes.items()))
+            + ". Leave some out (--data.exclude), bring them to one, or name one range for the values of all by "
+            "--data.value-range LOW HIGH."
+        )
     step = 10.0 ** math.floor(math.log10(max(high - low, 1e-30)) - 1.5)  # the range is 30 to 300 of them
     raise InputError(
         f"the images of {name} have values of {' and '.join(sorted(dtypes))}, from {low:g} to {high:g}, whose range is "

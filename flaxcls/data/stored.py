@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from flaxcls.data.decode import Head, Picture, read_head, read_picture
+from flaxcls.data.decode import read_head, read_picture
+from flaxcls.data.picture import Head, Picture
 from flaxcls.data.resize import resize
 from flaxcls.errors import InputError
 from flaxcls.storage import printable

@@ -16,7 +16,8 @@ from flaxcls.config import DataConfig
 from flaxcls.data.arranged import Arranged, arranged
 from flaxcls.data.contents import number_of
 from flaxcls.data.dataset import Dataset, Split, from_splits, hold_out, validation_stands_for_test
-from flaxcls.data.decode import Head, Picture, decode, head_of, named, read_head
+from flaxcls.data.decode import decode, named, read_head
+from flaxcls.data.picture import Head, Picture, head_of
 from flaxcls.data.stored import Stored
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path, in_bucket, local_copy

@@ -90,8 +90,8 @@ def tune_malloc() -> None:
 
     The first option limits the number of heaps. New threads write each checkpoint, and malloc gives each thread its own
     heap, which remains when the thread ends: some MB for every thousand steps that save often. The limit is one heap
-    for this thread and one for each thread of XLA, two a core, of which a
-    container's quota does not change the number: with fewer heaps, these threads wait for each other.
+    for this thread and one for each thread of XLA: with fewer heaps, these threads wait for each other. XLA has two
+    threads a core, whatever the quota of the container.
 
     The other options keep freed memory. Otherwise, each step of a large batch maps its working memory anew, page by
     page. Without glibc this does nothing.

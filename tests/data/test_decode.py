@@ -8,7 +8,8 @@ import tifffile
 from PIL import Image
 
 from flaxcls.data import decode as decode_module
-from flaxcls.data.decode import decode, head_of, read_head, read_picture
+from flaxcls.data.decode import decode, read_head, read_picture
+from flaxcls.data.picture import head_of
 from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError
 
@@ -190,6 +191,11 @@ def test_values_that_mean_no_data_are_nan():
     values = np.array([[1.5, -9999, 3]], np.float32)
     read = decode(tiff(values, extratags=[(42113, "s", 0, "-9999", True)])).pixels[..., 0]
     np.testing.assert_array_equal(read, [[1.5, np.nan, 3]])
+    whole = tiff(np.array([[0, 65535, 3]], np.uint16), extratags=[(42113, "s", 0, "65535", True)])
+    np.testing.assert_array_equal(decode(whole).pixels[..., 0], [[0, np.nan, 3]])
+    assert read_head(whole, "x") == head_of(decode(whole))
+    zero = tiff(np.array([[0, 2.5]], np.float32), extratags=[(42113, "s", 0, "0", True)])
+    np.testing.assert_array_equal(decode(zero).pixels[..., 0], [[np.nan, 2.5]])
 
 
 def test_of_a_stack_the_first_page_and_that_is_said():

@@ -14,7 +14,8 @@ from flaxcls.analysis.export.description import describe_preparation
 from flaxcls.analysis.prediction import predict_files
 from flaxcls.augment import make_views
 from flaxcls.config import AugmentConfig, Config, DataConfig, ModelConfig
-from flaxcls.data.decode import Picture, read_picture
+from flaxcls.data.decode import read_picture
+from flaxcls.data.picture import Picture
 from flaxcls.data.preparation import Preparation
 from flaxcls.models import build_model
 from tests.analysis.export import by_hand

@@ -1,0 +1,41 @@
+"""The chunks of PNG files: damage in metadata is told from damage in pixels."""
+
+import zlib
+
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+LARGE = 2**26  # pixels
+
+
+def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Returns kind and bytes of each chunk of a PNG, in which only metadata may be damaged.
+
+    Raises ValueError if the checksum of a chunk is wrong that decides the pixels, which Pillow does not check.
+    """
+    chunks, at = [], len(PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        kind, chunk = data[at + 4 : at + 8], data[at:end]
+        if chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4):
+            chunks.append((kind, chunk))
+        elif kind in PNG_PIXELS:
+            raise ValueError(f"it is damaged or cut off: the checksum of its {kind.decode()} is wrong")
+        at = end
+    return chunks
+
+
+def is_plain_png(chunks: list[tuple[bytes, bytes]], most: int) -> bool:
+    """True for a whole PNG of 8 bits, grey or in three colours, without metadata but its resolution."""
+    head = chunks[0][1] if chunks else b""
+    size = int.from_bytes(head[8:12]) * int.from_bytes(head[12:16])
+    plain = head[16:18] in (b"\x08\x00", b"\x08\x02") and chunks[-1][0] == b"IEND"
+    # for larger images Pillow checks if they are an attempt to fill the memory
+    known = {kind for kind, _ in chunks} <= {b"IHDR", b"IDAT", b"IEND", b"pHYs"}
+    return plain and known and 0 < size <= min(most, LARGE)
+
+
+def without_metadata(data: bytes) -> bytes | None:
+    """Returns a PNG without the chunks that decide neither pixels nor orientation; None if the bytes are no PNG."""
+    if not data.startswith(PNG):
+        return None
+    return PNG + b"".join(chunk for kind, chunk in png_chunks(data) if kind in (*PNG_PIXELS, b"eXIf"))
