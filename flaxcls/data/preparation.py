@@ -59,15 +59,23 @@ class Preparation:
         values: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in record["preparation"].items()}
         return cls(**values)
 
+    @property
+    def is_deep(self) -> bool:
+        """True if the range is one of files with more than 8 bits, in which those of 8 would be black, or white."""
+        if self.value_range is None or self.of_arrays:
+            return False
+        low, high = self.value_range
+        return low < 0 or high > 255 or high == 1
+
     def check_depth(self, picture: Picture) -> None:
-        """Raises ValueError for a picture of 8 bits where the range is that of deeper files, or of floats."""
-        if picture.pixels.dtype == np.uint8 and self.value_range is not None and not self.of_arrays:
+        """Raises ValueError for a picture of 8 bits where the range is that of deeper files."""
+        if self.is_deep and picture.pixels.dtype == np.uint8:
+            assert self.value_range is not None
             low, high = self.value_range
-            if low < 0 or high > 255 or high == 1:
-                raise ValueError(
-                    f"it has 8 bits, but the run was trained on files whose values {low:g}..{high:g} become 0..1: give "
-                    "files of the same depth."
-                )
+            raise ValueError(
+                f"it has 8 bits, but the run was trained on files whose values {low:g}..{high:g} become 0..1: give "
+                "files of the same depth."
+            )
 
     def unify(self, picture: Picture) -> np.ndarray:
         """Returns a picture in the channels and values of an input, still in its own size.

@@ -33,12 +33,12 @@ def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state
     paths = jax.tree_util.tree_leaves_with_path(abstract_state)
     return {
         "data": dataset.name,
-        "fingerprint": dataset.fingerprint,
         "examples": list(dataset.sizes),
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
         "mean": mean.tolist(),
         "std": std.tolist(),
+        "fingerprint": dataset.fingerprint,
         "preparation": None if dataset.preparation is None else dataset.preparation.as_record(),
         "arrays": {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in paths},
     }

@@ -48,8 +48,11 @@ def changed(images, *values):
         (IMAGES > 99, r"images are bool, .*: give `images\.astype\(np\.uint8\) \* 255`"),
         (IMAGES.tolist(), r"images are int64, .*: give `images\.astype\(np\.uint8\)`"),
         (IMAGES.astype(np.uint16) * 9, r"images are uint16, but must be uint8 of 0\.\.255 or float32 of 0\.\.1\.$"),
-        (SIZES, r"one array: .* several sizes.*Images\(list\(images\), \(height, width, channels\)\)"),
-        (as_objects(SIZES), r"one array: .* several sizes.*Images\(list\(images\), \(height, width, channels\)\)"),
+        (SIZES, r"one array: .* several sizes.*Images\(list\(images\), Preparation\(\(height, width\), channels\)\)"),
+        (
+            as_objects(SIZES),
+            r"one array: .* several sizes.*Images\(list\(images\), Preparation\(\(height, width\), channels\)\)",
+        ),
         ([], r"shape \(0,\), but must be"),
         (None, r"shape \(\), but must be"),
     ],

@@ -124,9 +124,10 @@ def _describe_values(preparation: Preparation) -> dict[str, Any]:
         }
     low, high = preparation.value_range
     whole = " Whole numbers have the range of their type: low is 0, high is `largest`." if preparation.of_arrays else ""
+    whole += " A file of 8 bits is not for this model." if preparation.is_deep else ""
     return {
         "step": "values",
-        "text": f"The values of the file, of whatever type, become 0..1, and NaN becomes 0.{whole} Transparency is "
+        "text": f"The values of the file, of whatever type, become 0..1, and NaN and infinity become 0.{whole} Transparency is "
         "divided by the largest value of its type (largest: 255, 65535, 1 for floating-point numbers).",
         "low": low,
         "high": high,
