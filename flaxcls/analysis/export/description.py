@@ -127,8 +127,8 @@ def _describe_values(preparation: Preparation) -> dict[str, Any]:
     whole += " A file of 8 bits is not for this model." if preparation.is_deep else ""
     return {
         "step": "values",
-        "text": f"The values of the file, of whatever type, become 0..1, and NaN and infinity become 0.{whole} Transparency is "
-        "divided by the largest value of its type (largest: 255, 65535, 1 for floating-point numbers).",
+        "text": f"The values of the file, of whatever type, become 0..1, and NaN and infinity become 0.{whole} "
+        "Transparency is divided by the largest value of its type (largest: 255, 65535, 1 for floating-point numbers).",
         "low": low,
         "high": high,
         "formulas": {
