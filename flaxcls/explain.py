@@ -54,6 +54,8 @@ def _explain(command: Command) -> int:
         print(sentence, file=sys.stderr)
     most = command.max_pixels or classifier.config.data.max_pixels
     found = predict_files(classifier, paths, most_pixels=most)
+    for note in found.notes:
+        print(note, file=sys.stderr)
     for image in explain_files(classifier, options, found, out, most_pixels=most):
         other = "" if image.explained == image.predicted else f", explained as {image.explained}"
         print(f"{printable(image.source)}: {image.predicted}, {image.probability:.1%}{other}")

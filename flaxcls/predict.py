@@ -82,6 +82,8 @@ def _predict(command: Command, errors: Console) -> int:
             most_pixels=command.max_pixels or classifier.config.data.max_pixels,
             advance=lambda count: progress.advance(task, count),
         )
+    for note in found.notes:
+        errors.print(note)
     write(found, command.top, form, out)
     if found.unreadable:
         errors.print(found.complaint)

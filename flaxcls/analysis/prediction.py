@@ -21,8 +21,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from flaxcls.analysis.classifier import Classifier, Predictions
+from flaxcls.data.arranged import notes_on_sizes
 from flaxcls.data.decode import read_picture
 from flaxcls.data.files import describe_left_out, few, find_below
+from flaxcls.data.picture import Head, head_of
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
 
@@ -33,11 +35,13 @@ class FilePredictions(NamedTuple):
     paths: paths of the n images that were read.
     predictions: predictions for these images.
     unreadable: (path, reason) for each other file.
+    notes: lines on what was resized or converted.
     """
 
     paths: list[str]
     predictions: Predictions
     unreadable: list[tuple[str, str]]
+    notes: Sequence[str] = ()
 
     @property
     def complaint(self) -> str:
@@ -110,9 +114,13 @@ def predict_files(
       most_pixels: of the largest image that is read; None: see `flaxcls.data.decode.MOST_PIXELS`.
       advance: called with the number of files finished since the last call.
     """
+    heads: list[Head] = []
 
     def prepared(path: str) -> np.ndarray:
-        return classifier.prepared(read_picture(Path(path), most_pixels), name=path)
+        picture = read_picture(Path(path), most_pixels)
+        image = classifier.prepared(picture, name=path)
+        heads.append(head_of(picture))
+        return image
 
     read: list[str] = []
     unreadable: list[tuple[str, str]] = []
@@ -133,7 +141,8 @@ def predict_files(
             advance(1)
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt, no more files are read
-    return FilePredictions(read, classifier.predictions(np.concatenate(parts)), unreadable)
+    predictions = classifier.predictions(np.concatenate(parts))
+    return FilePredictions(read, predictions, unreadable, notes_on_sizes(heads, classifier.preparation, options=False))
 
 
 def _read_ahead(

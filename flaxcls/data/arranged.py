@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from flaxcls.config import DataConfig
 from flaxcls.data.images import Images, unified
 from flaxcls.data.picture import Head, Picture
 from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
@@ -55,12 +56,8 @@ def _choose_range(
 
 def arranged(
     parts: Mapping[str, tuple[Stored | list[Picture], Sequence[Head]]],
+    config: DataConfig,
     *,
-    size: int | tuple[int, int] | None,
-    how: str,
-    color: str,
-    value_range: tuple[float, float] | None,
-    memory: float,
     name: str,
     advice: str,
     labels: Mapping[str, np.ndarray] | None = None,
@@ -72,15 +69,11 @@ def arranged(
 
     Args:
       parts: for each split, its pictures, maybe decoded already, and their heads.
-      size: height and width, or side, of the result; None: see `choose_size`.
-      how: crop, squash or pad, how a picture of another size is brought to it.
-      color: rgb, grey or stored, see `choose_channels`.
-      value_range: see `Preparation`; None: see `choose_range`.
-      memory: GiB of decoded pictures to keep at most.
+      config: size, way to it, channels, range of values, and the memory for decoded images.
       name: of the data set.
       advice: text for the error message: what to do about pictures that cannot be read.
       labels: i32[n] for each split, if others take the place of pictures that cannot be read, as `Images` says.
-      prepared: how the images are prepared; None: it is chosen by `size`, `how`, `color` and `value_range`.
+      prepared: how the images are prepared; None: as `config` says, or as is found.
       later: like `advice`, for a picture that is read when it is needed.
       problems: gets the lines on channels and on a range that cannot be known; None: they are refused.
 
@@ -89,15 +82,19 @@ def arranged(
     heads = [head for _, part in parts.values() for head in part]
     sizes = [head.size for head in heads]
     preparation = prepared or Preparation(
-        as_size(size) or choose_size(sizes), _choose_channels(color, heads, name, problems), how, value_range
+        as_size(config.image_size) or choose_size(sizes),
+        _choose_channels(config.color, heads, name, problems),
+        config.resize,
+        config.value_range,
     )
     target, channels = preparation.size, preparation.channels
     dtypes = Counter(head.dtype for head in heads)
     deep = preparation.value_range is not None or not dtypes.keys() <= {"uint8"}
     needed = sum(height * width for height, width in sizes) * channels * (4 if deep else 1)
-    fits_memory, whole = needed <= memory * 2**30, set(sizes) <= {target}
-    pictures: dict[str, Sequence[Picture | str]] = {
-        part: stored if isinstance(stored, list) else _each(stored.__getitem__, len(stored), advice, labels is not None)
+    fits_memory, whole = needed <= config.memory * 2**30, set(sizes) <= {target}
+    spare = labels is not None  # one that cannot be read may be replaced
+    pictures: dict[str, list[Picture | str]] = {
+        part: [*stored] if isinstance(stored, list) else _each(stored.__getitem__, len(stored), advice, spare)
         for part, (stored, _) in parts.items()
         if fits_memory
     }
@@ -106,10 +103,11 @@ def arranged(
         extents = [
             extent
             for part, (stored, _) in parts.items()
-            for extent in _extents(pictures.get(part, stored), advice, labels is not None)
+            for extent in _extents(pictures.get(part, stored), advice, spare)
         ]
         low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
-        preparation = replace(preparation, value_range=value_range or _choose_range(dtypes, low, high, name, problems))
+        value_range = config.value_range or _choose_range(dtypes, low, high, name, problems)
+        preparation = replace(preparation, value_range=value_range)
 
     def arrange(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:
         alike = None if labels is None else labels[part]
@@ -117,17 +115,22 @@ def arranged(
             assert not isinstance(stored, list)
             return Images(stored, preparation, whole=whole, labels=alike, advice=later)
         ready: list[np.ndarray | str] = []
-        for index, picture in enumerate(pictures[part]):
+        pending = pictures.pop(part)[::-1]  # each picture is freed when its image is ready
+        while pending:
+            picture = pending.pop()
             try:
-                ready.append(picture if isinstance(picture, str) else unified(stored, index, picture, preparation))
+                ready.append(picture if isinstance(picture, str) else unified(stored, len(ready), picture, preparation))
             except InputError as error:
                 if labels is None:
                     raise
                 ready.append(str(error))
-        whole_images = [preparation.fit(image) for image in ready if not isinstance(image, str)] if whole else []
-        if whole and len(whole_images) == len(ready):
-            return np.stack(whole_images)
-        return Images(ready, preparation, whole=whole, labels=alike)
+        if not whole or any(isinstance(image, str) for image in ready):
+            return Images(ready, preparation, whole=whole, labels=alike)
+        array = np.empty((len(ready), *preparation.shape), preparation.dtype)
+        for index, image in enumerate(ready):
+            assert not isinstance(image, str)
+            array[index], ready[index] = preparation.fit(image), ""  # a file may have changed since its head was read
+        return array
 
     images = {part: arrange(part, stored) for part, (stored, _) in parts.items()}
     return Arranged(images, preparation, [*_notes_on_values(extents, preparation), *notes_on_sizes(heads, preparation)])
@@ -173,8 +176,15 @@ def _notes_on_values(extents: Sequence[Extent], preparation: Preparation) -> lis
     return notes
 
 
-def notes_on_sizes(heads: Sequence[Head], preparation: Preparation) -> list[str]:
-    """Returns lines on images that are brought to another size or other channels, and on further pages."""
+def notes_on_sizes(heads: Sequence[Head], preparation: Preparation, *, options: bool = True) -> list[str]:
+    """Returns lines on images that are brought to another size or other channels, and on further pages.
+
+    options: True to name the options that decide it.
+    """
+
+    def by(names: str) -> str:
+        return f" ({names})" if options else ""
+
     notes = []
     size, how = preparation.size, preparation.resize
     others = [head.size for head in heads if head.size != size]
@@ -183,7 +193,7 @@ def notes_on_sizes(heads: Sequence[Head], preparation: Preparation) -> list[str]
         most = "most of them" if 2 * count > len(others) else f"{len(set(others)):,} sizes, most often"
         line = (
             f"{len(others):,} of {len(heads):,} images are not {_by(size)} ({most} {_by(common)}): "
-            f"{HOW[how]} to that (--data.image-size, --data.resize)"
+            f"{HOW[how]} to that{by('--data.image-size, --data.resize')}"
         )
         if how == "crop":
             kept = [share_kept(other, size) for other in others]
@@ -191,10 +201,12 @@ def notes_on_sizes(heads: Sequence[Head], preparation: Preparation) -> list[str]
         notes.append(line)
     grey = sum(head.channels <= 2 for head in heads)
     if preparation.channels == 3 and grey:
-        notes.append(f"{grey:,} of {len(heads):,} images are grey and get three equal channels (--data.color grey)")
+        notes.append(
+            f"{grey:,} of {len(heads):,} images are grey and get three equal channels{by('--data.color grey')}"
+        )
     colours = sum(head.channels >= 3 for head in heads)
     if preparation.channels == 1 and colours:
-        notes.append(f"{colours:,} of {len(heads):,} images are in colours, which become grey (--data.color)")
+        notes.append(f"{colours:,} of {len(heads):,} images are in colours, which become grey{by('--data.color')}")
     transparent = sum(head.channels in (2, 4) for head in heads)
     if preparation.channels in (1, 3) and transparent:
         notes.append(f"{transparent:,} of {len(heads):,} images are transparent and are laid on white")

@@ -1,4 +1,4 @@
-"""The columns of CSV and Parquet files, as text, and those that hold paths, labels, splits and groups."""
+"""The columns of CSV and Parquet files, as text, and which of them hold paths, labels, splits and groups."""
 
 import csv
 import io

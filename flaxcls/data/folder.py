@@ -236,11 +236,7 @@ def _arrange(
             part: (stored_pictures([files[index] for index in chosen], config), [heads[index] for index in chosen])
             for part, chosen in members.items()
         },
-        size=config.image_size,
-        how=config.resize,
-        color="stored" if files[0].more_paths else config.color,
-        value_range=config.value_range,
-        memory=config.memory,
+        dataclasses.replace(config, color="stored") if files[0].more_paths else config,
         name=str(config.dir),
         advice=advice,
         labels={part: labels[chosen] for part, chosen in members.items()} if config.unreadable == "replace" else None,

@@ -1,4 +1,4 @@
-"""Which examples are held out of train. Copies, and those of a group, stay in one split."""
+"""Chooses the examples that are held out of train. Copies of an image, and images of one group, stay in one split."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

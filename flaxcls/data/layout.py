@@ -85,7 +85,7 @@ def find_examples(
 
     The place has a folder for each class, or folders of splits that have such folders, or class folders that have
     folders of splits. An image belongs to the class in whose folder it lies, however deep. If a place holds one folder
-    alone, which has further folders, that folder is read in its place, such as that of an unpacked archive.
+    alone, which has further folders, that folder is read in its place, as in an unpacked archive.
 
     Args:
       place: the folder.
@@ -236,7 +236,7 @@ def _unwrap(folder: Folder, stops: Callable[[Folder], bool]) -> tuple[Folder, li
 
 
 def _refuse_others(splits: Sequence[Folder], others: Sequence[Folder], place: str) -> None:
-    """Raises InputError if there are other folders beside those of splits."""
+    """Raises InputError if there are other folders beside the splits."""
     if others:
         raise InputError(
             f"{place} has the split {printable(splits[0].name)} and beside it "
@@ -292,13 +292,13 @@ def _of_splits(splits: Sequence[Folder], flat: Sequence[Folder], named: dict[str
 def _of_classes(top: Folder, flat: Sequence[Folder], place: str, known: Collection[str]) -> Layout:
     """Returns the folders of `top` as classes, or the folders of splits in each of them.
 
-    flat: those that have the name of a split and images only.
+    flat: folders that have the name of a split, and images only.
     known: names of folders that are classes.
     """
     for folder in flat:
         if part_of(folder.name) != "train":  # nobody has a train split without classes beside classes
             raise InputError(
-                f"{place} has the folder {printable(folder.path)} beside those of classes. If its "
+                f"{place} has the folder {printable(folder.path)} beside the class folders. If its "
                 f"{len(folder.images):,} images have no labels, leave them out with --data.exclude "
                 f"'{printable(folder.path)}'. If it is a split, sort them into class folders, and move the other "
                 "folders into one named train. If it is a class, rename it."
@@ -312,7 +312,7 @@ def _of_classes(top: Folder, flat: Sequence[Folder], place: str, known: Collecti
         classes = [ClassFolder(up.name, parts[child.path], child) for up in folders for child in inner[up.path]]
         classes += [ClassFolder(empty.name, None, empty) for empty in top.folders.values() if empty.path not in inner]
         names = sorted({child.name for child in below})
-        return Layout(classes, [], [f"the splits {few(names)} are folders in those of the classes"])
+        return Layout(classes, [], [f"the splits {few(names)} are folders inside the class folders"])
     if not known:
         _refuse_shared_names(folders, inner, place)
     notes = [f"{printable(folder.path)} is a class, not a split, since it has no class folders" for folder in flat]

@@ -24,7 +24,7 @@ def locate(
     Args:
       names: paths as they are in the table.
       table: the file of the table.
-      folder: folder of the paths, relative to that of the table; None: the same, or a guess.
+      folder: folder of the paths, relative to the folder of the table; None: the same folder, or a guess.
       suffix: what is added to each name; None: nothing, or a guess.
       skip_missing: some of the files may be missing.
 

@@ -192,7 +192,7 @@ def _check_repeats(
 
 
 def _describe_columns(columns: Columns, asked: Chosen, chosen: Chosen) -> Iterator[str]:
-    """Yields notes on the columns that were found by their names, and those that are not used."""
+    """Yields notes on the columns that were found by their names, and on columns that are not used."""
     guesses = [
         ("paths", chosen.paths[0], not asked.paths and chosen.paths != ("path",)),
         ("labels", chosen.labels[0], not asked.labels and chosen.labels != ("label",)),

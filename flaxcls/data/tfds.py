@@ -3,6 +3,7 @@
 import difflib
 import math
 import pickle
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.constants import DATA_DIR
 from tensorflow_datasets.core.read_only_builder import builder_from_files
 
-from flaxcls.config import DataConfig
+from flaxcls.config import ColorName, DataConfig
 from flaxcls.data.arranged import Arranged, arranged
 from flaxcls.data.contents import number_of
 from flaxcls.data.dataset import Dataset, Split, from_splits, hold_out, validation_stands_for_test
@@ -180,15 +181,11 @@ def _read(
                 else:
                     heads.append(read_head(example[image_key], records.name(i), config.max_pixels))
         stored[part] = (pictures if decoded else records, heads)
-    # the data set knows its channels; those of its files may be others, such as a palette of grey
-    color = "grey" if shape[-1] == 1 else "rgb" if shape[-1] in (3, None) else "stored"
+    # the data set knows its channels; its files may have others, such as a palette of grey
+    color: ColorName = "grey" if shape[-1] == 1 else "rgb" if shape[-1] in (3, None) else "stored"
     found = arranged(
         stored,
-        size=config.image_size,
-        how=config.resize,
-        color=color,
-        value_range=config.value_range,
-        memory=config.memory,
+        replace(config, color=color),
         name=builder.info.full_name,
         advice="Prepare the data set again.",
     )

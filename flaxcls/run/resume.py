@@ -140,6 +140,12 @@ def check_record(record: dict[str, Any], identity: dict[str, Any]) -> None:
     _check_parts(record)
     if identity.get("fingerprint") and identity["fingerprint"] == record.get("fingerprint"):
         identity = {**identity, "data": record["data"]}  # the same files under another name
+    preparation = identity.get("preparation") or {"value_range": None}
+    if "preparation" not in record and preparation["value_range"] and not preparation["of_arrays"]:
+        raise InputError(
+            "the run was started by a version of flaxcls that read 8 bits of each value, and this one reads all: start "
+            "a new run in another workdir."
+        )
     for name, current in identity.items():
         recorded = record.get(name)
         if recorded == current or (name in NEW and name not in record):

@@ -150,6 +150,7 @@ def test_a_run_on_floats_reads_bytes_in_files_as_it_takes_them_in_arrays(on_floa
     np.testing.assert_allclose(found.predictions.probabilities, classifier.predict(images).probabilities, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_looks_at_a_run_on_floats_sees_the_floats(on_floats, tmp_path):
     workdir, dataset = on_floats
     classifier = load_run(workdir)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from flaxcls.analysis.classifier import Predictions
 from flaxcls.analysis.prediction import FilePredictions, check_new, find_images, predict_files, top_rows, write
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
 
 
@@ -74,6 +75,7 @@ class Brightness:
     """A classifier of two classes, the first of which is as probable as the image is bright."""
 
     class_names = ("bright", "dark")
+    preparation = Preparation((2, 2), 1, "squash")
 
     def __init__(self):
         self.shapes = []
@@ -102,6 +104,7 @@ def test_the_rest_goes_on_where_a_file_cannot_be_read(tmp_path):
     np.testing.assert_allclose(found.predictions.probabilities[:, 0], expected, rtol=1e-6)
     assert set(model.shapes) == {(3, 2, 2, 1)}  # one shape, so that it is compiled once
     assert sum(done) == 11
+    assert found.notes == ["8 of 8 images are not 2x2 (most of them 4x5): squashed to that"]
 
 
 def test_an_interrupt_reads_no_more_files(tmp_path, grey):

@@ -104,7 +104,7 @@ def test_splits_inside_of_class_folders_are_splits(tmp_path):
     folders = {"cat/train": 10, "cat/test": 3, "dog/train": 10, "dog/test": 4}
     dataset = load(make(tmp_path, folders))
     assert dataset.class_counts["test"] == {"cat": 3, "dog": 4}
-    assert dataset.notes == ["the splits test, train are folders in those of the classes"]
+    assert dataset.notes == ["the splits test, train are folders inside the class folders"]
     make(tmp_path, {"cow": 0})
     with pytest.raises(InputError, match="cow holds no image"):
         load(tmp_path)
@@ -141,7 +141,7 @@ def test_images_beside_the_class_folders_are_counted(tmp_path):
         (classes("train") | {"more": 2}, "beside it more, which is no split.*--data.exclude 'more'"),
         (
             {"cat": 5, "dog": 5, "test": 5},
-            "has the folder test beside those of classes. If its 5 images have no labels",
+            "has the folder test beside the class folders. If its 5 images have no labels",
         ),
         ({"cat": 5, "dog": 5} | classes("test"), "has the split test and beside it cat, dog"),
         ({"train": 5, "test": 5, "train.csv": "id,label"}, "10 images, but in no class folder.*name it .*: train.csv"),

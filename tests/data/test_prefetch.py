@@ -164,6 +164,7 @@ with made_ahead(maker, 0, 10**6, workers=2) as made:
 """
 
 
+@pytest.mark.slow
 def test_workers_end_where_their_parent_is_killed(paths, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     process = subprocess.Popen(

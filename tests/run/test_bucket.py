@@ -207,6 +207,7 @@ assert bucket.names("one/checkpoints/20/") == []
 """
 
 
+@pytest.mark.slow
 def test_what_is_not_whole_is_deleted_what_is_damaged_set_aside_and_what_may_not_be_read_left(bucket):
     said = bucket.run_program(ONE_CHECKPOINT).splitlines()
     assert len([line for line in said if "FORBIDDEN a checkpoint that may be whole cannot be read: " in line]) == 2

@@ -61,6 +61,7 @@ def test_the_run_after_it_is_the_run_without_it(shown, small_config, stripes, qu
     assert results[0].fingerprint == results[1].fingerprint
 
 
+@pytest.mark.slow
 def test_it_says_what_microbatches_mixing_and_a_plateau_do(shown, small_config):
     optim = replace(small_config.optim, accumulate=2, plateau_patience=2, plateau_factor=0.5, schedule="constant")
     text = shown(replace(small_config, optim=optim, augment=replace(small_config.augment, mixup=0.2)))

@@ -120,6 +120,7 @@ class Fatal(Files):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_says_so_and_goes_on_to_the_same_bits(plain_config, folder, quiet, tmp_path):
     config = config_of(plain_config, folder, memory=0.0, workers=1, color="grey")
     dataset = load_dataset(config.data)

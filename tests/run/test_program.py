@@ -35,6 +35,7 @@ def described(config, dataset, model=None, tx=None):
     return make_setup(config, dataset, model or Network(), tx or optax.adam(1e-2)).program
 
 
+@pytest.mark.slow
 def test_two_processes_describe_a_program_alike_also_in_a_terminal():
     def run(seed, code):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path.cwd())}

@@ -309,7 +309,8 @@ BatchMaker.__call__ = breaks
     assert len(losses(run)) <= 12
 
 
-@pytest.mark.parametrize(("count", "came"), [(2, "0"), slow(3, "0, 1")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "came"), [(2, "0"), (3, "0, 1")])
 def test_who_has_not_come_in_time_is_named_with_the_command(experiment, tmp_path, count, came):
     processes = start(count, experiment, "--workdir", tmp_path / "run", "--distributed.timeout", 4 * count - 4)
     processes[-1].kill()

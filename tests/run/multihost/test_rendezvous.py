@@ -65,6 +65,7 @@ def connect(place):
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_strangers_are_not_counted_and_one_that_starts_again_is_not_two(place):
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(meet, place, 3, 0, 30)
