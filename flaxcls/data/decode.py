@@ -97,8 +97,9 @@ def _opened(source: Path | io.BytesIO | bytes, most: int) -> Iterator[Image.Imag
             yield None
             return
         _register_heif(source)
-        if most > MOST_PIXELS:  # Pillow refuses twice as many as this setting, which is of the process
-            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, -(-most // 2))
+        allowed = Image.MAX_IMAGE_PIXELS  # of the process: Pillow refuses twice as many, or none if it is None
+        if allowed is not None and most > 2 * allowed:
+            Image.MAX_IMAGE_PIXELS = -(-most // 2)
         try:
             image = Image.open(source, formats=_known_formats())
             if image.format == "PNG" and not isinstance(source, Path) and image.width * image.height <= most:

@@ -307,6 +307,12 @@ def test_a_large_picture_says_its_size_the_limit_and_the_option(tmp_path, monkey
         assert read_head(plan, "x", 200_200_000).size == (14300, 14000)  # which changes nothing for the next
 
 
+def test_a_process_that_has_lifted_pillows_limit_keeps_it_lifted(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert read_head(saved(tmp_path / "x.png", COLOURS), "x", 10**9).size == (6, 9)
+    assert Image.MAX_IMAGE_PIXELS is None
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "tiff of 5 bands", "webp"])
 def test_every_format_keeps_the_limit(tmp_path, kind):
     bands = np.zeros((6, 9, 5), np.uint8)
