@@ -5,13 +5,14 @@ import json
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from flaxcls.config import Config
+from flaxcls.config import Config, DataConfig
 from flaxcls.config_json import to_json
 from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageError, WorkerError, exit_code, unknown
 from flaxcls.run.workdir import has_run, read_config
@@ -19,6 +20,27 @@ from flaxcls.storage import as_path, in_bucket
 from flaxcls.validation import choices, validate
 
 NAMES = ConstructorRegistry()
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The columns and files of a table of images to predict, which needs no labels."""
+
+    path_column: tuple[str, ...] = ()
+    """Column of paths, or a column for each channel of the image; without it, as in training, or one with a usual
+    name."""
+    image_dir: str | None = None
+    """Folder of the paths, relative to that of the table; without it, the same, or one beside it with all files."""
+    suffix: str | None = None
+    """Text that is added to each path, such as .png; without it, nothing, or the one with which all files are there."""
+
+    def as_in(self, trained_on: DataConfig) -> dict[str, Any]:
+        """Returns arguments for `find_images`, with the columns of a run's own table where none are named."""
+        return {
+            "path_columns": self.path_column or trained_on.path_column,
+            "image_dir": self.image_dir,
+            "suffix": self.suffix,
+        }
 
 
 @NAMES.primitive_rule

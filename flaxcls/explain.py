@@ -1,7 +1,7 @@
 """The command `python -m flaxcls.explain`: it parses, explains image files and prints."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from flaxcls.analysis import load_run
 from flaxcls.analysis.explain_files import explain_files, make_options
 from flaxcls.analysis.explanation import TOLERANCE
 from flaxcls.analysis.prediction import find_images, predict_files
-from flaxcls.cli import NAMES, local_out, run_command
+from flaxcls.cli import NAMES, TableOptions, local_out, run_command
 from flaxcls.storage import as_path, printable
 
 
@@ -22,7 +22,8 @@ class Command:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
-    """Images, folders of them, or globs in quotes."""
+    """Images, folders of them, globs in quotes, or tables of their paths."""
+    data: TableOptions = field(default_factory=TableOptions)
     methods: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME...")] = None
     """Methods: any of grad-cam, integrated-gradients, smooth-grad and occlusion; without it, all of them."""
     class_name: str | None = None
@@ -45,15 +46,15 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _explain(command: Command) -> int:
-    paths, notes = find_images(command.paths)
     run = as_path(command.run)
     out = local_out(command.out, run / "explanations")
     classifier = load_run(run)
+    images, notes = find_images(command.paths, **command.data.as_in(classifier.config.data))
     options = make_options(classifier, methods=command.methods, class_name=command.class_name, layer=command.layer)
     for sentence in (*notes, *options.left_out):
         print(sentence, file=sys.stderr)
     most = command.max_pixels or classifier.config.data.max_pixels
-    found = predict_files(classifier, paths, most_pixels=most)
+    found = predict_files(classifier, images, most_pixels=most)
     for note in found.notes:
         print(note, file=sys.stderr)
     for image in explain_files(classifier, options, found, out, most_pixels=most):
@@ -65,7 +66,7 @@ def _explain(command: Command) -> int:
                 f"{image.gap:.1%}, more than the usual {TOLERANCE:.0%}."
             )
         print("  " + "  ".join(printable(file.name) for file in image.files))
-    if found.paths:
+    if found.images:
         print(f"The files{'' if options.filters is None else ', and filters.png,'} are in {out}.")
     if found.unreadable:
         print(found.complaint, file=sys.stderr)

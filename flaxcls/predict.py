@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flaxcls.analysis.classifier import load_run
 from flaxcls.analysis.inference import calibrated
 from flaxcls.analysis.prediction import check_new, find_images, predict_files, write
-from flaxcls.cli import NAMES, run_command
+from flaxcls.cli import NAMES, TableOptions, run_command
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path
 
@@ -25,7 +25,8 @@ class Command:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH...")]
-    """Images, folders of them, or globs in quotes."""
+    """Images, folders of them, globs in quotes, or tables of their paths."""
+    data: TableOptions = field(default_factory=TableOptions)
     top: int = 1
     """Number of classes listed for each image, the most probable first."""
     format: Literal["table", "csv", "jsonl", "parquet"] | None = None
@@ -66,7 +67,7 @@ def _predict(command: Command, errors: Console) -> int:
     classes = len(classifier.class_names)
     if not 1 <= command.top <= classes:
         raise InputError(f"top is {command.top}, but the model has {classes} classes: ask for 1 to {classes}.")
-    paths, notes = find_images(command.paths)
+    images, notes = find_images(command.paths, **command.data.as_in(classifier.config.data))
     for note in notes:
         errors.print(note)
     classifier, reason = calibrated(run, classifier)
@@ -74,10 +75,10 @@ def _predict(command: Command, errors: Console) -> int:
         errors.print(f"The probabilities are not calibrated: {reason}")
     parts = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*parts, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task = progress.add_task("", total=len(paths))
+        task = progress.add_task("", total=len(images))
         found = predict_files(
             classifier,
-            paths,
+            images,
             batch_size=command.batch_size,
             most_pixels=command.max_pixels or classifier.config.data.max_pixels,
             advance=lambda count: progress.advance(task, count),

@@ -185,7 +185,7 @@ def test_it_says_what_a_model_has_not_got_and_what_did_not_succeed(folder, tmp_p
 
 def test_an_interrupt(folder, tmp_path, capsys, monkeypatch):
     interrupt = signal.raise_signal
-    monkeypatch.setattr("flaxcls.analysis.explain_files.read_picture", lambda *_: interrupt(signal.SIGINT))
+    monkeypatch.setattr("flaxcls.analysis.explain_files.explain_image", lambda *_, **__: interrupt(signal.SIGINT))
     code, out, err = call(capsys, folder / "run", folder / "a", "--out", tmp_path)
     assert (code, out, err) == (130, "", "")
 

@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from flaxcls.analysis import load_run
 from flaxcls.analysis.classifier import Classifier
-from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
+from flaxcls.analysis.evaluation import evaluate_run
+from flaxcls.config import Config, DataConfig, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.data import load_dataset
+from flaxcls.explain import main as explain
 from flaxcls.predict import main
 from flaxcls.run import fit
 from tests.slow import slow
@@ -24,8 +28,6 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    from rich.console import Console
-
     config = Config(
         model=ModelConfig(widths=(4,), dense=(8,), norm="batch"),
         optim=OptimConfig(learning_rate=1e-2, warmup_epochs=0.0),
@@ -141,3 +143,40 @@ def test_bad_input(run, images, capfd, monkeypatch, args, words):
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert words in err
+
+
+def test_images_whose_channels_are_files_of_their_own(tmp_path, capfd):
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(24):
+        label = "ab"[number % 2]
+        for band, size in (("red", 8), ("nir", 4)):
+            pixels = random.integers(0, 100, (size, size), np.uint8) + 100 * (number % 2)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}-{band}.png")
+        rows.append(f"{number}-red.png,{number}-nir.png,{label}\n")
+    (tmp_path / "train.csv").write_text("red,nir,label\n" + "".join(rows))
+    data = DataConfig(source="folder", dir=str(tmp_path / "train.csv"), path_column=("red", "nir"))
+    config = Config(
+        model=ModelConfig(widths=(4,), dense=(8,)),
+        data=data,
+        loop=LoopConfig(epochs=1, batch_size=4),
+        stop=StopConfig(),
+    )
+    run = fit(config, workdir=tmp_path / "run", console=Console(quiet=True)).workdir
+    new = replace(data, dir=str(tmp_path / "new.csv"))
+    (tmp_path / "new.csv").write_text("red,nir,label\n" + "".join(rows[:3]))
+    expected = evaluate_run(run, data=new)
+    (tmp_path / "new.csv").write_text("nir,red\n0-nir.png,0-red.png\n1-nir.png,1-red.png\n2-nir.png,2-red.png\n")
+    (tmp_path / "2-nir.png").unlink()
+    code, out, err = call(capfd, run, tmp_path / "new.csv")  # without labels, by the columns of the run
+    found = list(csv.DictReader(out.splitlines()))
+    assert [row["path"] for row in found] == ["0-red.png", "1-red.png"]
+    probabilities = expected.probabilities[:2]
+    np.testing.assert_allclose([float(row["probability"]) for row in found], probabilities.max(axis=1), atol=1e-5)
+    assert code == 1
+    assert "1 of 3 files could not be read:" in err
+    assert "2-nir.png is not there" in err
+    assert explain([str(run), str(tmp_path / "new.csv"), "--methods", "grad-cam", "--out", str(tmp_path / "maps")]) == 1
+    assert {path.name for path in (tmp_path / "maps").glob("*.npz")} == {"0-red.npz", "1-red.npz"}
+    code, _, err = call(capfd, run, tmp_path / "new.csv", "--data.path-column", "red")
+    assert "an image of 1 channel cannot be converted to 2" in err

@@ -22,7 +22,6 @@ from flaxcls.analysis.pictures import (
     write_png,
 )
 from flaxcls.analysis.prediction import FilePredictions
-from flaxcls.data.decode import read_picture
 from flaxcls.errors import InputError, unknown
 
 METHODS = ("grad-cam", "integrated-gradients", "smooth-grad", "occlusion")
@@ -56,7 +55,7 @@ class ExplainOptions:
 class Explained:
     """The explanation of one image.
 
-    source: file of the image.
+    source: name of the image, as in `ImageSource`.
     predicted: name of the most probable class.
     probability: probability of that class.
     explained: name of the class whose logit is explained.
@@ -64,7 +63,7 @@ class Explained:
     files: paths of the written files.
     """
 
-    source: Path
+    source: str
     predicted: str
     probability: float
     explained: str
@@ -174,7 +173,7 @@ def explain_files(
       image: u8[h w c], as the model sees it.
       probabilities: f32[k].
       class_names, predicted, explained: names of classes.
-      source: path of the image file.
+      source: path of the image file, or of that of the first channel.
       layer, feature_maps: path of a layer and its output f32[h' w' n], if the model has feature maps.
       a method's name: the result of the method, see `explain_image`.
 
@@ -192,12 +191,13 @@ def explain_files(
     logits_fn = logits_function(classifier, variables)
     taken: set[str] = set()
     try:
-        if found.paths:
+        if found.images:
             out.mkdir(parents=True, exist_ok=True)
             if options.filters is not None:
                 write_png(out / "filters.png", filters_picture(options.filters))
-        for file, row in zip(map(Path, found.paths), found.predictions.probabilities, strict=True):
-            image = classifier.prepared(read_picture(file, most_pixels), name=str(file))
+        for source, row in zip(found.images, found.predictions.probabilities, strict=True):
+            file = source.paths[0]
+            image = classifier.prepared(source.read(most_pixels), name=source.name)
             label = int(row.argmax())
             explained = label if options.label is None else options.label
             arrays = explain_image(
@@ -228,7 +228,7 @@ def explain_files(
             for kind, picture in pictures.items():
                 write_png(out / f"{name}-{kind}.png", picture)
             files = [out / f"{name}.npz", *(out / f"{name}-{kind}.png" for kind in pictures)]
-            yield Explained(file, str(names[label]), float(row[label]), str(names[explained]), gap, files)
+            yield Explained(source.name, str(names[label]), float(row[label]), str(names[explained]), gap, files)
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror or error}. Name another by --out.") from error
 

@@ -24,52 +24,93 @@ from flaxcls.analysis.classifier import Classifier, Predictions
 from flaxcls.data.arranged import notes_on_sizes
 from flaxcls.data.decode import read_picture
 from flaxcls.data.files import describe_left_out, few, find_below
-from flaxcls.data.picture import Head, head_of
+from flaxcls.data.picture import Head, Picture, head_of
+from flaxcls.data.stored import read_bands
+from flaxcls.data.table import is_table, read_paths
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
+
+
+class ImageSource(NamedTuple):
+    """An image to predict.
+
+    name: its path, or what a table says in place of it.
+    paths: its file, or a file for each channel.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+
+    def read(self, most_pixels: int | None) -> Picture:
+        """Returns the picture. Raises InputError if it cannot be read."""
+        return read_picture(self.paths[0], most_pixels) if len(self.paths) == 1 else read_bands(self.paths, most_pixels)
 
 
 class FilePredictions(NamedTuple):
     """The predictions for image files.
 
-    paths: paths of the n images that were read.
+    images: the n images that were read.
     predictions: predictions for these images.
-    unreadable: (path, reason) for each other file.
+    unreadable: (name, reason) for each other file.
     notes: lines on what was resized or converted.
     """
 
-    paths: list[str]
+    images: list[ImageSource]
     predictions: Predictions
     unreadable: list[tuple[str, str]]
     notes: Sequence[str] = ()
+
+    @property
+    def paths(self) -> list[str]:
+        """The names of the images that were read: their paths, or what a table says in place of them."""
+        return [image.name for image in self.images]
 
     @property
     def complaint(self) -> str:
         """A text that lists the unreadable files and the reasons, one a line; "" if there are none."""
         if not self.unreadable:
             return ""
-        total = len(self.paths) + len(self.unreadable)
+        total = len(self.images) + len(self.unreadable)
         lines = [f"{len(self.unreadable)} of {total} files could not be read:"]
         return "\n".join(lines + [f"  {reason}" for _, reason in self.unreadable])
 
 
-def find_images(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the files that `names` mean, each once, and notes on those that were passed over in folders.
+def find_images(
+    names: Sequence[str],
+    *,
+    path_columns: Sequence[str] = (),
+    image_dir: str | None = None,
+    suffix: str | None = None,
+) -> tuple[list[ImageSource], list[str]]:
+    """Returns the images that `names` mean, each once, and notes on those that were passed over in folders.
 
-    Names are files, folders and globs. A folder means all images below it, as for training: files with the name of an
-    image or that begin like one, sorted by path, without hidden ones and those that tools leave behind.
+    Names are files, folders, globs and tables. A folder means all images below it, as for training: files with the name
+    of an image or that begin like one, sorted by path, without hidden ones and those that tools leave behind. A table,
+    .csv, .tsv or .parquet, means the images that it lists; it needs no labels.
+
+    path_columns, image_dir, suffix: of tables, as in `DataConfig`.
 
     Raises:
-      InputError: if a name is no file, no folder and no glob that matches, or if a folder has no images.
+      InputError: if a name is no file, no folder and no glob that matches, if a folder has no images, or for a table
+        whose files are not found.
     """
     if not names:
-        raise InputError("no image was named: give files, folders or globs after the run.")
-    found: dict[Path, str] = {}
+        raise InputError("no image was named: give files, folders, globs or a table after the run.")
+    found: dict[tuple[Path, ...], str] = {}
+    notes: list[str] = []
     others: list[str] = []
     hidden: list[str] = []
     for name in names:
         is_there = os.path.exists(name)  # noqa: PTH110 (Path.exists raises for names too long, folders that are closed)
         matches = [name] if is_there else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob refuses absolute ones)
+        if is_there and is_table(Path(name)) and Path(name).is_file():
+            cells, rows, of_table = read_paths(
+                Path(name), path_columns=path_columns, image_dir=image_dir, suffix=suffix
+            )
+            notes += of_table
+            for cell, paths in zip(cells, rows, strict=True):
+                found.setdefault(tuple(path.absolute() for path in paths), cell)
+            continue
         if not matches:
             raise InputError(f"{name} is no file, no folder, and no glob that matches a file: name images that exist.")
         files, passed_over = [], []
@@ -89,13 +130,14 @@ def find_images(names: Sequence[str]) -> tuple[list[str], list[str]]:
             )
         others += passed_over
         for file in files:
-            found.setdefault(Path(file).absolute(), file)
-    return list(found.values()), describe_left_out(list(dict.fromkeys(others)), hidden)
+            found.setdefault((Path(file).absolute(),), file)
+    images = [ImageSource(name, paths) for paths, name in found.items()]
+    return images, [*notes, *describe_left_out(list(dict.fromkeys(others)), hidden)]
 
 
 def predict_files(
     classifier: Classifier,
-    paths: Sequence[str],
+    images: Sequence[ImageSource | str],
     *,
     batch_size: int = 256,
     threads: int = 8,
@@ -108,36 +150,37 @@ def predict_files(
 
     Args:
       classifier: the model.
-      paths: image files.
+      images: images, or paths of files.
       batch_size: number of images computed at once.
       threads: number of threads that read files.
       most_pixels: of the largest image that is read; None: see `flaxcls.data.decode.MOST_PIXELS`.
       advance: called with the number of files finished since the last call.
     """
     heads: list[Head] = []
+    sources = [ImageSource(image, (Path(image),)) if isinstance(image, str) else image for image in images]
 
-    def prepared(path: str) -> np.ndarray:
-        picture = read_picture(Path(path), most_pixels)
-        image = classifier.prepared(picture, name=path)
+    def prepared(source: ImageSource) -> np.ndarray:
+        picture = source.read(most_pixels)
+        image = classifier.prepared(picture, name=source.name)
         heads.append(head_of(picture))
         return image
 
-    read: list[str] = []
+    read: list[ImageSource] = []
     unreadable: list[tuple[str, str]] = []
     parts = [np.zeros((0, len(classifier.class_names)), np.float32)]
     pool = ThreadPoolExecutor(threads)
     try:
-        images: list[np.ndarray] = []
-        for done, (path, future) in enumerate(_read_ahead(pool, prepared, paths, batch_size), 1):
+        batch: list[np.ndarray] = []
+        for done, (source, future) in enumerate(_read_ahead(pool, prepared, sources, batch_size), 1):
             try:
-                images.append(future.result())
-                read.append(path)
+                batch.append(future.result())
+                read.append(source)
             except InputError as error:
-                unreadable.append((path, str(error)))
-            if len(images) == batch_size or (done == len(paths) and images):
-                size = batch_size if len(parts) > 1 else len(images)  # one shape, so that it compiles once
-                parts.append(classifier.logits_of_prepared(np.stack(images), size=size))
-                images = []
+                unreadable.append((source.name, str(error)))
+            if len(batch) == batch_size or (done == len(sources) and batch):
+                size = batch_size if len(parts) > 1 else len(batch)  # one shape, so that it compiles once
+                parts.append(classifier.logits_of_prepared(np.stack(batch), size=size))
+                batch = []
             advance(1)
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt, no more files are read
@@ -146,14 +189,17 @@ def predict_files(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[str], np.ndarray], paths: Sequence[str], count: int
-) -> Iterator[tuple[str, Future[np.ndarray]]]:
-    """Yields each path with its future; up to `count` futures are under way."""
-    rest = iter(paths)
-    waiting = deque((path, pool.submit(function, path)) for path in itertools.islice(rest, count))
+    pool: ThreadPoolExecutor,
+    function: Callable[[ImageSource], np.ndarray],
+    sources: Sequence[ImageSource],
+    count: int,
+) -> Iterator[tuple[ImageSource, Future[np.ndarray]]]:
+    """Yields each image with its future; up to `count` futures are under way."""
+    rest = iter(sources)
+    waiting = deque((source, pool.submit(function, source)) for source in itertools.islice(rest, count))
     while waiting:
         yield waiting.popleft()
-        waiting.extend((path, pool.submit(function, path)) for path in itertools.islice(rest, 1))
+        waiting.extend((source, pool.submit(function, source)) for source in itertools.islice(rest, 1))
 
 
 def top_rows(found: FilePredictions, top: int) -> list[dict[str, Any]]:

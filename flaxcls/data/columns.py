@@ -143,11 +143,7 @@ def choose_columns(table: Path, columns: Columns, asked: Chosen, splits: Collect
         usual = [name for name in free if name.casefold() == "group"]
         group = _only(table, "group", usual) if usual else None
     free = [name for name in free if name not in (split, group)]
-    paths = asked.paths
-    if not paths:
-        if not (usual := _usual(PATHS, free)):
-            raise InputError(_no_column(table, columns, "path"))
-        paths = (_only(table, "path", usual),)
+    paths = asked.paths or (choose_path_column(table, free),)
     free = [name for name in free if name not in paths]
     labels = asked.labels
     if not labels:
@@ -157,7 +153,14 @@ def choose_columns(table: Path, columns: Columns, asked: Chosen, splits: Collect
     return Chosen(paths, labels, split or None, group or None)
 
 
-def _usual(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+def choose_path_column(table: Path, columns: Collection[str]) -> str:
+    """Returns the one of the columns that has a usual name for paths. Raises InputError if it is not clear which."""
+    if not (usual := _usual(PATHS, columns)):
+        raise InputError(_no_column(table, columns, "path"))
+    return _only(table, "path", usual)
+
+
+def _usual(names: Sequence[str], columns: Collection[str]) -> list[str]:
     """Returns the columns with one of the usual `names`; only the one with the first name if it is there."""
     usual = [column for column in columns if re.sub(r"[\s_-]", "", column.casefold()) in names]
     first = [column for column in usual if column.casefold() == names[0]]

@@ -18,7 +18,6 @@ from flaxcls.data.found import (
     describe_alike,
     find_class_names,
     find_files,
-    is_table,
     needless_options,
     note_bands,
     note_skipped,
@@ -30,7 +29,7 @@ from flaxcls.data.images import Images
 from flaxcls.data.listed import Changes, Listed, check_there, compare, describe_changes, is_same_set, pack, unpack
 from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
-from flaxcls.data.table import SPLITS, TABLES, ImageFile
+from flaxcls.data.table import SPLITS, TABLES, ImageFile, is_table
 from flaxcls.errors import InputError, refuse, unknown
 from flaxcls.storage import as_path, printable
 

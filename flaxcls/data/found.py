@@ -14,7 +14,7 @@ from flaxcls.data.files import check_selection, describe_unselected, select
 from flaxcls.data.layout import find_examples
 from flaxcls.data.picture import Head
 from flaxcls.data.stored import Bands, Files, Stored
-from flaxcls.data.table import TABLES, ImageFile, read_table
+from flaxcls.data.table import ImageFile, is_table, read_table
 from flaxcls.errors import InputError, refuse
 from flaxcls.storage import as_path, in_bucket, printable
 
@@ -58,11 +58,6 @@ def find_files(
     chosen = set(selected)
     notes = [*notes, describe_unselected(left_out, len(files))]
     return place, [file for file in files if file.name in chosen], notes
-
-
-def is_table(place: Path) -> bool:
-    """Returns True if the place is a table, by its ending."""
-    return place.suffix.lower() in TABLES
 
 
 def needless_options(config: DataConfig, place: Path) -> list[str]:

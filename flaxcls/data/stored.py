@@ -41,6 +41,25 @@ class Stored(Protocol):
         """Returns the pictures at `indices`, i64[m]."""
 
 
+def read_bands(paths: Sequence[Path], most_pixels: int | None = None) -> Picture:
+    """Returns the picture whose channels are these files. Other sizes are resized to that of the first.
+
+    Raises InputError if a file cannot be read, or has several channels.
+    """
+    size, bands = None, []
+    for path in paths:
+        band = read_picture(path, most_pixels).pixels
+        if band.shape[2] != 1:
+            raise InputError(
+                f"{printable(path)} has {band.shape[2]} channels, but with several columns in data.path_column "
+                "each file holds one: name the columns of grey images."
+            )
+        size = size or band.shape[:2]
+        resizable = band if band.dtype in (np.uint8, np.uint16) else band.astype(np.float32)
+        bands.append(band if band.shape[:2] == size else resize(resizable, size))
+    return Picture(np.concatenate(bands, axis=2))
+
+
 class Files:
     """The pictures in files, as `Stored`. most_pixels: of a picture; None: as many as Pillow reads."""
 
@@ -80,18 +99,7 @@ class Bands:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Picture:
-        size, bands = None, []
-        for path in self._paths[index]:
-            band = read_picture(path, self._most_pixels).pixels
-            if band.shape[2] != 1:
-                raise InputError(
-                    f"{printable(path)} has {band.shape[2]} channels, but with several columns in data.path_column "
-                    "each file holds one: name the columns of grey images."
-                )
-            size = size or band.shape[:2]
-            resizable = band if band.dtype in (np.uint8, np.uint16) else band.astype(np.float32)
-            bands.append(band if band.shape[:2] == size else resize(resizable, size))
-        return Picture(np.concatenate(bands, axis=2))
+        return read_bands(self._paths[index], self._most_pixels)
 
     def head(self, index: int) -> Head:
         """Returns what the headers of the files say together."""

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from flaxcls.data.columns import FLAGS, Chosen, Columns, choose_columns, read_columns
+from flaxcls.data.columns import FLAGS, Chosen, Columns, choose_columns, choose_path_column, read_columns
 from flaxcls.data.locate import Key, locate
-from flaxcls.errors import InputError, refuse
+from flaxcls.errors import InputError, refuse, unknown
 
 # The split for each name of a folder or value of the column `split`.
 SPLITS = {
@@ -19,7 +20,13 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+T = TypeVar("T")
 TABLES = (".csv", ".tsv", ".parquet")
+
+
+def is_table(place: Path) -> bool:
+    """Returns True if the place is a table, by its ending."""
+    return place.suffix.lower() in TABLES
 
 
 @dataclass(frozen=True)
@@ -79,36 +86,65 @@ def read_table(
       InputError: if the table does not exist or is not a CSV or Parquet file; if a column or a value is missing, or it
         is not clear which column is meant; if a split is unknown, files are missing, or rows contradict each other.
     """
-    if not table.is_file():
-        raise InputError(f"the table {table} is not there: name a file with --data.dir.")
-    columns = read_columns(table)
-    if all(column == [] for column in columns.values()):
-        raise InputError(f"the table {table} has no rows.")
+    columns = _read_rows(table)
     asked = Chosen(tuple(path_columns), tuple(label_columns), split_column, group_column)
     chosen = choose_columns(table, columns, asked, SPLITS)
-    names = [_cells(table, columns, column, required=True) for column in chosen.paths]
-    count = len(names[0])
-    labels = _labels(table, columns, chosen.labels, names[0])
-    splits = _splits(table, columns, chosen.split) if chosen.split else [None] * count
-    groups = _cells(table, columns, chosen.group) if chosen.group else [""] * count
-    paths, keys, notes = locate(
-        [name for column in names for name in column], table, folder=image_dir, suffix=suffix, skip_missing=skip_missing
-    )
-    bands = [paths[start : start + count] for start in range(count, len(paths), count)]
-    more_paths = list(zip(*bands, strict=True)) or [()] * count
+    cells = [_cells(table, columns, column, required=True) for column in chosen.paths]
+    names = cells[0]
+    labels = _labels(table, columns, chosen.labels, names)
+    splits = _splits(table, columns, chosen.split) if chosen.split else [None] * len(names)
+    groups = _cells(table, columns, chosen.group) if chosen.group else [""] * len(names)
+    paths, rows, notes = _locate_rows(table, cells, image_dir, suffix, skip_missing)
     files = [
-        ImageFile(path, name, label, split, group or None, more)
-        for path, name, label, split, group, more in zip(
-            paths[:count], names[0], labels, splits, groups, more_paths, strict=True
-        )
+        ImageFile(path, name, label, split, group or None, tuple(more))
+        for (path, *more), name, label, split, group in zip(paths, names, labels, splits, groups, strict=True)
     ]
-    rows = list(zip(*(keys[start : start + count] for start in range(0, len(keys), count)), strict=True))
     return files, [
         *_describe_columns(columns, asked, chosen),
         *notes,
         *_check_repeats(table, files, rows, problems),
         *_describe_gaps(files, chosen),
     ]
+
+
+def read_paths(
+    table: Path, *, path_columns: Sequence[str] = (), image_dir: str | None = None, suffix: str | None = None
+) -> tuple[list[str], list[tuple[Path, ...]], list[str]]:
+    """Returns the names in a table that needs no labels, the files of each, and notes; some files may be missing.
+
+    Args and errors are those of `read_table`.
+    """
+    columns = _read_rows(table)
+    for name in path_columns:
+        if name not in columns:
+            raise InputError(f"the table {table} has no such column: {unknown('column', name, columns)}")
+    chosen = tuple(path_columns) or (choose_path_column(table, columns),)
+    cells = [_cells(table, columns, column, required=True) for column in chosen]
+    paths, _, notes = _locate_rows(table, cells, image_dir, suffix, skip_missing=True)
+    return cells[0], paths, notes
+
+
+def _read_rows(table: Path) -> Columns:
+    if not table.is_file():
+        raise InputError(f"the table {table} is not there: name a file with --data.dir.")
+    columns = read_columns(table)
+    if all(column == [] for column in columns.values()):
+        raise InputError(f"the table {table} has no rows.")
+    return columns
+
+
+def _locate_rows(
+    table: Path, cells: Sequence[Sequence[str]], image_dir: str | None, suffix: str | None, skip_missing: bool
+) -> tuple[list[tuple[Path, ...]], list[tuple[Key, ...]], list[str]]:
+    """Returns the files of each row, what identifies them, and notes. cells: of each column of paths."""
+    names = [name for column in cells for name in column]
+    paths, keys, notes = locate(names, table, folder=image_dir, suffix=suffix, skip_missing=skip_missing)
+    count = len(cells[0])
+
+    def by_row(found: list[T]) -> list[tuple[T, ...]]:
+        return list(zip(*(found[start : start + count] for start in range(0, len(found), count)), strict=True))
+
+    return by_row(paths), by_row(keys), notes
 
 
 def _cells(table: Path, columns: Columns, name: str, *, required: bool = False) -> list[str]:

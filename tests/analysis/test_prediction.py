@@ -3,6 +3,7 @@ import json
 import os
 import resource
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -10,7 +11,15 @@ import pytest
 from PIL import Image
 
 from flaxcls.analysis.classifier import Predictions
-from flaxcls.analysis.prediction import FilePredictions, check_new, find_images, predict_files, top_rows, write
+from flaxcls.analysis.prediction import (
+    FilePredictions,
+    ImageSource,
+    check_new,
+    find_images,
+    predict_files,
+    top_rows,
+    write,
+)
 from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
 
@@ -21,9 +30,20 @@ def save(array, path, **options):
     return path
 
 
+def image(path):
+    return ImageSource(path, (Path(path),))
+
+
 @pytest.fixture
 def grey():
     return np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)
+
+
+def names_found(names, **options):
+    """Returns the names that `find_images` finds, each of one file, and the notes."""
+    images, notes = find_images(names, **options)
+    assert all(len(image.paths) == 1 and image.paths[0].samefile(image.name) for image in images)
+    return [image.name for image in images], notes
 
 
 def test_files_folders_and_globs(tmp_path, grey):
@@ -31,27 +51,27 @@ def test_files_folders_and_globs(tmp_path, grey):
         save(grey, tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     names = ["a.PNG", "b.png", "sub/deep/c.webp"]
-    paths, notes = find_images([str(tmp_path)])
+    paths, notes = names_found([str(tmp_path)])
     assert paths == [str(tmp_path / name) for name in names]
     assert notes == [
         f"passed over, as they are no images (1): {tmp_path / 'notes.txt'}",
         "left out, as they are hidden or left behind by tools (2): .hidden (1), .e.png (1)",
     ]
-    assert find_images([str(tmp_path / "b.png"), str(tmp_path / "*.png")]) == ([str(tmp_path / "b.png")], [])
-    assert find_images([str(tmp_path / "**/*.webp")]) == ([str(tmp_path / "sub/deep/c.webp")], [])
-    assert find_images([str(tmp_path / "s*")])[0] == [str(tmp_path / "sub/deep/c.webp")]
-    assert find_images([str(tmp_path / "notes.txt")]) == ([str(tmp_path / "notes.txt")], [])
+    assert names_found([str(tmp_path / "b.png"), str(tmp_path / "*.png")]) == ([str(tmp_path / "b.png")], [])
+    assert names_found([str(tmp_path / "**/*.webp")]) == ([str(tmp_path / "sub/deep/c.webp")], [])
+    assert names_found([str(tmp_path / "s*")])[0] == [str(tmp_path / "sub/deep/c.webp")]
+    assert names_found([str(tmp_path / "notes.txt")]) == ([str(tmp_path / "notes.txt")], [])
 
 
 def test_a_file_counts_once_however_it_is_named(tmp_path, grey, monkeypatch):
     save(grey, tmp_path / "sub/a.png")
     monkeypatch.chdir(tmp_path)
-    assert find_images(["sub/a.png", "./sub", str(tmp_path), "*/*.png"]) == (["sub/a.png"], [])
+    assert names_found(["sub/a.png", "./sub", str(tmp_path), "*/*.png"]) == (["sub/a.png"], [])
 
 
 def test_a_file_whose_name_reads_as_a_glob(tmp_path, grey):
     path = save(grey, tmp_path / "a[1].png")
-    assert find_images([str(path)]) == ([str(path)], [])
+    assert names_found([str(path)]) == ([str(path)], [])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +157,7 @@ def test_no_file_can_be_read(tmp_path):
 @pytest.fixture
 def found():
     probabilities = np.array([[0.25, 0.125, 0.625], [0.5, 0.5, 0.0]], np.float32)
-    return FilePredictions(["a.png", "b, c.png"], Predictions(probabilities, ("cat", "dog", "[red]")), [])
+    return FilePredictions([image("a.png"), image("b, c.png")], Predictions(probabilities, ("cat", "dog", "[red]")), [])
 
 
 def test_rows_hold_the_most_probable_first(found):
@@ -150,7 +170,7 @@ def test_rows_hold_the_most_probable_first(found):
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl", "parquet"])
 def test_a_path_that_is_no_utf8_is_written_with_escapes(tmp_path, form):
     predictions = Predictions(np.array([[0.25, 0.75]], np.float32), ("cat", "dog"))
-    found = FilePredictions([os.fsdecode(b"h\xe9.png")], predictions, [])
+    found = FilePredictions([image(os.fsdecode(b"h\xe9.png"))], predictions, [])
     assert top_rows(found, 1)[0]["path"] == r"h\xe9.png"
     write(found, 1, form, tmp_path / "found")
     assert rb"h\xe9.png" in (tmp_path / "found").read_bytes().replace(b"\\\\", b"\\")
@@ -199,3 +219,33 @@ def test_each_format_reads_back_the_same(found, tmp_path, capsys):
     assert "b, c.png" in text
     assert "[red]" in text
     assert "0.625" in text
+
+
+def test_a_table_without_labels_names_images_by_its_cells(tmp_path, grey):
+    for name in ("a", "b", "c"):
+        save(grey, tmp_path / f"scans/{name}.png")
+    (tmp_path / "scans/b.png").unlink()
+    save(grey, tmp_path / "scans/b.png")
+    table = tmp_path / "test.csv"
+    table.write_text("id\nb\na\nb\n")
+    images, notes = find_images([str(table)])
+    assert [(image.name, image.paths) for image in images] == [
+        ("b", (tmp_path / "scans/b.png",)),
+        ("a", (tmp_path / "scans/a.png",)),
+    ]
+    assert notes == [f"the files of test.csv are in the folder {tmp_path / 'scans'}, with .png after each name"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "has the columns one, two in its first line, but none with a usual name for the paths"),
+        ({"path_columns": ("one", "thre")}, "no such column: .*thre"),
+        ({"path_columns": ("one",), "image_dir": "nowhere"}, "data.image_dir 'nowhere' is no folder"),
+        ({"path_columns": ("one", "two")}, "2 of 2 files of the table"),
+    ],
+)
+def test_tables_that_will_not_do(tmp_path, options, words):
+    (tmp_path / "test.csv").write_text("one,two\na.png,b.png\n")
+    with pytest.raises(InputError, match=words):
+        find_images([str(tmp_path / "test.csv")], **options)
