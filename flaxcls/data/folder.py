@@ -204,13 +204,15 @@ def _load_listed(config: DataConfig, listed: Listed) -> Dataset:
 
 
 def is_listed(config: DataConfig, listing: bytes) -> bool:
-    """True if a folder or a table, perhaps moved, is the data set of a list: it has no images that are not listed.
+    """True if a folder or a table, perhaps moved, is the data set of a list: it names the listed images and no others.
 
-    Some of the listed ones may be missing.
+    Files of some may be missing if `config.unreadable` is "replace".
     """
     listed = unpack(listing, _base(config))
     changes = _changes(config, listed, digest_files(listed.files, wholly=lambda file: False))
-    return not changes.come and not changes.changed and is_same_set(listed, changes)
+    left_out = {file.name for file in listed.files} - {*_find_names(config), *changes.missing}
+    is_whole = not changes.missing or (config.unreadable == "replace" and is_same_set(listed, changes))
+    return is_whole and not (left_out or changes.come or changes.changed)
 
 
 def _changes(config: DataConfig, listed: Listed, digests: Sequence[Digest]) -> Changes:

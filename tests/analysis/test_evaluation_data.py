@@ -70,6 +70,25 @@ def test_one_image_that_is_another_makes_another_set(place, tmp_path):
     assert len(evaluate_run(place / "run", data=source(tmp_path / "data")).ids) == 80
 
 
+@pytest.mark.parametrize("kind", ["table", "copied folder", "patterns"])
+def test_most_of_the_runs_images_are_another_set_which_is_evaluated_whole(place, tmp_path, kind):
+    names = sorted(str(path.relative_to(place / "one" / "data")) for path in (place / "one" / "data").glob("*/*"))
+    if kind == "table":
+        data = source(place / "one" / "data" / "most.csv")
+        lines = [f"{name},{name.partition('/')[0]}" for name in names[:60]]
+        (place / "one" / "data" / "most.csv").write_text("\n".join(["path,label", *lines]))
+    else:
+        shutil.copytree(place / "one" / "data", tmp_path / "data")
+        data = source(tmp_path / "data")
+        for name in names[60:] if kind == "copied folder" else ():
+            (tmp_path / "data" / name).unlink()
+        data = replace(data, include=tuple(names[:60]) if kind == "patterns" else ())
+    found = evaluate_run(place / "run", data=data)
+    (place / "one" / "data" / "most.csv").unlink(missing_ok=True)
+    assert found.ids == names[:60]
+    assert "not the run's own data" in found.metrics["notes"]["dataset"]
+
+
 def test_images_that_took_the_place_of_the_runs_are_not_its_validation_split(place):
     classifier = load_run(place / "run")
     config = replace(classifier.config, data=source(place / "two" / "data"))
