@@ -19,8 +19,9 @@ from flaxcls.analysis.scores import log_loss, roc_curves, scores
 from flaxcls.config import DataConfig
 from flaxcls.config_json import differences
 from flaxcls.data import Dataset, Split
+from flaxcls.data.again import is_listed
 from flaxcls.data.files import few
-from flaxcls.data.folder import count_files, fingerprint, is_listed, load_examples
+from flaxcls.data.folder import count_files, fingerprint, load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
 from flaxcls.run.examples import read_listing

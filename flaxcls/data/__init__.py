@@ -25,9 +25,10 @@ def _load_tfds(config: DataConfig, listing: bytes | None, problems: list[str] | 
 
 
 def _load_folder(config: DataConfig, listing: bytes | None, problems: list[str] | None) -> Dataset:
-    from flaxcls.data import folder
+    from flaxcls.data import again, folder
 
-    return folder.load(config, listing, problems)
+    listed = None if listing is None else again.load_listed(config, listing)
+    return listed or folder.load(config, problems)
 
 
 # The libraries of a source are imported only when it is chosen.

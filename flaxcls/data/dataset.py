@@ -13,6 +13,8 @@ from flaxcls.data.preparation import Preparation
 from flaxcls.data.stream import permutation
 from flaxcls.errors import InputError, refuse
 
+REST = "the rest"  # where train comes from if a split is held out of it
+
 
 class Split(NamedTuple):
     """Examples with their labels.
@@ -170,9 +172,10 @@ def describe_absent(dataset: Dataset) -> str | None:
     return f"classes without a training image, which cannot be learned: {named} ({len(absent)} of {len(names)})"
 
 
-def describe_held_out(part: str, fraction: float, seed: int) -> str:
-    """Returns where a split comes from that is held out of train: first test, then validation."""
-    return f"{100 * fraction:.3g} % of {'the rest of ' * (part == 'validation')}train, held out by split seed {seed}"
+def describe_held_out(fraction: float, origins: Mapping[str, str], seed: int) -> str:
+    """Returns where a split comes from that is held out of train. origins: those of the splits that there are."""
+    of = "all" if len(origins) == 1 else "train" if origins["train"] != REST else REST
+    return f"{100 * fraction:.3g} % of {of}, held out by split seed {seed}"
 
 
 def hold_out(
@@ -190,7 +193,7 @@ def hold_out(
         if part not in parts and fraction:
             rest, held_out = stratified_split(parts["train"].labels, fraction, seed)
             parts["train"], parts[part] = parts["train"].take(rest), parts["train"].take(held_out)
-            origins |= {"train": "the rest", part: describe_held_out(part, fraction, seed)}
+            origins |= {part: describe_held_out(fraction, origins, seed), "train": REST}
     return parts, origins
 
 

@@ -1,156 +1,165 @@
 """The user's own images: a folder for each class, or a table of paths and labels."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arranged import Arranged, arranged, as_size, notes_on_sizes, unreadable
-from flaxcls.data.columns import Chosen, choose_columns, read_columns
+from flaxcls.data.arranged import Arranged, arranged, notes_on_sizes, unreadable
 from flaxcls.data.contents import Digest, content_of, digest_files, fingerprint_of, number_contents
-from flaxcls.data.dataset import Dataset, Split, describe_held_out, from_splits, validation_stands_for_test
-from flaxcls.data.files import find_below, select
+from flaxcls.data.dataset import REST, Dataset, Split, describe_held_out, from_splits, validation_stands_for_test
 from flaxcls.data.found import (
     ADVICE,
+    base_of,
     describe_alike,
     find_class_names,
     find_files,
+    find_names,
     needless_options,
-    note_bands,
     note_skipped,
     read_heads,
     stored_pictures,
 )
 from flaxcls.data.held_out import describe_absent, hash_split, hash_units, rarest_labels
 from flaxcls.data.images import Images
-from flaxcls.data.listed import Changes, Listed, check_there, compare, describe_changes, is_same_set, pack, unpack
+from flaxcls.data.listed import Listed, options_of, pack
 from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
-from flaxcls.data.table import SPLITS, TABLES, ImageFile, is_table
+from flaxcls.data.table import TABLES, ImageFile, is_table
 from flaxcls.errors import InputError, refuse, unknown
 from flaxcls.storage import as_path, printable
 
-ADVICE_FOR_RUN = (
-    "Put them back or repair them, or go on with --resume --data.unreadable replace, which takes the next image of the "
-    "class in place of each."
-)
 ADVICE_LATER = (
     "Go on with --resume --data.unreadable replace, which takes the next image of its class in its place, or start "
     "without it with --data.unreadable skip."
 )
-# Options that decide neither which examples there are nor how they are prepared.
-FREE = ("dir", "max_pixels", "unreadable", "memory", "workers", "on_device", "sampling", "train_examples")
 
 
-def load(config: DataConfig, listing: bytes | None = None, problems: list[str] | None = None) -> Dataset:
+def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
     """Returns the images below the folder `config.dir`, or those that the table `config.dir` lists.
 
     They are decoded into memory if they need at most `config.memory`. Otherwise each is read when it is needed.
 
     Args:
       config: describes the data set.
-      listing: of the data set as it was loaded before, with the same options. The examples are then those, in their
-        splits: what has come since is not used, and what is missing cannot be read.
       problems: gets what training refuses, if the rest can be looked at, and files that are not readable are left out
         by their headers; None: it is refused.
 
     Raises:
       InputError: if there are no classes or no images, and for files that are not images, unless `config.unreadable`
-        says otherwise. Also if half of the files that are listed are not there, or are others.
+        says otherwise.
     """
-    if listing is not None:
-        listed = unpack(listing, _base(config))
-        if listed.options == _options(config, listed.preparation):
-            return dataclasses.replace(_load_listed(config, listed), listing=listing)
     place, files, notes = find_files(config, problems=problems)
     for name in needless_options(config, place):
         raise InputError(
             f"data.{name} is {getattr(config, name)!r}, but {place} is a folder, and it is for tables "
             f"({', '.join(TABLES)}): leave it out, or name a table by data.dir."
         )
-    names = find_class_names(files, place, problems)
+    class_names = find_class_names(files, place, problems)
     notes += describe_alike(files)
-    all_files = files
+    found = files
     files, heads, unreadables = read_heads(files, config, problems)
+    notes += note_skipped(unreadables, len(files))
     given = {file.part for file in files}
-    all_digests = digest_files(
-        all_files, wholly=lambda file: file.part == "train" and not {"validation", "test"} <= given
-    )
-    digests = {file.name: digest for file, digest in zip(all_files, all_digests, strict=True)}
-    notes += [*note_skipped(unreadables, len(files)), *note_bands(files)]
-    readable_labels = {file.label for file in files}
-    for name in names:
-        if name not in readable_labels:
+    if "train" not in given:
+        raise InputError(f"{unreadable(unreadables, len(found))}\nNo image of train is left.")
+    without = set(class_names) - {file.label for file in files}
+    for name in class_names:
+        if name in without:
             refuse(
                 f"the class {name!r} in {place} has no image that can be read: repair its images, or remove it.",
                 problems,
             )
-    if "train" not in given:
-        raise InputError(f"{unreadable(unreadables, len(all_files))}\nNo image of train is left.")
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = np.array([numbers[file.label] for file in files], np.int32)
-    members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
-    found = _arrange(files, heads, labels, members, config, advice=ADVICE, problems=problems)
-    contents = number_contents(files, [digests[file.name] for file in files])
-    parts = _split(found, files, heads, labels, contents, members)
-    origins = dict.fromkeys(parts, "given by the table" if is_table(place) else "given by folders")
-    if config.test_from == "validation" and "test" not in parts and "validation" in parts:
-        parts["test"], members["test"] = parts.pop("validation"), members.pop("validation")
-        origins["test"] = f"the validation split, {origins.pop('validation')}"
+    is_split = {"validation", "test"} <= given  # else all of each file decides whether it is held out
+    digests_found = digest_files(found, wholly=lambda file: file.part == "train" and not is_split)
+    digest_of = {file.name: digest for file, digest in zip(found, digests_found, strict=True)}
+    digests = [digest_of[file.name] for file in files]
+    labels = number_labels(files, class_names)
+    members, origins = _choose_splits(files, labels, digests, config)
+    if "the validation split" in origins["test"]:
         notes.append(validation_stands_for_test(printable(place)))
-    units: dict[str, bytes] = {}
-    grouped = any(file.group for file in files)
-    for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
-        if part not in parts and fraction:
-            whole, units = parts["train"], units or _hash_train(files, digests)
-            hashes = [units[name] for name in whole.ids]
-            strata = rarest_labels(whole.labels, hashes) if grouped else whole.labels
-            rest, held_out = hash_split(strata, hashes, fraction, config.split_seed)
-            parts["train"], parts[part] = whole.take(rest), whole.take(held_out)
-            of_train = np.array(members["train"])
-            members |= {"train": of_train[rest].tolist(), part: of_train[held_out].tolist()}
-            origins |= {"train": "the rest", part: describe_held_out(part, fraction, config.split_seed)}
-    if grouped:
-        notes += describe_absent(parts, names)
-    print_of_files = fingerprint_of(all_files, all_digests)
+    arrangement = arrange(files, heads, labels, members, config, advice=ADVICE, problems=problems)
+    parts = make_splits(arrangement, files, heads, labels, number_contents(files, digests), members)
+    if any(file.group for file in files):
+        notes += describe_absent(parts, class_names)
+    fingerprint = fingerprint_of(found, digests_found)
     split_of = {index: part for part, chosen in members.items() for index in chosen}
     used = {file.name for file in files}
     listed = Listed(
         [dataclasses.replace(file, split=split_of[index]) for index, file in enumerate(files)],
         heads,
-        [digests[file.name].ends for file in files],
-        tuple(names),
-        found.preparation,
-        print_of_files,
-        [name for name in _find_names(config) if name not in used],
-        _options(config, found.preparation),
+        [digest.ends for digest in digests],
+        tuple(class_names),
+        arrangement.preparation,
+        fingerprint,
+        [name for name in find_names(config) if name not in used],
+        options_of(config, arrangement.preparation),
     )
     return from_splits(
         parts["train"],
         parts.get("validation"),
         parts["test"],
-        class_names=names,
+        class_names=class_names,
         name=printable(place.resolve().stem),
-        notes=[*notes, *found.notes],
-        preparation=found.preparation,
-        fingerprint=print_of_files,
-        listing=pack(listed, _base(config)),
-        source=_describe_source(config),
+        notes=[*notes, *arrangement.notes],
+        preparation=arrangement.preparation,
+        fingerprint=fingerprint,
+        listing=pack(listed, base_of(config)),
+        source=describe_source(config),
         origins=origins,
         unreadable=unreadables,
         problems=problems,
     )
 
 
-def _describe_source(config: DataConfig) -> str:
+def _choose_splits(
+    files: Sequence[ImageFile], labels: np.ndarray, digests: Sequence[Digest], config: DataConfig
+) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Returns the indices of the files of each split, held out of train where none are given, and their origins.
+
+    labels: i32[n], class numbers.
+    digests: of the files.
+    """
+    members = members_of(files)
     place = as_path(str(config.dir)).expanduser()
-    return f"{'table' if is_table(place) else 'folder of classes'} {printable(place)}"
+    origins = dict.fromkeys(members, "given by the table" if is_table(place) else "given by folders")
+    if config.test_from == "validation" and "test" not in members and "validation" in members:
+        members["test"] = members.pop("validation")
+        origins["test"] = f"the validation split, {origins.pop('validation')}"
+    trained = [files[index] for index in members["train"]]
+    is_grouped = any(file.group for file in files)
+    units: dict[str, bytes] = {}
+    for part, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
+        if part in members or not fraction:
+            continue
+        if not units:
+            contents = [digests[index].content or content_of(files[index]) for index in members["train"]]
+            units = hash_units(trained, contents)
+        whole = np.array(members["train"])
+        hashes = [units[files[index].name] for index in whole]
+        strata = rarest_labels(labels[whole], hashes) if is_grouped else labels[whole]
+        rest, held_out = hash_split(strata, hashes, fraction, config.split_seed)
+        members |= {"train": whole[rest].tolist(), part: whole[held_out].tolist()}
+        origins |= {part: describe_held_out(fraction, origins, config.split_seed), "train": REST}
+    return members, origins
 
 
-def _split(
+def members_of(files: Sequence[ImageFile]) -> dict[str, list[int]]:
+    """Returns the indices of the files of each split that they name; no split means train."""
+    members: dict[str, list[int]] = {}
+    for index, file in enumerate(files):
+        members.setdefault(file.part, []).append(index)
+    return members
+
+
+def number_labels(files: Sequence[ImageFile], class_names: Sequence[str]) -> np.ndarray:
+    """Returns i32[n], the class number of each file."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    return np.array([numbers[file.label] for file in files], np.int32)
+
+
+def make_splits(
     found: Arranged,
     files: Sequence[ImageFile],
     heads: Sequence[Head],
@@ -171,56 +180,7 @@ def _split(
     }
 
 
-def _hash_train(files: Sequence[ImageFile], digests: Mapping[str, Digest]) -> dict[str, bytes]:
-    trained = [file for file in files if file.part == "train"]
-    return hash_units(trained, [digests[file.name].content or content_of(file) for file in trained])
-
-
-def _load_listed(config: DataConfig, listed: Listed) -> Dataset:
-    """Returns the examples of a list, and notes on what has changed since it was made."""
-    files = listed.files
-    digests = digest_files(files, wholly=lambda file: False)
-    changes = _changes(config, listed, digests)
-    advice = None if config.unreadable == "replace" else ADVICE_FOR_RUN
-    check_there(listed, changes, printable(str(config.dir)), advice)
-    numbers = {name: number for number, name in enumerate(listed.class_names)}
-    labels = np.array([numbers[file.label] for file in files], np.int32)
-    members = {part: [i for i, file in enumerate(files) if file.part == part] for part in {f.part: 0 for f in files}}
-    found = _arrange(files, listed.heads, labels, members, config, advice=ADVICE_FOR_RUN, prepared=listed.preparation)
-    contents = number_contents(files, digests)
-    parts = _split(found, files, listed.heads, labels, contents, members)
-    return from_splits(
-        parts["train"],
-        parts.get("validation"),
-        parts["test"],
-        class_names=listed.class_names,
-        name=printable(Path(str(config.dir)).expanduser().resolve().stem),
-        notes=[*describe_changes(changes), *found.notes],
-        preparation=listed.preparation,
-        fingerprint=listed.fingerprint,
-        source=_describe_source(config),
-        origins=dict.fromkeys(parts, "as when the run began"),
-    )
-
-
-def is_listed(config: DataConfig, listing: bytes) -> bool:
-    """True if a folder or a table, perhaps moved, is the data set of a list: it names the listed images and no others.
-
-    Files of some may be missing if `config.unreadable` is "replace".
-    """
-    listed = unpack(listing, _base(config))
-    changes = _changes(config, listed, digest_files(listed.files, wholly=lambda file: False))
-    left_out = {file.name for file in listed.files} - {*_find_names(config), *changes.missing}
-    is_whole = not changes.missing or (config.unreadable == "replace" and is_same_set(listed, changes))
-    return is_whole and not (left_out or changes.come or changes.changed)
-
-
-def _changes(config: DataConfig, listed: Listed, digests: Sequence[Digest]) -> Changes:
-    now = [digest.ends if digest.is_readable else None for digest in digests]
-    return compare(listed, now, _find_names(config))
-
-
-def _arrange(
+def arrange(
     files: Sequence[ImageFile],
     heads: Sequence[Head],
     labels: np.ndarray,
@@ -247,31 +207,10 @@ def _arrange(
     )
 
 
-def _options(config: DataConfig, preparation: Preparation) -> str:
-    """Returns JSON of the options that decide which examples there are and how they are prepared.
-
-    What was found counts as if it had been asked for.
-    """
-    size, values = as_size(config.image_size) or preparation.size, config.value_range or preparation.value_range
-    options = dataclasses.asdict(dataclasses.replace(config, image_size=size, value_range=values))
-    return json.dumps({name: value for name, value in options.items() if name not in FREE})
-
-
-def _base(config: DataConfig) -> Path:
-    """Returns the folder of the images, or that of the table."""
+def describe_source(config: DataConfig) -> str:
+    """Returns format and place of the data."""
     place = as_path(str(config.dir)).expanduser()
-    return place.parent if is_table(place) else place
-
-
-def _find_names(config: DataConfig) -> list[str]:
-    """Returns the names of all images that are in the folder or the table, and that the patterns select."""
-    place = as_path(str(config.dir)).expanduser()
-    if not is_table(place):
-        return list(map(printable, find_below(place, config.include, config.exclude).images))
-    asked = Chosen(config.path_column, config.label_column, config.split_column, config.group_column)
-    columns = read_columns(place)
-    names = columns[choose_columns(place, columns, asked, SPLITS).paths[0]] or []
-    return select(names, config.include, config.exclude)[0]
+    return f"{'table' if is_table(place) else 'folder of classes'} {printable(place)}"
 
 
 def fingerprint(config: DataConfig, known: Sequence[str]) -> str:
@@ -331,5 +270,5 @@ def load_examples(
     )
     labels = np.array([numbers[file.label] for file in files], np.int32)
     split = Split(images, labels, [file.name for file in files])
-    notes += [*note_skipped(unreadables, len(files)), *note_bands(files), *notes_on_sizes(heads, preparation)]
+    notes += [*note_skipped(unreadables, len(files)), *notes_on_sizes(heads, preparation)]
     return printable(place.resolve().stem), split, notes

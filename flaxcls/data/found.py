@@ -3,18 +3,18 @@
 import difflib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flaxcls.config import DataConfig
 from flaxcls.data.arranged import check_readable, unreadable
-from flaxcls.data.decode import read_head
-from flaxcls.data.files import check_selection, describe_unselected, select
+from flaxcls.data.columns import Chosen, choose_columns, read_columns
+from flaxcls.data.files import check_selection, describe_unselected, find_below, select
 from flaxcls.data.layout import find_examples
 from flaxcls.data.picture import Head
 from flaxcls.data.stored import Bands, Files, Stored
-from flaxcls.data.table import ImageFile, is_table, read_table
+from flaxcls.data.table import SPLITS, ImageFile, is_table, read_table
 from flaxcls.errors import InputError, refuse
 from flaxcls.storage import as_path, in_bucket, printable
 
@@ -60,6 +60,23 @@ def find_files(
     return place, [file for file in files if file.name in chosen], notes
 
 
+def base_of(config: DataConfig) -> Path:
+    """Returns the folder of the images, or that of the table."""
+    place = as_path(str(config.dir)).expanduser()
+    return place.parent if is_table(place) else place
+
+
+def find_names(config: DataConfig) -> list[str]:
+    """Returns the names of all images that are in the folder or the table, and that the patterns select."""
+    place = as_path(str(config.dir)).expanduser()
+    if not is_table(place):
+        return list(map(printable, find_below(place, config.include, config.exclude).images))
+    asked = Chosen(config.path_column, config.label_column, config.split_column, config.group_column)
+    columns = read_columns(place)
+    names = columns[choose_columns(place, columns, asked, SPLITS).paths[0]] or []
+    return select(names, config.include, config.exclude)[0]
+
+
 def needless_options(config: DataConfig, place: Path) -> list[str]:
     """Returns the names of the options for tables that are set although `place` is a folder."""
     if is_table(place):
@@ -72,18 +89,6 @@ def stored_pictures(files: Sequence[ImageFile], config: DataConfig) -> Stored:
     if files and files[0].more_paths:
         return Bands([file.paths for file in files], config.max_pixels)
     return Files([file.path for file in files], config.max_pixels)
-
-
-def note_bands(files: Sequence[ImageFile]) -> Iterator[str]:
-    """Yields a note if the channels of some examples differ in size. Only the headers are read."""
-
-    def differs(file: ImageFile) -> bool:
-        return len({read_head(path, printable(path)).size for path in file.paths}) > 1
-
-    with ThreadPoolExecutor() as pool:
-        count = sum(pool.map(differs, [file for file in files if file.more_paths]))
-    if count:
-        yield f"{count} images have channels of several sizes: they are resized to the size of the first channel"
 
 
 def note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:

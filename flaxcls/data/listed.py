@@ -4,12 +4,15 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import parquet
 
+from flaxcls.config import DataConfig
+from flaxcls.data.arranged import as_size
 from flaxcls.data.files import few
 from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
@@ -17,6 +20,8 @@ from flaxcls.data.table import ImageFile
 from flaxcls.errors import InputError
 
 DIGEST = 8  # bytes of the digest of a file that are kept
+# Options that decide neither which examples there are nor how they are prepared.
+FREE = ("dir", "max_pixels", "unreadable", "memory", "workers", "on_device", "sampling", "train_examples")
 
 
 class Listed(NamedTuple):
@@ -48,6 +53,16 @@ class Changes(NamedTuple):
     missing: list[str]
     changed: list[str]
     come: list[str]
+
+
+def options_of(config: DataConfig, preparation: Preparation) -> str:
+    """Returns JSON of the options that decide which examples there are and how they are prepared.
+
+    What was found counts as if it had been asked for.
+    """
+    size, values = as_size(config.image_size) or preparation.size, config.value_range or preparation.value_range
+    options = asdict(replace(config, image_size=size, value_range=values))
+    return json.dumps({name: value for name, value in options.items() if name not in FREE})
 
 
 def pack(listed: Listed, base: Path) -> bytes:

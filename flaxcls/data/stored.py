@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from flaxcls.data.decode import read_head, read_picture
-from flaxcls.data.picture import Head, Picture
+from flaxcls.data.picture import Head, Picture, shared
 from flaxcls.data.resize import resize
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
@@ -105,7 +105,8 @@ class Bands:
         """Returns what the headers of the files say together."""
         heads = [read_head(path, printable(path), self._most_pixels) for path in self._paths[index]]
         dtype = np.result_type(*(np.dtype(head.dtype) for head in heads)).name
-        return heads[0]._replace(channels=len(heads), dtype=dtype)
+        note = "channels of several sizes, read at that of the first" if len({head.size for head in heads}) > 1 else ""
+        return shared(Head(heads[0].size, len(heads), dtype, note))
 
     def name(self, index: int) -> str:
         """Returns the path of the first channel of a picture."""

@@ -61,7 +61,7 @@ def test_source_and_the_origin_of_each_split_are_said(given, tmp_path):
     shutil.rmtree(given / "test")
     assert describe_splits(look(given, split_seed=3, validation_fraction=0.2)) == [
         "train: 10, the rest",
-        "validation: 2, 20 % of the rest of train, held out by split seed 3",
+        "validation: 2, 20 % of train, held out by split seed 3",
         "test: 4, the validation split, given by folders",
     ]
     table = tmp_path / "pets.csv"
@@ -71,7 +71,7 @@ def test_source_and_the_origin_of_each_split_are_said(given, tmp_path):
     assert found.source == f"table {table}"
     assert describe_splits(found) == [
         "train: 4, 4 of 10 (data.train_examples)",
-        "test: 2, 20 % of train, held out by split seed 0",
+        "test: 2, 20 % of all, held out by split seed 0",
     ]
 
 

@@ -383,7 +383,7 @@ def test_it_is_said_where_the_splits_come_from_and_copies_are_found_by_the_bytes
     assert found.source == f"tfds toy/1.0.0 in {data_dir}/toy/1.0.0"
     assert dict(found.origins) == {
         "train": (36, "the rest"),
-        "validation": (4, "10 % of the rest of train, held out by split seed 0"),
+        "validation": (4, "10 % of train, held out by split seed 0"),
         "test": (12, "its split test"),
     }
     pixels = np.concatenate([split.images[:] for split in dataset.splits.values()]).reshape(52, -1)

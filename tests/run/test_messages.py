@@ -84,9 +84,7 @@ def test_a_run_says_first_what_it_is_trained_on(plain_config, tmp_path, capsys, 
     fit(plain_config, dataset=data, workdir=tmp_path / "run", console=Console(width=200))
     lines = capsys.readouterr().out.splitlines()
     start = lines.index(data.described)
-    assert (
-        lines[start + 1] == "from arrays; validation: 10 % of the rest of train, held out by split seed 0; test: given"
-    )
+    assert lines[start + 1] == "from arrays; validation: 10 % of train, held out by split seed 0; test: given"
     assert lines[start + 6] == "images: all 8x8; 1 channel of 8 bits; the model sees 8x8, 1 channel; none is resized"
     copies, memory, warning = lines[start + 7 : start + 10]
     assert copies.startswith("exact copies: ")

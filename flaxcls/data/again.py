@@ -1,0 +1,76 @@
+"""The images of a run that goes on: those of its list, as they are now."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flaxcls.config import DataConfig
+from flaxcls.data.contents import Digest, digest_files, number_contents
+from flaxcls.data.dataset import Dataset, from_splits
+from flaxcls.data.folder import arrange, describe_source, make_splits, members_of, number_labels
+from flaxcls.data.found import base_of, find_names
+from flaxcls.data.listed import (
+    Changes,
+    Listed,
+    check_there,
+    compare,
+    describe_changes,
+    is_same_set,
+    options_of,
+    unpack,
+)
+from flaxcls.storage import printable
+
+ADVICE_FOR_RUN = (
+    "Put them back or repair them, or go on with --resume --data.unreadable replace, which takes the next image of the "
+    "class in place of each."
+)
+
+
+def load_listed(config: DataConfig, listing: bytes) -> Dataset | None:
+    """Returns the examples of a list in their splits, and notes on what has changed since it was made.
+
+    What has come since is not used, and what is missing cannot be read. None: the list was made with other options.
+
+    Raises InputError if half of the files that are listed are not there, or are others, or if some may not be missing.
+    """
+    listed = unpack(listing, base_of(config))
+    if listed.options != options_of(config, listed.preparation):
+        return None
+    files, heads = listed.files, listed.heads
+    digests = digest_files(files, wholly=lambda file: False)
+    changes = _changes(config, listed, digests)
+    advice = None if config.unreadable == "replace" else ADVICE_FOR_RUN
+    check_there(listed, changes, printable(str(config.dir)), advice)
+    labels, members = number_labels(files, listed.class_names), members_of(files)
+    found = arrange(files, heads, labels, members, config, advice=ADVICE_FOR_RUN, prepared=listed.preparation)
+    parts = make_splits(found, files, heads, labels, number_contents(files, digests), members)
+    return from_splits(
+        parts["train"],
+        parts.get("validation"),
+        parts["test"],
+        class_names=listed.class_names,
+        name=printable(Path(str(config.dir)).expanduser().resolve().stem),
+        notes=[*describe_changes(changes), *found.notes],
+        preparation=listed.preparation,
+        fingerprint=listed.fingerprint,
+        listing=listing,
+        source=describe_source(config),
+        origins=dict.fromkeys(parts, "as when the run began"),
+    )
+
+
+def is_listed(config: DataConfig, listing: bytes) -> bool:
+    """True if a folder or a table, perhaps moved, is the data set of a list: it names the listed images and no others.
+
+    Files of some may be missing if `config.unreadable` is "replace".
+    """
+    listed = unpack(listing, base_of(config))
+    changes = _changes(config, listed, digest_files(listed.files, wholly=lambda file: False))
+    left_out = {file.name for file in listed.files} - {*find_names(config), *changes.missing}
+    is_whole = not changes.missing or (config.unreadable == "replace" and is_same_set(listed, changes))
+    return is_whole and not (left_out or changes.come or changes.changed)
+
+
+def _changes(config: DataConfig, listed: Listed, digests: Sequence[Digest]) -> Changes:
+    now = [digest.ends if digest.is_readable else None for digest in digests]
+    return compare(listed, now, find_names(config))
