@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from flax import linen as nn
 
 from flaxcls.analysis.calibration import BINS, expected_calibration_error, fit_temperature, softmax
-from flaxcls.analysis.classifier import Classifier, load_run
+from flaxcls.analysis.classifier import Classifier
 from flaxcls.analysis.inference import calibrated, predict_splits, with_temperature
+from flaxcls.analysis.loading import load_run
 from flaxcls.analysis.own_data import check_fit, check_named, describe_differences, fill_from_run, is_new_folder
 from flaxcls.analysis.scores import log_loss, roc_curves, scores
 from flaxcls.config import DataConfig

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from flaxcls.analysis.calibration import fit_temperature
-from flaxcls.analysis.classifier import Classifier, keep_temperature
+from flaxcls.analysis.classifier import Classifier
+from flaxcls.analysis.loading import keep_temperature
 from flaxcls.analysis.own_data import load_validation_split
 from flaxcls.data import Split
 from flaxcls.data.batches import pad_rows
