@@ -8,6 +8,7 @@ from flaxcls.config import DataConfig
 from flaxcls.config_json import differences
 from flaxcls.data import Dataset, Split
 from flaxcls.data.folder import count_files, fingerprint, is_listed
+from flaxcls.data.picture import format_shape
 from flaxcls.errors import InputError
 from flaxcls.run.examples import read_listing
 from flaxcls.run.resume import load_trained_on
@@ -74,8 +75,8 @@ def check_fit(classifier: Classifier, dataset: Dataset) -> None:
         )
     if tuple(dataset.image_shape) != classifier.image_shape:
         raise InputError(
-            f"{dataset.name} has images of {_by(dataset.image_shape)}, but the run was trained on images of "
-            f"{_by(classifier.image_shape)} (height x width x channels): give data of that size (--data.*)."
+            f"{dataset.name} has images of {format_shape(dataset.image_shape)}, but the run was trained on images of "
+            f"{format_shape(classifier.image_shape)} (height x width x channels): give data of that size (--data.*)."
         )
 
 
@@ -117,7 +118,3 @@ def load_validation_split(workdir: Path, classifier: Classifier) -> Split:
             )
     assert dataset.validation is not None  # its size is the one in the run, which is not 0
     return dataset.validation
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

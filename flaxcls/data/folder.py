@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arranged import Arranged, arranged, as_size, notes_on_sizes, unreadable
+from flaxcls.data.arrange import Arranged, arrange, as_size, notes_on_sizes, unreadable
 from flaxcls.data.columns import Chosen, choose_columns, read_columns
 from flaxcls.data.contents import Digest, content_of, digest_files, fingerprint_of, number_contents
 from flaxcls.data.dataset import Dataset, Split, describe_held_out, from_splits, validation_stands_for_test
@@ -231,7 +231,7 @@ def _arrange(
     problems: list[str] | None = None,
 ) -> Arranged:
     """Returns the images of each split, whose examples are `files[index]` for each index in `members`."""
-    return arranged(
+    return arrange(
         {
             part: (stored_pictures([files[index] for index in chosen], config), [heads[index] for index in chosen])
             for part, chosen in members.items()

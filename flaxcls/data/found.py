@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arranged import check_readable, unreadable
+from flaxcls.data.arrange import check_readable, unreadable
 from flaxcls.data.decode import read_head
 from flaxcls.data.files import check_selection, describe_unselected, select
 from flaxcls.data.layout import find_examples

@@ -124,7 +124,7 @@ class Images:
         images = self._images
         try:
             if not isinstance(images, list):
-                return unified(images, index, images[index], self.preparation)
+                return unify(images, index, images[index], self.preparation)
             if isinstance(image := images[index], str):
                 raise InputError(image)
             return image
@@ -198,8 +198,8 @@ def read_rows(images: np.ndarray | Images, which: slice) -> tuple[np.ndarray, np
     return rows, np.ones(len(rows), bool)
 
 
-def unified(stored: Stored | list[Picture], index: int, picture: Picture, preparation: Preparation) -> np.ndarray:
-    """Returns a picture in the channels and values of an input. Raises InputError if that cannot be."""
+def unify(stored: Stored | list[Picture], index: int, picture: Picture, preparation: Preparation) -> np.ndarray:
+    """Like `Preparation.unify`, but raises an InputError that names the picture if that cannot be."""
     try:
         return preparation.unify(picture)
     except ValueError as error:
