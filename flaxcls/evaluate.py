@@ -9,8 +9,8 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from flaxcls.analysis.classifier import config_path, load_run
 from flaxcls.analysis.evaluation import evaluate_run, write
+from flaxcls.analysis.loading import config_path, load_run
 from flaxcls.analysis.tables import per_class, summary
 from flaxcls.analysis.tensorboard import write_events
 from flaxcls.cli import NAMES, local_out, run_command

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from flaxcls.analysis.classifier import load_run
 from flaxcls.analysis.export import DESCRIPTION, ONNX, STABLEHLO, add_onnx, check_folder, export_run
 from flaxcls.analysis.export.onnx import ADVICE
 from flaxcls.analysis.inference import calibrated
+from flaxcls.analysis.loading import load_run
 from flaxcls.cli import NAMES, local_out, run_command
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path

@@ -10,8 +10,8 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flaxcls.analysis.classifier import load_run
 from flaxcls.analysis.inference import calibrated
+from flaxcls.analysis.loading import load_run
 from flaxcls.analysis.prediction import check_new, find_images, predict_files, write
 from flaxcls.cli import NAMES, TableOptions, run_command
 from flaxcls.errors import InputError

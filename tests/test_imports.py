@@ -85,8 +85,8 @@ def test_a_public_module_lists_what_it_defines(name):
 # Above the flat library, the modules that may import `flaxcls.config`. All others take values.
 CONFIG_READERS = {
     *("train.py", "inspect.py", "evaluate.py", "cli.py"),
-    *("analysis/classifier.py", "analysis/evaluation.py"),
-    *("data/__init__.py", "data/again.py", "data/arranged.py", "data/digits.py", "data/folder.py"),
+    *("analysis/classifier.py", "analysis/evaluation.py", "analysis/own_data.py"),
+    *("data/__init__.py", "data/again.py", "data/arrange.py", "data/digits.py", "data/folder.py"),
     *("data/found.py", "data/listed.py", "data/tfds.py"),
     *("run/loop.py", "run/dry_run.py", "run/setup.py", "run/checks.py", "run/plan.py"),
     *("run/workdir.py", "run/resume.py", "run/messages.py", "run/preview.py"),

@@ -13,20 +13,19 @@ import pyarrow.parquet as pq
 from flax import linen as nn
 
 from flaxcls.analysis.calibration import BINS, expected_calibration_error, fit_temperature, softmax
-from flaxcls.analysis.classifier import Classifier, load_run
-from flaxcls.analysis.inference import calibrated, is_own, predict_splits, with_temperature
+from flaxcls.analysis.classifier import Classifier
+from flaxcls.analysis.inference import calibrated, predict_splits, with_temperature
+from flaxcls.analysis.loading import load_run
+from flaxcls.analysis.own_data import check_fit, check_named, describe_differences, fill_from_run, is_new_folder
 from flaxcls.analysis.scores import log_loss, roc_curves, scores
 from flaxcls.config import DataConfig
-from flaxcls.config_json import differences
 from flaxcls.data import Dataset, Split
-from flaxcls.data.again import is_listed
 from flaxcls.data.files import few
-from flaxcls.data.folder import count_files, fingerprint, load_examples
+from flaxcls.data.folder import load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
-from flaxcls.run.examples import read_listing
 from flaxcls.run.resume import load_trained_on
-from flaxcls.storage import PARTIAL, as_path, printable, write_whole
+from flaxcls.storage import PARTIAL, as_path, write_whole
 from flaxcls.validation import validate
 
 SPLITS = ("train", "validation", "test")
@@ -101,16 +100,16 @@ def evaluate_run(
         raise InputError(unknown("split", split, SPLITS))
     workdir = as_path(workdir)
     classifier = classifier or load_run(workdir, model=model, step=step)
-    changed = dataclasses.replace(classifier.config, data=_as_the_run(data, classifier.config.data))
+    changed = dataclasses.replace(classifier.config, data=fill_from_run(data, classifier.config.data))
     validate(changed)
-    if dataset is None and _is_new_folder(workdir, classifier, changed.data):
+    if dataset is None and is_new_folder(workdir, classifier, changed.data):
         return _of_new_folder(workdir, classifier, changed.data, split)
     if dataset is None:
         dataset = load_trained_on(changed.data, workdir)
         if changed == classifier.config:
             check_named(classifier, dataset)
     check_fit(classifier, dataset)
-    differs = _differences(classifier, dataset, changed.data)
+    differs = describe_differences(classifier, dataset, changed.data)
     if split not in dataset.splits:
         raise InputError(
             f"{dataset.name} has no {split} split, as data.validation_fraction is 0: choose test or train by --split."
@@ -148,34 +147,6 @@ def evaluate_run(
     return evaluation
 
 
-def _as_the_run(data: DataConfig | None, own: DataConfig) -> DataConfig:
-    """Returns the data to evaluate, with the size and the range of values of the run where they are left open."""
-    if data is None or data.source != own.source:
-        return data or own
-    return dataclasses.replace(
-        data, image_size=data.image_size or own.image_size, value_range=data.value_range or own.value_range
-    )
-
-
-def _is_new_folder(workdir: Path, classifier: Classifier, data: DataConfig) -> bool:
-    """Returns True if the data is another folder than the run's. The run's own may have been moved.
-
-    A moved one has no other images; some may be missing if the run has a list of its examples.
-    """
-    own = classifier.config.data
-    if data.source != "folder" or (own.source == "folder" and as_path(str(data.dir)) == as_path(str(own.dir))):
-        return False
-    if own.source == "folder" and (listing := read_listing(workdir)) is not None:
-        return not is_listed(data, listing)
-    if classifier.fingerprint:
-        return fingerprint(data, classifier.class_names) != classifier.fingerprint
-    # an earlier version did not keep it: a folder of that name with as many images is taken for the run's own
-    place = Path(str(data.dir)).resolve()
-    return printable(place.stem) != classifier.data or count_files(data, classifier.class_names) != sum(
-        classifier.examples
-    )
-
-
 def _of_new_folder(workdir: Path, classifier: Classifier, data: DataConfig, split: str) -> Evaluation:
     """Returns the evaluation of images of any size in a folder that is not the run's."""
     name, examples, notes = load_examples(
@@ -211,36 +182,6 @@ def _evaluation(
             "every validation example is predicted right, so no temperature can be fitted: it is 1"
         )
     return evaluation
-
-
-def check_named(classifier: Classifier, dataset: Dataset) -> None:
-    """Raises InputError if the run was trained on another data set than its configuration names."""
-    if not is_own(classifier, dataset):
-        raise InputError(
-            f"the run was trained on {classifier.data}, but its configuration names {dataset.name}: if fit was "
-            "given arrays, give them again (dataset=), or name other data (--data.*)."
-        )
-
-
-def check_fit(classifier: Classifier, dataset: Dataset) -> None:
-    """Raises InputError if a data set has other classes, or images of another shape, than the model needs."""
-    known, given = classifier.class_names, tuple(dataset.class_names)
-    if known != given:
-        missing, extra = ([n for n in a if n not in b][:5] for a, b in ((known, given), (given, known)))
-        reason = (
-            f"the data lacks {missing}, and the run does not know {extra}"
-            if missing or extra
-            else "they come in another order"
-        )
-        raise InputError(
-            f"{dataset.name} has {len(given)} classes, and the run was trained on {len(known)}: {reason}. Give data of "
-            "the same classes in the same order (--data.*)."
-        )
-    if tuple(dataset.image_shape) != classifier.image_shape:
-        raise InputError(
-            f"{dataset.name} has images of {_by(dataset.image_shape)}, but the run was trained on images of "
-            f"{_by(classifier.image_shape)} (height x width x channels): give data of that size (--data.*)."
-        )
 
 
 def worst(evaluation: Evaluation, most: int) -> list[int]:
@@ -306,20 +247,3 @@ def _metrics(evaluation: Evaluation, fitted_on: str) -> dict[str, Any]:
     if evaluation.split == "validation":
         metrics["notes"]["calibration/ece_after"] = "in-sample: the temperature was fitted on this split"
     return metrics
-
-
-def _differences(classifier: Classifier, dataset: Dataset, data: DataConfig) -> str:
-    """Returns the differences between the data and the run's own as text; its directory may differ."""
-    config = classifier.config
-    lines = differences(config, dataclasses.replace(config, data=dataclasses.replace(data, dir=config.data.dir)))
-    for what, trained, given in (
-        ("name", classifier.data, classifier.data if is_own(classifier, dataset) else dataset.name),
-        ("examples", list(classifier.examples), list(dataset.sizes)),
-    ):
-        if trained != given:
-            lines.append(f"{what}: {trained} -> {given}")
-    return "; ".join(lines)
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from flaxcls.analysis.calibration import fit_temperature
-from flaxcls.analysis.classifier import Classifier, keep_temperature
-from flaxcls.data import Dataset, Split
+from flaxcls.analysis.classifier import Classifier
+from flaxcls.analysis.loading import keep_temperature
+from flaxcls.analysis.own_data import load_validation_split
+from flaxcls.data import Split
 from flaxcls.data.batches import pad_rows
 from flaxcls.data.images import read_rows
 from flaxcls.errors import InputError
-from flaxcls.run.resume import load_trained_on
 from flaxcls.sharding import batch_sharding, make_mesh, on_devices, replicated
 
 
@@ -46,40 +47,6 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[tuple[Sp
     return results
 
 
-def is_own(classifier: Classifier, dataset: Dataset) -> bool:
-    """Returns True if the run was trained on this data set: by the content of its files, or else by its name."""
-    if classifier.fingerprint and dataset.fingerprint:
-        return dataset.fingerprint == classifier.fingerprint
-    return dataset.name == classifier.data
-
-
-def validation_split(workdir: Path, classifier: Classifier) -> Split:
-    """Returns the run's validation split, loaded again from the data that its configuration names.
-
-    Raises:
-      InputError: if the run had no validation split, or the data is missing or differs from what the run saw, such as
-        when `fit` was given arrays.
-    """
-    if classifier.examples[1:2] == (0,):
-        raise InputError("the run was trained without a validation split, as data.validation_fraction is 0.")
-    dataset = load_trained_on(classifier.config.data, workdir)
-    name = classifier.data
-    if not is_own(classifier, dataset):
-        name = dataset.name if dataset.name != name else f"{name} with other images"
-    for what, loaded, trained in (
-        ("the data set", name, classifier.data),
-        ("classes", list(dataset.class_names), list(classifier.class_names)),
-        ("examples", dataset.sizes, classifier.examples),
-    ):
-        if loaded != trained:
-            raise InputError(
-                f"the data that the configuration names is not what the run saw: {what} {loaded}, but the run had "
-                f"{trained}. If fit was given arrays, they are needed again."
-            )
-    assert dataset.validation is not None  # its size is the one in the run, which is not 0
-    return dataset.validation
-
-
 def calibrated(workdir: Path, classifier: Classifier) -> tuple[Classifier, str | None]:
     """Returns the classifier with a temperature (Guo et al. 2017); if it has none, one is fitted and stored in the run.
 
@@ -89,7 +56,7 @@ def calibrated(workdir: Path, classifier: Classifier) -> tuple[Classifier, str |
     if classifier.temperature is not None:
         return classifier, None
     try:
-        split = validation_split(workdir, classifier)
+        split = load_validation_split(workdir, classifier)
     except InputError as error:
         return classifier, str(error)
     ((split, logits),) = predict_splits(classifier, [split])

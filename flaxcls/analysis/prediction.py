@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from flaxcls.analysis.classifier import Classifier, Predictions
-from flaxcls.data.arranged import notes_on_sizes
+from flaxcls.data.arrange import notes_on_sizes
 from flaxcls.data.decode import read_picture
 from flaxcls.data.files import describe_left_out, few, find_below
 from flaxcls.data.picture import Head, Picture, head_of

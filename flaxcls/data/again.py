@@ -6,7 +6,7 @@ from pathlib import Path
 from flaxcls.config import DataConfig
 from flaxcls.data.contents import Digest, digest_files, number_contents
 from flaxcls.data.dataset import Dataset, from_splits
-from flaxcls.data.folder import arrange, describe_source, make_splits, members_of, number_labels
+from flaxcls.data.folder import arrange_files, describe_source, make_splits, members_of, number_labels
 from flaxcls.data.found import base_of, find_names
 from flaxcls.data.listed import (
     Changes,
@@ -42,7 +42,7 @@ def load_listed(config: DataConfig, listing: bytes) -> Dataset | None:
     advice = None if config.unreadable == "replace" else ADVICE_FOR_RUN
     check_there(listed, changes, printable(str(config.dir)), advice)
     labels, members = number_labels(files, listed.class_names), members_of(files)
-    found = arrange(files, heads, labels, members, config, advice=ADVICE_FOR_RUN, prepared=listed.preparation)
+    found = arrange_files(files, heads, labels, members, config, advice=ADVICE_FOR_RUN, prepared=listed.preparation)
     parts = make_splits(found, files, heads, labels, number_contents(files, digests), members)
     return from_splits(
         parts["train"],

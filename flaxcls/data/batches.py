@@ -52,17 +52,21 @@ class BatchMaker:
         index = chosen.pop("index")
         return {"image": self._images(self.split.images, index, step)(), "label": self.split.labels[index], **chosen}
 
-    def without_images(self, step: int) -> tuple[dict[str, np.ndarray], Callable[[], np.ndarray]]:
+    def without_images(
+        self, step: int, *, in_threads: bool = True
+    ) -> tuple[dict[str, np.ndarray], Callable[[], np.ndarray]]:
         """Returns batch `step` without its images, and a function that makes them.
 
         The function holds nothing of the other batches, so that it is small when it is sent to another process. It
         raises InputError for an image that cannot be read, even where another one may take its place.
+
+        in_threads: see `Images`.
         """
         chosen = self.chosen(step)
         index = chosen.pop("index")
         images, rows = self.split.images, index
         if isinstance(images, Images):
-            images, rows = images.alone(index), np.arange(len(index))
+            images, rows = images.alone(index, in_threads=in_threads), np.arange(len(index))
         return {"label": self.split.labels[index], **chosen}, self._images(images, rows, step)
 
     def _images(self, images: np.ndarray | Images, indices: np.ndarray, step: int) -> Callable[[], np.ndarray]:

@@ -158,11 +158,11 @@ def from_splits(
         unreadable=unreadable,
     )
     _check(dataset, problems)
-    absent = describe_absent(dataset)
+    absent = describe_unseen_classes(dataset)
     return dataset if absent is None else replace(dataset, notes=[*notes, absent])
 
 
-def describe_absent(dataset: Dataset) -> str | None:
+def describe_unseen_classes(dataset: Dataset) -> str | None:
     """Returns a line with the classes that have no training image, or None if there are none."""
     names = dataset.class_names
     absent = [names[label] for label in np.setdiff1d(np.arange(len(names)), dataset.train.labels)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arranged import Arranged, arranged, notes_on_sizes, unreadable
+from flaxcls.data.arrange import Arranged, arrange, notes_on_sizes, unreadable
 from flaxcls.data.contents import Digest, content_of, digest_files, fingerprint_of, number_contents
 from flaxcls.data.dataset import REST, Dataset, Split, describe_held_out, from_splits, validation_stands_for_test
 from flaxcls.data.found import (
@@ -79,7 +79,7 @@ def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
     members, origins = _choose_splits(files, labels, digests, config)
     if "the validation split" in origins["test"]:
         notes.append(validation_stands_for_test(printable(place)))
-    arrangement = arrange(files, heads, labels, members, config, advice=ADVICE, problems=problems)
+    arrangement = arrange_files(files, heads, labels, members, config, advice=ADVICE, problems=problems)
     parts = make_splits(arrangement, files, heads, labels, number_contents(files, digests), members)
     if any(file.group for file in files):
         notes += describe_absent(parts, class_names)
@@ -180,7 +180,7 @@ def make_splits(
     }
 
 
-def arrange(
+def arrange_files(
     files: Sequence[ImageFile],
     heads: Sequence[Head],
     labels: np.ndarray,
@@ -192,7 +192,7 @@ def arrange(
     problems: list[str] | None = None,
 ) -> Arranged:
     """Returns the images of each split, whose examples are `files[index]` for each index in `members`."""
-    return arranged(
+    return arrange(
         {
             part: (stored_pictures([files[index] for index in chosen], config), [heads[index] for index in chosen])
             for part, chosen in members.items()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arranged import check_readable, unreadable
+from flaxcls.data.arrange import check_readable, unreadable
 from flaxcls.data.columns import Chosen, choose_columns, read_columns
 from flaxcls.data.files import check_selection, describe_unselected, find_below, select
 from flaxcls.data.layout import find_examples

@@ -17,8 +17,6 @@ from flaxcls.errors import InputError
 # width / height of random crops, from Szegedy et al. 2015, "Going Deeper with Convolutions"
 RATIOS = (3 / 4, 4 / 3)
 TRIES = 10
-# True in a worker process: it reads the images of a batch one after another, since others work beside it
-one_of_several = False
 
 
 class Unread(NamedTuple):
@@ -39,6 +37,7 @@ class Images:
     labels: i32[n]. If they are given, the place of an image that cannot be read is taken by the next one of its label
       that can, in their order, in which the first follows the last. None: an InputError.
     advice: what its message says in the end.
+    in_threads: False to make the images of a batch one after another, as in a worker process: others work beside it.
     unread: the images that could not be read so far, by their numbers.
     """
 
@@ -52,9 +51,10 @@ class Images:
         whole: bool = False,
         labels: np.ndarray | None = None,
         advice: str = "",
+        in_threads: bool = True,
     ) -> None:
         self._images, self.preparation, self.whole = images, preparation, whole
-        self._labels, self._advice = labels, advice
+        self._labels, self._advice, self._in_threads = labels, advice, in_threads
         self.shape, self.dtype = (len(images), *preparation.shape), preparation.dtype
         self.unread: dict[int, Unread] = {}
 
@@ -74,12 +74,19 @@ class Images:
     def take(self, indices: np.ndarray) -> "Images":
         """Returns the images at `indices`, i64[m]."""
         labels = None if self._labels is None else self._labels[indices]
-        return Images(self._taken(indices), self.preparation, whole=self.whole, labels=labels, advice=self._advice)
+        return Images(
+            self._taken(indices),
+            self.preparation,
+            whole=self.whole,
+            labels=labels,
+            advice=self._advice,
+            in_threads=self._in_threads,
+        )
 
-    def alone(self, indices: np.ndarray) -> "Images":
+    def alone(self, indices: np.ndarray, *, in_threads: bool = True) -> "Images":
         """Returns the images at `indices`, i64[m], as they are now known. One that cannot be read is an InputError."""
         chosen = np.array([self._place(index) for index in indices.tolist()], int)
-        return Images(self._taken(chosen), self.preparation, whole=self.whole)
+        return Images(self._taken(chosen), self.preparation, whole=self.whole, in_threads=in_threads)
 
     def _taken(self, indices: np.ndarray) -> Any:
         images = self._images
@@ -124,7 +131,7 @@ class Images:
         images = self._images
         try:
             if not isinstance(images, list):
-                return unified(images, index, images[index], self.preparation)
+                return unify(images, index, images[index], self.preparation)
             if isinstance(image := images[index], str):
                 raise InputError(image)
             return image
@@ -182,11 +189,11 @@ class Images:
             stacked[row] = make(*values)
 
         values = [range(len(stacked)), *(argument.tolist() for argument in arguments)]
-        if one_of_several:
-            list(map(put, *values))
-        else:
+        if self._in_threads:
             with ThreadPoolExecutor() as pool:  # Pillow and OpenCV release Python's lock
                 list(pool.map(put, *values))
+        else:
+            list(map(put, *values))
         return stacked
 
 
@@ -198,8 +205,8 @@ def read_rows(images: np.ndarray | Images, which: slice) -> tuple[np.ndarray, np
     return rows, np.ones(len(rows), bool)
 
 
-def unified(stored: Stored | list[Picture], index: int, picture: Picture, preparation: Preparation) -> np.ndarray:
-    """Returns a picture in the channels and values of an input. Raises InputError if that cannot be."""
+def unify(stored: Stored | list[Picture], index: int, picture: Picture, preparation: Preparation) -> np.ndarray:
+    """Like `Preparation.unify`, but raises an InputError that names the picture if that cannot be."""
     try:
         return preparation.unify(picture)
     except ValueError as error:

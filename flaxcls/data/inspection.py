@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxcls.data.arranged import HOW
+from flaxcls.data.arrange import HOW
 from flaxcls.data.contents import number_of
 from flaxcls.data.dataset import Dataset, Split
 from flaxcls.data.images import Images
-from flaxcls.data.picture import Head
+from flaxcls.data.picture import Head, format_shape
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import share_kept
 
@@ -263,11 +263,11 @@ def describe_sizes(inspection: Inspection, most: int = 5) -> str:
     """Returns the line on the sizes of the images: the most frequent, the smallest and the largest."""
     sizes = inspection.sizes
     if len(sizes) == 1:
-        return f"all {_by(next(iter(sizes)))}"
-    common = ", ".join(f"{_by(size)} ({count:,})" for size, count in list(sizes.items())[:most])
+        return f"all {format_shape(next(iter(sizes)))}"
+    common = ", ".join(f"{format_shape(size)} ({count:,})" for size, count in list(sizes.items())[:most])
     more = f" and {len(sizes) - most:,} more" if len(sizes) > most else ""
     least, largest = min(sizes, key=math.prod), max(sizes, key=math.prod)
-    return f"{len(sizes):,} sizes, {common}{more}; smallest {_by(least)}, largest {_by(largest)}"
+    return f"{len(sizes):,} sizes, {common}{more}; smallest {format_shape(least)}, largest {format_shape(largest)}"
 
 
 def describe_kinds(inspection: Inspection) -> str:
@@ -288,7 +288,7 @@ def describe_preparation(inspection: Inspection) -> str:
     done = f"{others:,} are {HOW[preparation.resize]} to that" if others else "none is resized"
     channels = preparation.channels
     scale = "" if preparation.value_range is None else " in 0..1, of {:g}..{:g}".format(*preparation.value_range)
-    return f"the model sees {_by(preparation.size)}, {channels} channel{'s' * (channels > 1)}{scale}; {done}"
+    return f"the model sees {format_shape(preparation.size)}, {channels} channel{'s' * (channels > 1)}{scale}; {done}"
 
 
 def describe_copies(copies: Copies | None) -> str:
@@ -310,10 +310,6 @@ def as_bytes(count: float) -> str:
         if count >= unit / 10:
             return f"{count / unit:,.1f} {name}"
     return f"{count / 1024:,.1f} KiB"
-
-
-def _by(size: tuple[int, int]) -> str:
-    return "x".join(map(str, size))
 
 
 def _depth(dtype: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arranged import as_size
+from flaxcls.data.arrange import as_size
 from flaxcls.data.files import few
 from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation

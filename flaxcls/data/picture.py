@@ -1,6 +1,7 @@
 """Decoded pictures, and what the header of a file says of its picture."""
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +46,11 @@ def shared(head: Head) -> Head:
 def head_of(picture: Picture) -> Head:
     """Returns the head of a decoded picture."""
     return shared(Head(picture.pixels.shape[:2], picture.pixels.shape[2], picture.pixels.dtype.name))
+
+
+def format_shape(shape: Sequence[int]) -> str:
+    """Returns a height and a width, and maybe channels, as text such as 32x48 or 32x48x3."""
+    return "x".join(map(str, shape))
 
 
 def upright(picture: Picture, orientation: int) -> Picture:

@@ -66,7 +66,7 @@ def _make_ahead(maker: BatchMaker, steps: range, workers: int) -> Generator[dict
 
         while True:
             for step in itertools.islice(left, ahead - len(waiting)):
-                batch, make_images = maker.without_images(step)
+                batch, make_images = maker.without_images(step, in_threads=not workers)
                 waiting.append((batch, threads.submit(make, step, make_images)))
             if not waiting:
                 return

@@ -14,7 +14,7 @@ from tensorflow_datasets.core.constants import DATA_DIR
 from tensorflow_datasets.core.read_only_builder import builder_from_files
 
 from flaxcls.config import ColorName, DataConfig
-from flaxcls.data.arranged import Arranged, arranged
+from flaxcls.data.arrange import Arranged, arrange
 from flaxcls.data.contents import number_of
 from flaxcls.data.dataset import Dataset, Split, from_splits, hold_out, validation_stands_for_test
 from flaxcls.data.decode import decode, named, read_head
@@ -183,7 +183,7 @@ def _read(
         stored[part] = (pictures if decoded else records, heads)
     # the data set knows its channels; its files may have others, such as a palette of grey
     color: ColorName = "grey" if shape[-1] == 1 else "rgb" if shape[-1] in (3, None) else "stored"
-    found = arranged(
+    found = arrange(
         stored,
         replace(config, color=color),
         name=builder.info.full_name,

@@ -11,13 +11,11 @@ import sys
 import traceback
 from typing import Any
 
-from flaxcls.data import images
 from flaxcls.errors import InputError
 
 
 def main(descriptor: int) -> None:
     """Answers the requests that come through the socket."""
-    images.one_of_several = True
     with (
         contextlib.suppress(EOFError, ConnectionError),  # the other end is closed, or its process was killed
         socket.socket(fileno=descriptor) as connection,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flaxcls.config import Config
 from flaxcls.data import Dataset
-from flaxcls.data.dataset import describe_absent
+from flaxcls.data.dataset import describe_unseen_classes
 from flaxcls.data.inspection import (
     Inspection,
     describe_copies,
@@ -156,7 +156,7 @@ def imbalance(dataset: Dataset, *, balanced: bool) -> list[str]:
 
     balanced: class weights or sampling make up for it already.
     """
-    absent, names = describe_absent(dataset), dataset.class_names
+    absent, names = describe_unseen_classes(dataset), dataset.class_names
     lines = [] if absent is None else [absent]
     counts = np.bincount(dataset.train.labels, minlength=len(names))
     rare, frequent = int(np.where(counts > 0, counts, counts.max() + 1).argmin()), int(counts.argmax())

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from flaxcls.analysis import load_run
-from flaxcls.analysis.inference import calibrated, validation_split
+from flaxcls.analysis.inference import calibrated
+from flaxcls.analysis.own_data import load_validation_split
 from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
 from flaxcls.data import load_dataset
 from flaxcls.errors import InputError
@@ -67,7 +68,7 @@ def test_data_that_the_run_did_not_see_calibrates_nothing(small_config, quiet, t
     result = fit(small_config, dataset=from_arrays(images, labels), workdir=tmp_path / "run", console=quiet)
     classifier = load_run(result.workdir)
     with pytest.raises(InputError, match="is not what the run saw: the data set digits, but the run had arrays"):
-        validation_split(result.workdir, classifier)
+        load_validation_split(result.workdir, classifier)
     same, reason = calibrated(result.workdir, classifier)
     assert same.temperature is None
     assert "is not what the run saw" in reason
@@ -83,4 +84,4 @@ def test_the_sizes_of_the_splits_must_be_the_runs(digits):
         ),
     )
     with pytest.raises(InputError, match="examples"):
-        validation_split(digits, other)
+        load_validation_split(digits, other)

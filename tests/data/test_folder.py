@@ -13,7 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 from rich.console import Console
 
-from flaxcls.analysis.classifier import load_run
+from flaxcls.analysis import load_run
 from flaxcls.analysis.evaluation import evaluate_run
 from flaxcls.analysis.inference import with_temperature
 from flaxcls.analysis.prediction import predict_files

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from flaxcls.data.batches import BatchMaker
 from flaxcls.data.dataset import Split
 from flaxcls.data.images import Images
+from flaxcls.data.picture import Picture
 from flaxcls.data.prefetch import made_ahead
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.stored import Files
@@ -92,6 +94,22 @@ def test_what_is_sent_to_a_worker_does_not_grow_with_the_data_set(paths):
     sizes = [len(cloudpickle.dumps(make(some).without_images(3)[1])) for some in (many[:100], many)]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
     assert sizes[1] < 5000
+
+
+class Threads(Files):
+    """Pictures of one value: the number of threads that the process has when it is read."""
+
+    def take(self, indices):
+        return Threads([self._paths[index] for index in indices])
+
+    def __getitem__(self, index):
+        return Picture(np.full((16, 16, 3), threading.active_count(), np.uint8))
+
+
+def test_a_worker_reads_in_one_thread_as_others_work_beside_it(paths):
+    split = Split(Images(Threads(paths), Preparation((16, 16), 3)), np.zeros(len(paths), np.int32))
+    with made_ahead(replace(make(paths), split=split), 0, 2, workers=1) as made:
+        assert {value for batch in made for value in np.unique(batch["image"])} == {1}
 
 
 def test_a_worker_that_is_killed_is_said(paths):

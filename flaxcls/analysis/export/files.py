@@ -18,7 +18,7 @@ from flaxcls.analysis.export.description import describe_input, describe_prepara
 from flaxcls.analysis.export.onnx import to_onnx
 from flaxcls.analysis.export.serving import WeightType
 from flaxcls.analysis.export.stablehlo import PLATFORMS, requirements, to_stablehlo
-from flaxcls.analysis.inference import validation_split
+from flaxcls.analysis.own_data import load_validation_split
 from flaxcls.errors import InputError
 
 STABLEHLO, ONNX, DESCRIPTION = "model.stablehlo", "model.onnx", "model.json"
@@ -108,7 +108,7 @@ def export_run(
     if dtype != "float32":
         description["compared_with_float32"], description["not_compared"] = None, None
         try:
-            split = validation_split(workdir, classifier)
+            split = load_validation_split(workdir, classifier)
             plain = to_stablehlo(classifier)
             description["compared_with_float32"] = dataclasses.asdict(compare(plain, program, split))
         except InputError as error:

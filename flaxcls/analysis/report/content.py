@@ -11,9 +11,11 @@ import numpy as np
 from flax import linen as nn
 
 from flaxcls.analysis.activations import grad_cam
-from flaxcls.analysis.classifier import Classifier, load_run
+from flaxcls.analysis.classifier import Classifier
 from flaxcls.analysis.duplicates import Duplicate, near_duplicates
-from flaxcls.analysis.evaluation import Evaluation, check_named, evaluate_run, worst
+from flaxcls.analysis.evaluation import Evaluation, evaluate_run, worst
+from flaxcls.analysis.loading import load_run
+from flaxcls.analysis.own_data import check_named
 from flaxcls.analysis.pictures import data_url, enlarged, in_colours, overlay
 from flaxcls.config_json import to_json
 from flaxcls.data import Dataset, Split

@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.images import Images, unified
-from flaxcls.data.picture import Head, Picture
+from flaxcls.data.images import Images, unify
+from flaxcls.data.picture import Head, Picture, format_shape
 from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
 from flaxcls.data.resize import share_kept
 from flaxcls.data.stored import Stored
@@ -54,7 +54,7 @@ def _choose_range(
         return low, max(high, low + 1)
 
 
-def arranged(
+def arrange(
     parts: Mapping[str, tuple[Stored | list[Picture], Sequence[Head]]],
     config: DataConfig,
     *,
@@ -109,7 +109,7 @@ def arranged(
         value_range = config.value_range or _choose_range(dtypes, low, high, name, problems)
         preparation = replace(preparation, value_range=value_range)
 
-    def arrange(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:
+    def make_images(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:
         alike = None if labels is None else labels[part]
         if part not in pictures:
             assert not isinstance(stored, list)
@@ -119,7 +119,7 @@ def arranged(
         while pending:
             picture = pending.pop()
             try:
-                ready.append(picture if isinstance(picture, str) else unified(stored, len(ready), picture, preparation))
+                ready.append(picture if isinstance(picture, str) else unify(stored, len(ready), picture, preparation))
             except InputError as error:
                 if labels is None:
                     raise
@@ -132,7 +132,7 @@ def arranged(
             array[index], ready[index] = preparation.fit(image), ""  # a file may have changed since its head was read
         return array
 
-    images = {part: arrange(part, stored) for part, (stored, _) in parts.items()}
+    images = {part: make_images(part, stored) for part, (stored, _) in parts.items()}
     return Arranged(images, preparation, [*_notes_on_values(extents, preparation), *notes_on_sizes(heads, preparation)])
 
 
@@ -192,7 +192,7 @@ def notes_on_sizes(heads: Sequence[Head], preparation: Preparation, *, options: 
         common, count = Counter(others).most_common(1)[0]
         most = "most of them" if 2 * count > len(others) else f"{len(set(others)):,} sizes, most often"
         line = (
-            f"{len(others):,} of {len(heads):,} images are not {_by(size)} ({most} {_by(common)}): "
+            f"{len(others):,} of {len(heads):,} images are not {format_shape(size)} ({most} {format_shape(common)}): "
             f"{HOW[how]} to that{by('--data.image-size, --data.resize')}"
         )
         if how == "crop":
@@ -223,10 +223,6 @@ HOW = {"crop": "cropped", "squash": "squashed", "pad": "padded"}
 def as_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """Returns height and width: one number means a square."""
     return (size, size) if isinstance(size, int) else size
-
-
-def _by(size: tuple[int, int]) -> str:
-    return "x".join(map(str, size))
 
 
 def _each(read: Callable[[int], T], count: int, advice: str, spare: bool) -> list[T | str]:

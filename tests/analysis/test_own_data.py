@@ -8,10 +8,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from flaxcls.analysis import classifier as classifier_module
-from flaxcls.analysis.classifier import load_run
+from flaxcls.analysis import load_run, loading
 from flaxcls.analysis.evaluation import evaluate_run
-from flaxcls.analysis.inference import validation_split
+from flaxcls.analysis.own_data import load_validation_split
 from flaxcls.config import AugmentConfig, Config, DataConfig, LoopConfig, ModelConfig
 from flaxcls.errors import InputError
 from flaxcls.run import fit
@@ -93,18 +92,18 @@ def test_images_that_took_the_place_of_the_runs_are_not_its_validation_split(pla
     classifier = load_run(place / "run")
     config = replace(classifier.config, data=source(place / "two" / "data"))
     with pytest.raises(InputError, match=r"of the 80 images of the run, 59 are not in .* 21 are others"):
-        validation_split(place / "run", replace(classifier, config=config))
+        load_validation_split(place / "run", replace(classifier, config=config))
 
 
 def test_a_run_of_before_that_kept_no_content_is_known_by_name_and_number(place, tmp_path, monkeypatch):
-    read = classifier_module.read_record
+    read = loading.read_record
 
     def former(directory, step):
         return {
             name: value for name, value in read(directory, step).items() if name not in ("fingerprint", "preparation")
         }
 
-    monkeypatch.setattr(classifier_module, "read_record", former)
+    monkeypatch.setattr(loading, "read_record", former)
     shutil.copytree(place / "one" / "data", tmp_path / "data")
     assert len(evaluate_run(place / "run", data=source(tmp_path / "data")).ids) == 16
     save(tmp_path / "data", 5, 2)  # of another number
