@@ -80,7 +80,7 @@ class DataConfig:
     each is a class and holds 0 or 1 (or false or true), with one 1 per row."""
     split_column: str | None = None
     """With a table, the column of the splits (train, val, test); None: split, or a similar name, if it is there;
-    '': none, splits are held out at random."""
+    split: no similar name; '': none, splits are held out at random."""
     group_column: str | None = None
     """With a table, a column such as the patient: images with equal values stay together when validation and test
     are held out. None: group, if it is there; '': none."""

@@ -200,6 +200,8 @@ def _describe_columns(columns: Columns, asked: Chosen, chosen: Chosen) -> Iterat
     ]
     if guessed := [f"{what} are in the column {column}" for what, column, is_guess in guesses if is_guess]:
         yield ", ".join(guessed)
+    if asked.split and not chosen.split:
+        yield f"there is no column {asked.split}, so splits are held out at random"
     if chosen.group:
         yield f"images with the same value in the column {chosen.group} stay together where a split is held out"
     used = {*chosen.paths, *chosen.labels, chosen.split, chosen.group}

@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from flaxcls.config import Config, DataConfig
+from flaxcls.config_json import from_json
 from flaxcls.data import load_dataset
 from flaxcls.data.folder import load_examples
 from flaxcls.data.held_out import hash_split
@@ -102,6 +104,24 @@ def test_columns_are_chosen_by_options(images, expected):
     with pytest.raises(InputError, match=r"unknown column 'Tiel'. Did you mean 'Teil'"):
         load(table, path_column=("Datei",), label_column=("Art",), split_column="Tiel")
     assert sum(map(len, contents(load(table, path_column=("Datei",), label_column=("Art",))))) == 12  # held out
+
+
+def test_the_configuration_of_an_earlier_version_means_the_splits_that_it_meant(images, expected):
+    data = {"source": "folder", "name": None, "color": "grey", "image_size": None, "unreadable": "stop", "memory": 2.0}
+    data |= {"validation_fraction": 0.25, "test_fraction": 0.25, "train_examples": None, "split_seed": 0}
+    rows = rows_of(set=lambda n: ("train", "val", "test")[n % 3])
+
+    def load_earlier(rows):
+        table = write(images / "t.csv", rows)
+        return load_dataset(from_json(json.dumps({"data": {**data, "dir": str(table)}})).data)
+
+    dataset = load_earlier(rows)
+    assert contents(dataset) == expected
+    assert dataset.notes == ["columns that are not used: set"]
+    without = load_earlier([{name: row[name] for name in ("path", "label", "set")} for row in rows])
+    assert without.sizes == (6, 2, 4)  # held out, a share of each class
+    assert without.notes == ["there is no column split, so splits are held out at random", dataset.notes[0]]
+    assert load(images / "t.csv").sizes == (4, 4, 4)  # today, the column set is one of splits
 
 
 def test_a_column_set_that_names_no_splits_is_not_used(images):
