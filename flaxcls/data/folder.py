@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxcls.config import DataConfig
 from flaxcls.data.arranged import Arranged, arranged, as_size, notes_on_sizes, unreadable
-from flaxcls.data.columns import Chosen, choose_columns, read_columns
+from flaxcls.data.columns import Chosen
 from flaxcls.data.contents import Digest, content_of, digest_files, fingerprint_of, number_contents
 from flaxcls.data.dataset import Dataset, Split, describe_held_out, from_splits, validation_stands_for_test
 from flaxcls.data.files import find_below, select
@@ -30,7 +30,7 @@ from flaxcls.data.images import Images
 from flaxcls.data.listed import Changes, Listed, check_there, compare, describe_changes, is_same_set, pack, unpack
 from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
-from flaxcls.data.table import SPLITS, TABLES, ImageFile
+from flaxcls.data.table import TABLES, ImageFile, read_assignments
 from flaxcls.errors import InputError, refuse, unknown
 from flaxcls.storage import as_path, printable
 
@@ -126,8 +126,9 @@ def load(config: DataConfig, listing: bytes | None = None, problems: list[str] |
         tuple(names),
         found.preparation,
         print_of_files,
-        [name for name in _find_names(config) if name not in used],
+        [name for name in _find_assignments(config) if name not in used],
         _options(config, found.preparation),
+        [file.part for file in files],
     )
     return from_splits(
         parts["train"],
@@ -205,18 +206,19 @@ def _load_listed(config: DataConfig, listed: Listed) -> Dataset:
 
 
 def is_listed(config: DataConfig, listing: bytes) -> bool:
-    """True if a folder or a table, perhaps moved, is the data set of a list: it has no images that are not listed.
+    """True if a folder or a table, perhaps moved, is the data set of a list.
 
-    Some of the listed ones may be missing.
+    It has no images that are not listed, and a table gives them no other labels and splits. Some of the listed ones may
+    be missing.
     """
     listed = unpack(listing, _base(config))
     changes = _changes(config, listed, digest_files(listed.files, wholly=lambda file: False))
-    return not changes.come and not changes.changed and is_same_set(listed, changes)
+    return not (changes.come or changes.changed or changes.reassigned) and is_same_set(listed, changes)
 
 
 def _changes(config: DataConfig, listed: Listed, digests: Sequence[Digest]) -> Changes:
     now = [digest.ends if digest.is_readable else None for digest in digests]
-    return compare(listed, now, _find_names(config))
+    return compare(listed, now, _find_assignments(config))
 
 
 def _arrange(
@@ -262,15 +264,17 @@ def _base(config: DataConfig) -> Path:
     return place.parent if is_table(place) else place
 
 
-def _find_names(config: DataConfig) -> list[str]:
-    """Returns the names of all images that are in the folder or the table, and that the patterns select."""
+def _find_assignments(config: DataConfig) -> Mapping[str, tuple[str, str] | None]:
+    """Returns the names of all images in the folder or the table that the patterns select.
+
+    In a table, each has a label and a split; in a folder, its name says them.
+    """
     place = as_path(str(config.dir)).expanduser()
     if not is_table(place):
-        return list(map(printable, find_below(place, config.include, config.exclude).images))
+        return dict.fromkeys(map(printable, find_below(place, config.include, config.exclude).images))
     asked = Chosen(config.path_column, config.label_column, config.split_column, config.group_column)
-    columns = read_columns(place)
-    names = columns[choose_columns(place, columns, asked, SPLITS).paths[0]] or []
-    return select(names, config.include, config.exclude)[0]
+    assignments = read_assignments(place, asked)
+    return {name: assignments[name] for name in select(list(assignments), config.include, config.exclude)[0]}
 
 
 def fingerprint(config: DataConfig, known: Sequence[str]) -> str:

@@ -111,6 +111,20 @@ def read_table(
     ]
 
 
+def read_assignments(table: Path, asked: Chosen) -> dict[str, tuple[str, str]]:
+    """Returns the label and the split of each name in a table; no file is looked for.
+
+    Raises InputError if a column or a value is missing, or a split is unknown.
+    """
+    columns = read_columns(table)
+    chosen = choose_columns(table, columns, asked, SPLITS)
+    names = _cells(table, columns, chosen.paths[0])
+    labels = _labels(table, columns, chosen.labels, names)
+    splits = _splits(table, columns, chosen.split) if chosen.split else [None] * len(names)
+    parts = (SPLITS[split] if split else "train" for split in splits)
+    return dict(zip(names, zip(labels, parts, strict=True), strict=True))
+
+
 def _cells(table: Path, columns: Columns, name: str, *, required: bool = False) -> list[str]:
     cells = columns[name]
     if cells is None:

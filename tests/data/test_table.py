@@ -14,7 +14,7 @@ from pyarrow import parquet
 from flaxcls.config import Config, DataConfig
 from flaxcls.config_json import from_json
 from flaxcls.data import load_dataset
-from flaxcls.data.folder import load_examples
+from flaxcls.data.folder import is_listed, load_examples
 from flaxcls.data.held_out import hash_split
 from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
@@ -383,6 +383,35 @@ def test_a_file_under_two_labels_or_in_two_splits_is_refused(images):
 def test_hard_links_are_files_of_their_own(images):
     os.link(images / "images" / "03.png", images / "images" / "13.png")
     load(write(images / "t.csv", [*rows_of(), {"path": "images/13.png", "label": "a", "split": "test"}]))
+
+
+SINCE = "labels or splits that have changed since the run began are used by a new run, not here"
+
+
+def test_a_run_that_goes_on_keeps_its_labels_and_splits_and_says_which_have_changed(images, expected):
+    rows = rows_of()
+    table = write(images / "t.csv", rows)
+    listing = load(table).listing
+    rows[3] |= {"label": "a"}
+    rows[4] |= {"label": "b", "split": "train"}
+    write(table, rows)
+    config = DataConfig(source="folder", dir=str(table), color="grey")
+    dataset = load_dataset(config, listing)
+    assert contents(dataset) == expected
+    assert dataset.train.labels.tolist() == [n % 2 for n in expected[0]]
+    assert dataset.notes == [f"{SINCE} (2): images/03.png (b -> a), images/04.png (a -> b, validation -> train)"]
+    assert not is_listed(config, listing)  # who names this table for an evaluation gets what it says
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("train",)])
+def test_a_split_that_was_held_out_is_no_change_of_the_table(images, splits):
+    table = write(images / "t.csv", rows_of(split=lambda n: splits[n // 2 % len(splits)]))
+    dataset = load(table, test_fraction=0.25, validation_fraction=0.25)
+    options = {"test_fraction": 0.25, "validation_fraction": 0.25}
+    config = DataConfig(source="folder", dir=str(table), color="grey", **options)
+    assert contents(load_dataset(config, dataset.listing)) == contents(dataset)
+    assert not load_dataset(config, dataset.listing).notes
+    assert is_listed(config, dataset.listing)
 
 
 @pytest.fixture
