@@ -111,7 +111,8 @@ class DataConfig:
     are read at the start, and those are left out; replace: if it is found later, the next image of the class takes its
     place in training, and evaluation leaves it out. replaced.jsonl keeps which; a run can be resumed with it."""
     memory: float = 2.0
-    """With tfds and folder, GiB of decoded images to keep in memory; a larger data set is read again in each epoch."""
+    """With tfds and folder, GiB of decoded images to keep in memory, if so much is there; a larger data set is read
+    again in each epoch."""
     workers: int | None = None
     """With tfds and folder, processes that make batches; None: one per core, or 0 if the images are in memory.
     A container with a CPU quota counts as that many cores."""
