@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,11 +94,28 @@ def _pairs_option(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict
 
 
 def run_command(work: Callable[[], int]) -> int:
-    """Runs a command and returns its exit code.
+    """Runs a command, from the parsing of its arguments on, and returns its exit code.
 
     The code is the one that `work` returns, 0 if a run stopped as asked, or 130 after SIGINT. An error that a user can
-    cause is printed, and its `exit_code` is returned.
+    cause is printed, and its `exit_code` is returned. If the reader of the output has gone, as after `| head`, it is
+    141, as of a command that SIGPIPE ends.
     """
+    try:
+        try:
+            return _run(work)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # Python would do it at its end, where nobody can catch the error
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        return 128 + signal.SIGPIPE
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # what rich makes of it
+            return 128 + signal.SIGPIPE
+        raise
+
+
+def _run(work: Callable[[], int]) -> int:
     try:
         return work()
     except Interrupted:

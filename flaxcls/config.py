@@ -80,7 +80,7 @@ class DataConfig:
     each is a class and holds 0 or 1 (or false or true), with one 1 per row."""
     split_column: str | None = None
     """With a table, the column of the splits (train, val, test); None: split, or a similar name, if it is there;
-    '': none, splits are held out at random."""
+    split: no similar name; '': none, splits are held out at random."""
     group_column: str | None = None
     """With a table, a column such as the patient: images with equal values stay together when validation and test
     are held out. None: group, if it is there; '': none."""
@@ -111,7 +111,8 @@ class DataConfig:
     are read at the start, and those are left out; replace: if it is found later, the next image of the class takes its
     place in training, and evaluation leaves it out. replaced.jsonl keeps which; a run can be resumed with it."""
     memory: float = 2.0
-    """With tfds and folder, GiB of decoded images to keep in memory; a larger data set is read again in each epoch."""
+    """With tfds and folder, GiB of decoded images to keep in memory, if so much is there; a larger data set is read
+    again in each epoch."""
     workers: int | None = None
     """With tfds and folder, processes that make batches; None: one per core, or 0 if the images are in memory.
     A container with a CPU quota counts as that many cores."""

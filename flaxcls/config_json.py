@@ -15,6 +15,7 @@ _EARLIER = {
     "folder": {"test_from": "train", "resize": "crop", "group_column": ""},
     "tfds": {"resize": "crop"},
 }
+_EARLIER_TABLES = {"split_column": "split"}  # with no other name
 
 
 def to_json(config: Config) -> str:
@@ -32,11 +33,16 @@ def from_json(text: str) -> Config:
     try:
         values = json.loads(text)
         if isinstance(values, dict) and isinstance(data := values.get("data"), dict):
-            values["data"] = _EARLIER.get(str(data.get("source")), {}) | data
+            values["data"] = _earlier(str(data.get("source")), str(data.get("dir"))) | data
         config: Config = _build(Config, values, "")
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"the configuration is not JSON: {error}.") from error
     return config
+
+
+def _earlier(source: str, place: str) -> dict[str, Any]:
+    is_table = source == "folder" and place.lower().endswith((".csv", ".parquet"))
+    return _EARLIER.get(source, {}) | (_EARLIER_TABLES if is_table else {})
 
 
 def _build(cls: Any, values: Any, prefix: str) -> Any:

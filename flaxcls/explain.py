@@ -41,8 +41,7 @@ def main(args: list[str] | None = None) -> int:
 
     It is 0, 1 for unreadable files, 2 for bad input, 4 if storage fails, or 130 after SIGINT.
     """
-    command = tyro.cli(Command, args=args, prog="python -m flaxcls.explain", registry=NAMES)
-    return run_command(lambda: _explain(command))
+    return run_command(lambda: _explain(tyro.cli(Command, args=args, prog="python -m flaxcls.explain", registry=NAMES)))
 
 
 def _explain(command: Command) -> int:

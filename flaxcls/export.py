@@ -37,8 +37,7 @@ class Command:
 
 def main(args: list[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 2 for bad input, 4 if storage fails, or 130 after SIGINT."""
-    command = tyro.cli(Command, args=args, prog="python -m flaxcls.export", registry=NAMES)
-    return run_command(lambda: _export(command))
+    return run_command(lambda: _export(tyro.cli(Command, args=args, prog="python -m flaxcls.export", registry=NAMES)))
 
 
 def _export(command: Command) -> int:

@@ -44,8 +44,7 @@ class Command:
 
 def main(args: list[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 2 for bad input, or 130 after SIGINT."""
-    command = tyro.cli(Command, args=args, prog="python -m flaxcls.inspect", registry=NAMES)
-    return run_command(lambda: _inspect(command))
+    return run_command(lambda: _inspect(tyro.cli(Command, args=args, prog="python -m flaxcls.inspect", registry=NAMES)))
 
 
 def _inspect(command: Command) -> int:

@@ -1,6 +1,5 @@
 """The command `python -m flaxcls.predict`: it parses, predicts image files and prints."""
 
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,16 +43,11 @@ def main(args: list[str] | None = None) -> int:
 
     It is 0, 1 for unreadable files, 2 for bad input, 4 if storage fails, or 130 after SIGINT.
     """
-    command = tyro.cli(Command, args=args, prog="python -m flaxcls.predict", registry=NAMES)
+    return run_command(lambda: _predict(tyro.cli(Command, args=args, prog="python -m flaxcls.predict", registry=NAMES)))
+
+
+def _predict(command: Command) -> int:
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    try:
-        return run_command(lambda: _predict(command, errors))
-    except BrokenPipeError:  # such as after `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def _predict(command: Command, errors: Console) -> int:
     out, known = command.out, {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
     form = command.format or (known.get(out.suffix, "csv") if out else "table" if sys.stdout.isatty() else "csv")
     if command.batch_size < 1:

@@ -31,8 +31,7 @@ class Command:
 
 def main(args: list[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, 2 for bad input, 4 if storage fails, or 130 after SIGINT."""
-    command = tyro.cli(Command, args=args, prog="python -m flaxcls.report", registry=NAMES)
-    return run_command(lambda: _report(command))
+    return run_command(lambda: _report(tyro.cli(Command, args=args, prog="python -m flaxcls.report", registry=NAMES)))
 
 
 def _report(command: Command) -> int:

@@ -52,6 +52,16 @@ def test_a_run_of_an_earlier_version_keeps_its_test_split(source, test_from):
     assert from_json(json.dumps(values)).data.test_from == test_from
 
 
+@pytest.mark.parametrize(
+    ("place", "column"), [("t.csv", "split"), ("T.PARQUET", "split"), ("pets", None), (None, None)]
+)
+def test_a_table_of_an_earlier_version_is_split_by_no_column_of_a_similar_name(place, column):
+    values = json.loads(to_json(Config(data=DataConfig(source="folder", dir=place))))
+    assert from_json(json.dumps(values)).data.split_column is None
+    del values["data"]["split_column"]
+    assert from_json(json.dumps(values)).data.split_column == column
+
+
 def test_differences_are_named():
     one, other = Config(), Config(seed=1, optim=OptimConfig(learning_rate=1.0))
     assert differences(one, one) == []

@@ -7,7 +7,7 @@ from flaxcls.config import DataConfig
 from flaxcls.data.contents import Digest, digest_files, number_contents
 from flaxcls.data.dataset import Dataset, from_splits
 from flaxcls.data.folder import arrange_files, describe_source, make_splits, members_of, number_labels
-from flaxcls.data.found import base_of, find_names
+from flaxcls.data.found import base_of, find_assignments
 from flaxcls.data.listed import (
     Changes,
     Listed,
@@ -60,17 +60,18 @@ def load_listed(config: DataConfig, listing: bytes) -> Dataset | None:
 
 
 def is_listed(config: DataConfig, listing: bytes) -> bool:
-    """True if a folder or a table, perhaps moved, is the data set of a list: it names the listed images and no others.
+    """True if a folder or a table, perhaps moved, is the data set of a list.
 
-    Files of some may be missing if `config.unreadable` is "replace".
+    It names the listed images and no others, and a table gives them no other labels and splits. If `config.unreadable`
+    is "replace", less than half of the files may be missing or damaged.
     """
     listed = unpack(listing, base_of(config))
     changes = _changes(config, listed, digest_files(listed.files, wholly=lambda file: False))
-    left_out = {file.name for file in listed.files} - {*find_names(config), *changes.missing}
-    is_whole = not changes.missing or (config.unreadable == "replace" and is_same_set(listed, changes))
-    return is_whole and not (left_out or changes.come or changes.changed)
+    if changes.come or changes.dropped or changes.reassigned:
+        return False
+    return is_same_set(listed, changes) if config.unreadable == "replace" else not (changes.missing or changes.changed)
 
 
 def _changes(config: DataConfig, listed: Listed, digests: Sequence[Digest]) -> Changes:
     now = [digest.ends if digest.is_readable else None for digest in digests]
-    return compare(listed, now, find_names(config))
+    return compare(listed, now, find_assignments(config))

@@ -120,11 +120,14 @@ def choose_columns(table: Path, columns: Columns, asked: Chosen, splits: Collect
     Args:
       table: the file, for messages.
       columns: the cells of its columns.
-      asked: names of columns; () and None: look for the usual names; "" for the split or the group: use none.
+      asked: names of columns; () and None: look for the usual names; "" for the split or the group: use none. The split
+        may be "split" where there is no such column: runs of earlier versions looked for no other.
       splits: the known values of a column of splits.
 
     Raises InputError if a column is missing, or several have a usual name.
     """
+    if asked.split == "split" and "split" not in columns:
+        asked = asked._replace(split="")
     named = [*asked.paths, *asked.labels, *filter(None, (asked.split, asked.group))]
     for name in named:
         if name not in columns:

@@ -13,9 +13,9 @@ from flaxcls.data.found import (
     ADVICE,
     base_of,
     describe_alike,
+    find_assignments,
     find_class_names,
     find_files,
-    find_names,
     needless_options,
     note_skipped,
     read_heads,
@@ -93,8 +93,9 @@ def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
         tuple(class_names),
         arrangement.preparation,
         fingerprint,
-        [name for name in find_names(config) if name not in used],
+        [name for name in find_assignments(config) if name not in used],
         options_of(config, arrangement.preparation),
+        [file.part for file in files],
     )
     return from_splits(
         parts["train"],

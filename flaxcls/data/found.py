@@ -3,18 +3,18 @@
 import difflib
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flaxcls.config import DataConfig
 from flaxcls.data.arrange import check_readable, unreadable
-from flaxcls.data.columns import Chosen, choose_columns, read_columns
+from flaxcls.data.columns import Chosen
 from flaxcls.data.files import check_selection, describe_unselected, find_below, select
 from flaxcls.data.layout import find_examples
 from flaxcls.data.picture import Head
 from flaxcls.data.stored import Bands, Files, Stored
-from flaxcls.data.table import SPLITS, ImageFile, is_table, read_table
+from flaxcls.data.table import ImageFile, is_table, read_assignments, read_table
 from flaxcls.errors import InputError, refuse
 from flaxcls.storage import as_path, in_bucket, printable
 
@@ -66,15 +66,17 @@ def base_of(config: DataConfig) -> Path:
     return place.parent if is_table(place) else place
 
 
-def find_names(config: DataConfig) -> list[str]:
-    """Returns the names of all images that are in the folder or the table, and that the patterns select."""
+def find_assignments(config: DataConfig) -> Mapping[str, tuple[str, str] | None]:
+    """Returns the names of all images in the folder or the table that the patterns select.
+
+    In a table, each has a label and a split; in a folder, its name says them.
+    """
     place = as_path(str(config.dir)).expanduser()
     if not is_table(place):
-        return list(map(printable, find_below(place, config.include, config.exclude).images))
+        return dict.fromkeys(map(printable, find_below(place, config.include, config.exclude).images))
     asked = Chosen(config.path_column, config.label_column, config.split_column, config.group_column)
-    columns = read_columns(place)
-    names = columns[choose_columns(place, columns, asked, SPLITS).paths[0]] or []
-    return select(names, config.include, config.exclude)[0]
+    assignments = read_assignments(place, asked)
+    return {name: assignments[name] for name in select(list(assignments), config.include, config.exclude)[0]}
 
 
 def needless_options(config: DataConfig, place: Path) -> list[str]:

@@ -167,13 +167,9 @@ def _memory(
     images = dataset.train.images
     needed = area * images.shape[-1] * images.dtype.itemsize
     held = not isinstance(images, Images) or images.in_memory
-    return Memory(
-        needed,
-        held if limit is None else needed <= limit * GIB,
-        None if limit is None else limit * GIB,
-        others,
-        None if available is None else available + held * needed,
-    )
+    there = None if available is None else available + held * needed
+    fits = limit is None or needed <= (limit * GIB if there is None else min(limit * GIB, there))
+    return Memory(needed, held if limit is None else fits, None if limit is None else limit * GIB, others, there)
 
 
 def find_copies(dataset: Dataset) -> Copies | None:
@@ -238,6 +234,8 @@ def describe_memory(memory: Memory) -> str:
     """Returns the line on the memory of the images, of all else, and of the machine."""
     limit = "" if memory.limit is None else f" (data.memory: {memory.limit / GIB:g} GiB)"
     way = "kept in memory" if memory.in_memory else "read from their files in each epoch"
+    if not memory.in_memory and memory.limit is not None and memory.images <= memory.limit:
+        way += ", as they take more than is there"
     more = "".join(f", {name} {as_bytes(count)}" for name, count in memory.others.items())
     there = "" if memory.available is None else f"; {as_bytes(memory.available)} are there"
     return f"memory: the decoded images take {as_bytes(memory.images)} and are {way}{limit}{more}{there}"

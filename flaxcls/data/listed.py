@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ class Listed(NamedTuple):
     fingerprint: of the data set.
     left_out: names of the images that were there but are not used.
     options: JSON of the options that decide all this.
+    given: for each file, the split that the folder or the table gave it; None: not known, in lists of earlier versions.
     """
 
     files: list[ImageFile]
@@ -45,14 +46,24 @@ class Listed(NamedTuple):
     fingerprint: str
     left_out: list[str]
     options: str
+    given: list[str | None]
 
 
 class Changes(NamedTuple):
-    """Names of listed examples whose files are missing or have another content, and of images that are not listed."""
+    """What has changed since a list was made, by the names of the examples.
+
+    missing: their files are missing.
+    changed: their files have another content.
+    come: they are not listed.
+    dropped: their files are there, but the table or the patterns name them no longer.
+    reassigned: the table now gives them another label or split; that follows the name.
+    """
 
     missing: list[str]
     changed: list[str]
     come: list[str]
+    dropped: list[str]
+    reassigned: list[str]
 
 
 def options_of(config: DataConfig, preparation: Preparation) -> str:
@@ -84,6 +95,7 @@ def pack(listed: Listed, base: Path) -> bytes:
             "channels": [head.channels for head in heads],
             "dtype": pa.array([head.dtype for head in heads]).dictionary_encode(),
             "note": pa.array([head.note for head in heads]).dictionary_encode(),
+            "given": pa.array(listed.given, pa.string()).dictionary_encode(),
             "digest": pa.array([digest[:DIGEST] for digest in listed.digests], pa.binary()),
         }
     )
@@ -128,6 +140,7 @@ def unpack(data: bytes, base: Path) -> Listed:
             values["fingerprint"],
             values["left_out"],
             values["options"],
+            rows.get("given", [None] * len(files)),
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -136,13 +149,13 @@ def unpack(data: bytes, base: Path) -> Listed:
         ) from error
 
 
-def compare(listed: Listed, digests: Sequence[bytes | None], found: Sequence[str]) -> Changes:
+def compare(listed: Listed, digests: Sequence[bytes | None], found: Mapping[str, tuple[str, str] | None]) -> Changes:
     """Returns what has changed since the list was made.
 
     Args:
       listed: the list.
       digests: of the files of each example as they are now; None: they cannot be read.
-      found: names of all images that are there now.
+      found: names of all images that are there now; each with the label and the split that a table gives it.
     """
     known = {*listed.left_out, *(file.name for file in listed.files)}
     missing, changed = [], []
@@ -151,7 +164,16 @@ def compare(listed: Listed, digests: Sequence[bytes | None], found: Sequence[str
             missing.append(file.name)
         elif now[:DIGEST] != before:
             changed.append(file.name)
-    return Changes(missing, changed, [name for name in found if name not in known])
+    reassigned = []
+    for file, given in zip(listed.files, listed.given, strict=True):
+        label, part = found.get(file.name) or (file.label, given)
+        pairs = ((file.label, label), (given or part, part))
+        if moves := [f"{before} -> {now}" for before, now in pairs if before != now]:
+            reassigned.append(f"{file.name} ({', '.join(moves)})")
+    come = [name for name in found if name not in known]
+    lost = {*missing}
+    dropped = [file.name for file in listed.files if file.name not in found and file.name not in lost]
+    return Changes(missing, changed, come, dropped, reassigned)
 
 
 def is_same_set(listed: Listed, changes: Changes) -> bool:
@@ -171,7 +193,10 @@ def check_there(listed: Listed, changes: Changes, place: str, advice: str | None
             f"({few([*changes.missing, *changes.changed])}): name the data that the run was started with by --data.dir."
         )
     if changes.missing and advice is not None:
-        raise InputError(f"{missing} of the {count} are not in {place}: {few(changes.missing)}. {advice}")
+        there = f" Others have come ({len(changes.come):,}: {few(changes.come)}): if it is they, move them back."
+        raise InputError(
+            f"{missing} of the {count} are not in {place}: {few(changes.missing)}.{there * bool(changes.come)} {advice}"
+        )
 
 
 def describe_changes(changes: Changes) -> Iterator[str]:
@@ -180,6 +205,8 @@ def describe_changes(changes: Changes) -> Iterator[str]:
         (changes.come, "images that have come since the run began are not used"),
         (changes.missing, "images of the run are not there"),
         (changes.changed, "images have changed since the run began, and are used as they are now"),
+        (changes.dropped, "images that are not named any more since the run began are still used"),
+        (changes.reassigned, "labels or splits that have changed since the run began are used by a new run, not here"),
     ):
         if names:
             yield f"{what} ({len(names):,}): {few(names)}"

@@ -147,6 +147,20 @@ def _locate_rows(
     return by_row(paths), by_row(keys), notes
 
 
+def read_assignments(table: Path, asked: Chosen) -> dict[str, tuple[str, str]]:
+    """Returns the label and the split of each name in a table; no file is looked for.
+
+    Raises InputError if a column or a value is missing, or a split is unknown.
+    """
+    columns = read_columns(table)
+    chosen = choose_columns(table, columns, asked, SPLITS)
+    names = _cells(table, columns, chosen.paths[0])
+    labels = _labels(table, columns, chosen.labels, names)
+    splits = _splits(table, columns, chosen.split) if chosen.split else [None] * len(names)
+    parts = (SPLITS[split] if split else "train" for split in splits)
+    return dict(zip(names, zip(labels, parts, strict=True), strict=True))
+
+
 def _cells(table: Path, columns: Columns, name: str, *, required: bool = False) -> list[str]:
     cells = columns[name]
     if cells is None:
@@ -236,6 +250,8 @@ def _describe_columns(columns: Columns, asked: Chosen, chosen: Chosen) -> Iterat
     ]
     if guessed := [f"{what} are in the column {column}" for what, column, is_guess in guesses if is_guess]:
         yield ", ".join(guessed)
+    if asked.split and not chosen.split:
+        yield f"there is no column {asked.split}, so splits are held out at random"
     if chosen.group:
         yield f"images with the same value in the column {chosen.group} stay together where a split is held out"
     used = {*chosen.paths, *chosen.labels, chosen.split, chosen.group}

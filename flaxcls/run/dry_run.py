@@ -22,7 +22,7 @@ from flaxcls.run.messages import count_bytes, describe_batch, inspect_setup, sho
 from flaxcls.run.multihost.sync import is_first, whole_array
 from flaxcls.run.plan import Plan
 from flaxcls.run.result import device
-from flaxcls.run.resume import load_again
+from flaxcls.run.resume import load_again, within_memory
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import check_workdir
 from flaxcls.storage import as_path
@@ -53,7 +53,7 @@ def dry_run(
     workdir = None if workdir is None else as_path(workdir)
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     if dataset is None:
-        dataset = load_again(config.data, workdir) if resume and workdir else load_dataset(config.data)
+        dataset = load_again(config.data, workdir) if resume and workdir else load_dataset(within_memory(config.data))
     setup = make_setup(config, dataset, model, tx, eval_params)
     console.print(table(setup.model, setup.dataset.image_shape))
     _show_plan(setup, config, console)

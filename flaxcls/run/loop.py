@@ -30,7 +30,7 @@ from flaxcls.run.multihost.sync import is_first, path_from_first
 from flaxcls.run.profiling import Trace
 from flaxcls.run.program import compare_programs
 from flaxcls.run.result import FitResult
-from flaxcls.run.resume import check_record, identify, load_again, make_record, start_stopping
+from flaxcls.run.resume import check_record, identify, load_again, make_record, start_stopping, within_memory
 from flaxcls.run.runtime import give_back_memory
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.utilization import measure_work
@@ -102,7 +102,7 @@ def fit(
         raise InputError(f"stop_after is {stop_after}, but must be 1 or more: the step to stop after.")
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     if dataset is None:
-        dataset = load_again(config.data, workdir) if resume and workdir else load_dataset(config.data)
+        dataset = load_again(config.data, workdir) if resume and workdir else load_dataset(within_memory(config.data))
     setup = make_setup(config, dataset, model, tx, eval_params)
     name = f"{dataset.name}-{type(setup.model).__name__.lower()}"
     with StopRequest() as request, contextlib.ExitStack() as stack:

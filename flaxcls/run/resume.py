@@ -21,6 +21,7 @@ from flaxcls.run.examples import read_listing
 from flaxcls.run.meter import Meter
 from flaxcls.run.multihost.sync import all_agree
 from flaxcls.run.plan import Plan
+from flaxcls.run.runtime import available_memory
 from flaxcls.run.workdir import CHECKPOINTS
 from flaxcls.state import TrainState
 from flaxcls.validation import type_problems
@@ -44,13 +45,22 @@ def identify(dataset: Dataset, mean: np.ndarray, std: np.ndarray, abstract_state
     }
 
 
+def within_memory(config: DataConfig) -> DataConfig:
+    """Returns the configuration with no more memory for decoded images than is there now.
+
+    Images that need more are then read when they are needed, with the same results, and the system ends no process.
+    """
+    available = available_memory()
+    return config if available is None else replace(config, memory=min(config.memory, available / 2**30))
+
+
 def load_again(config: DataConfig, workdir: Path) -> Dataset:
     """Returns the data set of the run in `workdir`: with what the run has found in it, see `as_found`.
 
     If the run keeps a list of its examples, they are those, and mean and deviation are those of the run, as one of the
     images may no longer be there.
     """
-    listing, directory = read_listing(workdir), workdir / CHECKPOINTS
+    config, listing, directory = within_memory(config), read_listing(workdir), workdir / CHECKPOINTS
     for step in reversed(read_steps(directory)):
         with contextlib.suppress(StorageError, KeyError, TypeError):
             record = read_record(directory, step)
@@ -68,7 +78,7 @@ def load_trained_on(config: DataConfig, workdir: Path) -> Dataset:
 
     config: of the run, maybe with another place of the data; with other options it is another data set.
     """
-    listing = read_listing(workdir)
+    config, listing = within_memory(config), read_listing(workdir)
     if listing is not None and config.source == "folder":
         config = replace(config, unreadable="replace")
     return load_dataset(config, listing)

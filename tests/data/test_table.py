@@ -1,6 +1,8 @@
 import csv
+import json
 import os
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from flaxcls.config import Config, DataConfig
+from flaxcls.config_json import from_json
 from flaxcls.data import load_dataset
+from flaxcls.data.again import is_listed
 from flaxcls.data.folder import load_examples
 from flaxcls.data.held_out import hash_split
 from flaxcls.data.preparation import Preparation
@@ -101,6 +105,24 @@ def test_columns_are_chosen_by_options(images, expected):
     with pytest.raises(InputError, match=r"unknown column 'Tiel'. Did you mean 'Teil'"):
         load(table, path_column=("Datei",), label_column=("Art",), split_column="Tiel")
     assert sum(map(len, contents(load(table, path_column=("Datei",), label_column=("Art",))))) == 12  # held out
+
+
+def test_the_configuration_of_an_earlier_version_means_the_splits_that_it_meant(images, expected):
+    data = {"source": "folder", "name": None, "color": "grey", "image_size": None, "unreadable": "stop", "memory": 2.0}
+    data |= {"validation_fraction": 0.25, "test_fraction": 0.25, "train_examples": None, "split_seed": 0}
+    rows = rows_of(set=lambda n: ("train", "val", "test")[n % 3])
+
+    def load_earlier(rows):
+        table = write(images / "t.csv", rows)
+        return load_dataset(from_json(json.dumps({"data": {**data, "dir": str(table)}})).data)
+
+    dataset = load_earlier(rows)
+    assert contents(dataset) == expected
+    assert dataset.notes == ["columns that are not used: set"]
+    without = load_earlier([{name: row[name] for name in ("path", "label", "set")} for row in rows])
+    assert without.sizes == (6, 2, 4)  # held out, a share of each class
+    assert without.notes == ["there is no column split, so splits are held out at random", dataset.notes[0]]
+    assert load(images / "t.csv").sizes == (4, 4, 4)  # today, the column set is one of splits
 
 
 def test_a_column_set_that_names_no_splits_is_not_used(images):
@@ -225,6 +247,101 @@ def test_files_that_are_not_there_are_skipped_and_listed(images):
     assert re.search(r"1 of 12 files .*\n.*05.png is not there.\nThey are left out", note)
 
 
+@pytest.mark.parametrize(
+    ("spell", "words"),
+    [
+        (lambda path: path.upper(), "case is ignored (12)"),
+        (lambda path: path.replace("/", "\\"), r"\ is read as / (12)"),
+        (lambda path: f" {path}\t", "blanks around them are ignored (12)"),
+        (lambda path: path.replace("é", "e\u0301"), "accents are encoded in another way (12)"),
+        (lambda path: " " + path.upper().replace("/", "\\"), "blanks around them are ignored (12), "),
+    ],
+    ids=["case", "backslash", "blanks", "accents", "all"],
+)
+def test_paths_that_are_spelled_in_another_way_are_found_and_said(images, expected, spell, words):
+    (images / "images").rename(images / "café")
+    rows = rows_of(path=lambda n: spell(f"café/{n:02d}.png"))
+    dataset = load(write(images / "t.csv", rows))
+    assert contents(dataset) == expected
+    assert dataset.test.ids == [rows[n]["path"] for n in expected[2]]  # as in the table
+    (note,) = dataset.notes
+    assert note.startswith("12 paths of t.csv are spelled in another way than their files: ")
+    assert words in note
+    assert note.endswith(f'such as "{rows[0]["path"]}" for {images}/café/00.png')
+
+
+def test_a_file_that_is_called_as_the_table_says_wins(images):
+    names = ["a\\b.png", "a/b.png", " c.png", "c.png", "D.png", "d.png", "d.PNG", "e .png"]
+    (images / "a").mkdir()
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((4, 4), 20 * number, np.uint8)).save(images / name)
+    table = write(images / "t.csv", [{"path": name, "label": "ab"[n % 2]} for n, name in enumerate(names)])
+    dataset = load(table, test_fraction=0.5, validation_fraction=0.0)
+    assert not dataset.notes
+    for split in (dataset.train, dataset.test):
+        assert [names[number] for number in numbers(split)] == split.ids
+
+
+def test_a_path_that_may_mean_two_files_is_refused_with_both(images):
+    for name in ("A.png", "a.png"):
+        shutil.copy(images / "images" / "00.png", images / "images" / name)
+    rows = rows_of()
+    table = write(images / "t.csv", [*rows, {**rows[0], "path": "images/A.PNG"}])
+    with pytest.raises(InputError, match=r"1 of 13 files .*\n.*\n.*The first may be .*/A.png or .*/a.png: write which"):
+        load(table)
+    table = write(images / "t.csv", [*rows, {**rows[0], "path": " images\\A.png"}])
+    assert "1 paths of t.csv" in said(load(table))  # but for blanks and \, it is the one
+
+
+@pytest.mark.parametrize(
+    "start", ["/", "set/", "/kaggle/input/set/", "C:\\Users\\me\\set\\", "https://example.org/set/"]
+)
+def test_folders_of_another_place_before_all_paths_are_left_out_and_said(images, expected, start):
+    shutil.copytree(images / "images", images / "set" / "images")
+    table = write(images / "set" / "t.csv", rows_of(path=lambda n: f"{start}images/{n:02d}.png"))
+    dataset = load(table)
+    assert contents(dataset) == expected
+    assert dataset.notes == [f"the files of t.csv are in the folder {images}/set, without {start} before each name"]
+
+
+def test_the_name_of_a_split_is_not_left_out(images):
+    table = write(images / "t.csv", rows_of(path=lambda n: f"test/{n:02d}.png"))
+    with pytest.raises(InputError, match="12 of 12 files"):
+        load(table)
+    with pytest.raises(InputError, match="12 of 12 files"):
+        load(table, image_dir="images")
+
+
+def test_suffixes_in_several_cases_are_one(images, expected):
+    for number in range(3):
+        (images / "images" / f"{number:02d}.png").rename(images / "images" / f"{number:02d}.PNG")
+    dataset = load(write(images / "t.csv", rows_of(path=lambda n: f"{n:02d}")))
+    assert contents(dataset) == expected
+    assert "images, with .png after each name" in said(dataset)
+    assert "case is ignored (3)" in said(dataset)
+    assert contents(load(images / "t.csv", image_dir="images", suffix=".png")) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("images/000.png", "Near to the first is .*/images/00.png"),
+        ("images/00.jpg", "Near to the first is .*/images/00.png"),
+        ("image/00.png", "Near to the first is .*/images[.]"),
+        ("https://example.org/00.png", "The first is a URL.*download"),
+        ("a/" * 2000, "Paths are relative"),
+    ],
+)
+def test_what_is_near_to_a_missing_file_is_named(images, path, hint):
+    with pytest.raises(InputError, match=f"1 of 13 files .*\n.*\n.*{hint}"):
+        load(write(images / "t.csv", [*rows_of(), {"path": path, "label": "a", "split": "train"}]))
+
+
+def test_splits_may_have_blanks_and_capitals(images, expected):
+    rows = rows_of(split=lambda n: ("Train ", "TRAIN", " Validation", "Test")[n // 2 % 4])
+    assert contents(load(write(images / "t.csv", rows))) == expected
+
+
 def test_a_column_of_flags_for_each_class(images, expected):
     flags = {"label": None, "b": lambda n: n % 2, "a": lambda n: 1 - n % 2, "weight": lambda n: n}
     dataset = load(write(images / "t.csv", rows_of(**flags)), label_column=("b", "a"))
@@ -267,6 +384,35 @@ def test_a_file_under_two_labels_or_in_two_splits_is_refused(images):
 def test_hard_links_are_files_of_their_own(images):
     os.link(images / "images" / "03.png", images / "images" / "13.png")
     load(write(images / "t.csv", [*rows_of(), {"path": "images/13.png", "label": "a", "split": "test"}]))
+
+
+SINCE = "labels or splits that have changed since the run began are used by a new run, not here"
+
+
+def test_a_run_that_goes_on_keeps_its_labels_and_splits_and_says_which_have_changed(images, expected):
+    rows = rows_of()
+    table = write(images / "t.csv", rows)
+    listing = load(table).listing
+    rows[3] |= {"label": "a"}
+    rows[4] |= {"label": "b", "split": "train"}
+    write(table, rows)
+    config = DataConfig(source="folder", dir=str(table), color="grey")
+    dataset = load_dataset(config, listing)
+    assert contents(dataset) == expected
+    assert dataset.train.labels.tolist() == [n % 2 for n in expected[0]]
+    assert dataset.notes == [f"{SINCE} (2): images/03.png (b -> a), images/04.png (a -> b, validation -> train)"]
+    assert not is_listed(config, listing)  # who names this table for an evaluation gets what it says
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("train",)])
+def test_a_split_that_was_held_out_is_no_change_of_the_table(images, splits):
+    table = write(images / "t.csv", rows_of(split=lambda n: splits[n // 2 % len(splits)]))
+    dataset = load(table, test_fraction=0.25, validation_fraction=0.25)
+    options = {"test_fraction": 0.25, "validation_fraction": 0.25}
+    config = DataConfig(source="folder", dir=str(table), color="grey", **options)
+    assert contents(load_dataset(config, dataset.listing)) == contents(dataset)
+    assert not load_dataset(config, dataset.listing).notes
+    assert is_listed(config, dataset.listing)
 
 
 @pytest.fixture

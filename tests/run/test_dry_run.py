@@ -6,13 +6,16 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
+from flaxcls.config import DataConfig
 from flaxcls.errors import InputError
-from flaxcls.run import dry_run, fit
+from flaxcls.run import dry_run, fit, messages, resume
 from flaxcls.run.dry_run import _draw_schedule
 from flaxcls.run.plan import make_plan
 from flaxcls.run.setup import make_setup
+from tests.conftest import make_stripes
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -52,6 +55,28 @@ def test_it_shows_network_plan_schedule_batch_and_cost_and_writes_nothing(shown,
     parameters = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract_state.params))
     assert f"{4 * parameters / 1e6:.2f} MB" in text
     assert "nothing was trained or written" in text
+
+
+@pytest.mark.parametrize(
+    ("available", "way"),
+    [
+        (10_000, "read from their files in each epoch, as they take more than is there"),
+        (10_000_000, "kept in memory"),
+    ],
+)
+def test_images_that_take_more_memory_than_is_there_are_not_decoded_into_it(
+    small_config, tmp_path, monkeypatch, available, way
+):
+    images, labels = make_stripes(60)
+    for number, (image, label) in enumerate(zip(images[..., 0], labels, strict=True)):
+        (tmp_path / "data" / "abc"[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "data" / "abc"[label] / f"{number}.png")
+    for module in (resume, messages):  # 11.2 KiB are needed
+        monkeypatch.setattr(module, "available_memory", lambda: available)
+    text = io.StringIO()
+    data = DataConfig(source="folder", dir=str(tmp_path / "data"))
+    dry_run(replace(small_config, data=data), console=Console(file=text, width=400))
+    assert f"memory: the decoded images take 11.2 KiB and are {way} (data.memory: 2 GiB), " in text.getvalue()
 
 
 def test_the_run_after_it_is_the_run_without_it(shown, small_config, stripes, quiet):

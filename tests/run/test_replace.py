@@ -225,6 +225,33 @@ def test_a_table_whose_row_and_file_were_removed_goes_on(pictures, tmp_path):
     assert result.replaced == 1
 
 
+def test_a_label_that_the_table_changes_is_said_and_the_run_goes_on_with_its_own(pictures, tmp_path, capsys):
+    rows = [f"{path},{path.parent.name}" for path in sorted(pictures.rglob("*.jpg"))]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+    ours = config(tmp_path / "table.csv")
+    whole = fit(ours, workdir=tmp_path / "whole", console=QUIET)
+    with pytest.raises(Interrupted):
+        fit(ours, workdir=tmp_path / "run", console=QUIET, stop_after=STOP)
+    path, label = rows[0].split(",")
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", f"{path},rows", *rows[1:]]))
+    resumed = fit(ours, workdir=tmp_path / "run", console=Console(width=400), resume=True)
+    assert f"used by a new run, not here (1): {path} ({label} -> rows)" in capsys.readouterr().out
+    assert resumed.test == whole.test
+
+
+def test_a_picture_that_was_moved_to_another_class_is_named_with_its_new_place(undisturbed, place, capsys):
+    name = next(name for name in undisturbed.train.names if name.startswith("columns"))
+    moved = name.replace("columns", "rows")
+    (place / "data" / name).rename(place / "data" / moved)
+    with pytest.raises(InputError, match=f"1 of the 60 images .*: {name}. Others have come .1: {moved}.: .*move them"):
+        fit(config(place / "data"), workdir=place / "stopped", console=QUIET, resume=True)
+    ours = config(place / "data", unreadable="replace")
+    assert fit(ours, workdir=place / "stopped", console=Console(width=400), resume=True).replaced == 1
+    said = capsys.readouterr().out
+    assert f"images that have come since the run began are not used (1): {moved}" in said
+    assert f"images of the run are not there (1): {name}" in said
+
+
 def test_a_list_of_examples_that_is_damaged_is_named(place):
     (place / "stopped" / "examples.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"examples\.parquet"):
