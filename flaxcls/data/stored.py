@@ -15,7 +15,8 @@ from flaxcls.storage import printable
 # The endings of names that say that a file is an image; a file without one may be an image by its content.
 SUFFIXES = (
     *(".avif", ".bmp", ".dds", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+    *(".jxl", ".pam", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff"),
+    ".webp",
 )
 
 
@@ -97,7 +98,8 @@ class Bands:
         """Returns what the headers of the files say together."""
         heads = [read_head(path, printable(path), self._most_pixels) for path in self._paths[index]]
         dtype = np.result_type(*(np.dtype(head.dtype) for head in heads)).name
-        return heads[0]._replace(channels=len(heads), dtype=dtype)
+        note = next((head.note for head in heads if head.note), "")
+        return heads[0]._replace(channels=len(heads), dtype=dtype, note=note)
 
     def name(self, index: int) -> str:
         """Returns the path of the first channel of a picture."""
