@@ -17,6 +17,7 @@ from flaxcls.data.resize import share_kept
 from flaxcls.data.stored import Stored
 from flaxcls.errors import InputError, refuse
 
+MOST_KINDS = 6  # of what is not read that have a line each
 T = TypeVar("T")
 
 
@@ -177,7 +178,7 @@ def _notes_on_values(extents: Sequence[Extent], preparation: Preparation) -> lis
 
 
 def notes_on_sizes(heads: Sequence[Head], preparation: Preparation, *, options: bool = True) -> list[str]:
-    """Returns lines on images that are brought to another size or other channels, and on further pages.
+    """Returns lines on images that are brought to another size or other channels, and on what of files is not read.
 
     options: True to name the options that decide it.
     """
@@ -210,10 +211,11 @@ def notes_on_sizes(heads: Sequence[Head], preparation: Preparation, *, options: 
     transparent = sum(head.channels in (2, 4) for head in heads)
     if preparation.channels in (1, 3) and transparent:
         notes.append(f"{transparent:,} of {len(heads):,} images are transparent and are laid on white")
-    for note, count in Counter(head.note for head in heads if head.note).most_common(3):
-        notes.append(
-            f"{count:,} of {len(heads):,} files have {note}" + ("" if "read" in note else ": the first is read")
-        )
+    kinds = Counter(head.note for head in heads if head.note).most_common()
+    notes += [f"{count:,} of {len(heads):,} files have {note}" for note, count in kinds[:MOST_KINDS]]
+    more = sum(count for _, count in kinds[MOST_KINDS:])
+    if more:
+        notes.append(f"{more:,} of {len(heads):,} files have other parts that are not read")
     return notes
 
 

@@ -21,7 +21,7 @@ STARTS = re.compile(
     rb"|RIFF....WEBP"
     rb"|II[*+]\0|MM\0[*+]"  # TIFF, BigTIFF
     rb"|BM.{12}[\x0c(48@l|]\0\0\0"  # BMP: its second header has one of few lengths; text may begin with BM, too
-    rb"|P[1-6Ff]\s+[#\d]"  # PBM, PGM, PPM, PFM
+    rb"|P[1-6Ff]\s+[#\d]|P7\n[#DHMTW]"  # PBM, PGM, PPM, PFM, PAM
     rb"|\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"  # JPEG 2000
     rb"|qoif|DDS |8BPS"
     rb"|....ftyp(avi[fs]|hei[cmsx]|hev[cmsx]|mif1|msf1)"  # AVIF, HEIC

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_PIXELS = 178_956_970  # that Pillow reads
+SEVERAL = "several pictures, of which the first is read"
 
 
 class Picture(NamedTuple):
@@ -16,10 +17,12 @@ class Picture(NamedTuple):
 
     pixels: [h w c], of uint8, uint16, float32, or another integer type of the file.
     alpha: True if the last channel is transparency.
+    note: what of the file is not read, such as further pages; or "".
     """
 
     pixels: np.ndarray
     alpha: bool = False
+    note: str = ""
 
 
 class Head(NamedTuple):
@@ -45,7 +48,7 @@ def shared(head: Head) -> Head:
 
 def head_of(picture: Picture) -> Head:
     """Returns the head of a decoded picture."""
-    return shared(Head(picture.pixels.shape[:2], picture.pixels.shape[2], picture.pixels.dtype.name))
+    return shared(Head(picture.pixels.shape[:2], picture.pixels.shape[2], picture.pixels.dtype.name, picture.note))
 
 
 def format_shape(shape: Sequence[int]) -> str:
@@ -62,7 +65,7 @@ def upright(picture: Picture, orientation: int) -> Picture:
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return Picture(np.ascontiguousarray(pixels), picture.alpha)
+    return picture._replace(pixels=np.ascontiguousarray(pixels))
 
 
 class TooLargeError(ValueError):
@@ -75,11 +78,12 @@ def check_size(size: tuple[int, int], most: int) -> None:
         raise TooLargeError(f"{size[0] * size[1]} pixels exceed {most}")
 
 
-def beginning(source: Path | io.BytesIO | bytes, count: int = 4096) -> bytes:
-    """Returns the first bytes of a file, or of the bytes of one."""
+def beginning(source: Path | io.BytesIO | bytes, count: int = 4096, start: int = 0) -> bytes:
+    """Returns the first bytes, or those from `start` on, of a file, or of the bytes of one."""
     if isinstance(source, bytes):
-        return source[:count]
+        return source[start : start + count]
     if isinstance(source, io.BytesIO):
-        return bytes(source.getbuffer()[:count])
+        return bytes(source.getbuffer()[start : start + count])
     with source.open("rb") as file:
+        file.seek(start)
         return file.read(count)

@@ -34,6 +34,16 @@ def is_plain_png(chunks: list[tuple[bytes, bytes]], most: int) -> bool:
     return plain and known and 0 < size <= min(most, LARGE)
 
 
+def transparent_grey(data: bytes) -> int | None:
+    """Returns the value of the grey that is transparent, in 0..255 for up to 8 bits; None if there is none."""
+    for kind, chunk in png_chunks(data):
+        if kind == b"tRNS":
+            bits = data[24]
+            level = int.from_bytes(chunk[8:10]) & (2**bits - 1)
+            return level if bits == 16 else level * 255 // (2**bits - 1)
+    return None
+
+
 def without_metadata(data: bytes) -> bytes | None:
     """Returns a PNG without the chunks that decide neither pixels nor orientation; None if the bytes are no PNG."""
     if not data.startswith(PNG):

@@ -84,7 +84,7 @@ class Preparation:
 
         Raises ValueError if the picture has other channels or a greater depth.
         """
-        pixels, alpha = picture
+        pixels, alpha = picture.pixels, picture.alpha
         if self.value_range is None:
             if pixels.dtype != np.uint8:
                 raise ValueError(

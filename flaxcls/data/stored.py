@@ -15,7 +15,8 @@ from flaxcls.storage import printable
 # The endings of names that say that a file is an image; a file without one may be an image by its content.
 SUFFIXES = (
     *(".avif", ".bmp", ".dds", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".jxl", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+    *(".jxl", ".pam", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff"),
+    ".webp",
 )
 
 
@@ -105,7 +106,8 @@ class Bands:
         """Returns what the headers of the files say together."""
         heads = [read_head(path, printable(path), self._most_pixels) for path in self._paths[index]]
         dtype = np.result_type(*(np.dtype(head.dtype) for head in heads)).name
-        note = "channels of several sizes, read at that of the first" if len({head.size for head in heads}) > 1 else ""
+        sizes = "channels of several sizes, read at that of the first" if len({head.size for head in heads}) > 1 else ""
+        note = ", and ".join(filter(None, (sizes, next((head.note for head in heads if head.note), ""))))
         return shared(Head(heads[0].size, len(heads), dtype, note))
 
     def name(self, index: int) -> str:

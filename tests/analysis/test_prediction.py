@@ -127,6 +127,15 @@ def test_the_rest_goes_on_where_a_file_cannot_be_read(tmp_path):
     assert found.notes == ["8 of 8 images are not 2x2 (most of them 4x5): squashed to that"]
 
 
+def test_what_of_the_files_is_not_read_is_said(tmp_path):
+    frames = [Image.fromarray(np.full((2, 2), 100, np.uint8)) for _ in range(3)]
+    paths = [str(tmp_path / f"{n}.tif") for n in range(3)]
+    for path, count in zip(paths, (1, 2, 3), strict=True):
+        frames[0].save(path, save_all=True, append_images=frames[1:count])
+    notes = predict_files(Brightness(), paths).notes
+    assert notes == ["2 of 3 files have several pictures, of which the first is read"]
+
+
 def test_an_interrupt_reads_no_more_files(tmp_path, grey):
     class Interrupted(Brightness):
         read = 0

@@ -19,8 +19,10 @@ from flaxcls.analysis.inference import with_temperature
 from flaxcls.analysis.prediction import predict_files
 from flaxcls.config import AugmentConfig, Config, DataConfig
 from flaxcls.data import load_dataset
+from flaxcls.data.arrange import notes_on_sizes
 from flaxcls.data.held_out import hash_split
 from flaxcls.data.images import Images
+from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation, choose_size
 from flaxcls.errors import InputError, Interrupted
 from flaxcls.run import fit
@@ -277,6 +279,30 @@ def test_no_level_of_sixteen_bits_is_lost_and_the_range_is_said(tmp_path, start,
         np.testing.assert_array_equal(split.images, read.splits[part].images[:])
         numbers = [int(name.split("/")[1][:3]) for name in split.ids]
         np.testing.assert_array_equal(np.rint(split.images[..., 0] * (high - low)), images[numbers])
+
+
+def test_a_pgm_of_12_bits_keeps_them(tmp_path):
+    images, labels = deep_stripes(60, 4096)
+    images[0, 0, 0] = 4095
+
+    def write(path, image):
+        path.write_bytes(b"P5 8 8 4095\n" + image.astype(">u2").tobytes())
+
+    save_deep(tmp_path, images, labels, write, ".pgm")
+    dataset = load_dataset(config(tmp_path, color="grey"))
+    assert "values of 0..4095 in the files: 0..4095 becomes 0..1 (--data.value-range)" in dataset.notes
+    for split in dataset.splits.values():
+        numbers = [int(name.split("/")[1][:3]) for name in split.ids]
+        np.testing.assert_array_equal(np.rint(split.images[..., 0] * 4095), images[numbers])
+
+
+def test_all_that_is_not_read_is_said():
+    kinds = [f"{bits} bits, of which 8 are read" for bits in range(9, 17)]
+    heads = [Head((8, 8), 3, "uint8", kind) for kind in kinds for _ in range(2)]
+    notes = notes_on_sizes([*heads, Head((8, 8), 3, "uint8", kinds[7])], Preparation((8, 8), 3))
+    assert notes[0] == "3 of 17 files have 16 bits, of which 8 are read"
+    assert notes[-1] == "4 of 17 files have other parts that are not read"
+    assert sum(int(note.split()[0]) for note in notes) == 17
 
 
 def test_the_range_that_is_advised_holds_all_values(tmp_path):

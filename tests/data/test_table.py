@@ -538,6 +538,10 @@ def test_each_channel_may_be_a_file_of_its_own(images, expected, memory):
     for split, found in zip((dataset.train, dataset.validation, dataset.test), expected, strict=True):
         assert split.images[:][:, 1, 1].tolist() == [[20 * n, 255 - n] for n in found]
     assert "1 of 12 files have channels of several sizes, read at that of the first" in said(dataset)
+    frame = Image.new("L", (4, 4), 248)
+    frame.save(images / "nir" / "07.png", save_all=True, append_images=[Image.new("L", (4, 4))])
+    again = load(table, color="rgb", path_column=("path", "nir"), memory=memory, image_size=4)
+    assert "1 of 12 files have several pictures, of which the first is read" in said(again)
     Image.new("RGB", (4, 4)).save(images / "nir" / "00.png")
     with pytest.raises(InputError, match=r"00.png has 3 channels, but with several columns"):
         load(table, color="rgb", path_column=("path", "nir"), memory=memory)

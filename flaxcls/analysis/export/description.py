@@ -15,8 +15,9 @@ READING = (
     "Decode the first picture of the file, without its colour profile, and turn it upright by its EXIF orientation. "
     "Grey pictures (1, L and LA in Pillow) have one channel. Others of 8 bits become RGB, as by Pillow's "
     'convert("RGB"): palettes, CMYK, YCbCr. A TIFF of other channels than grey or colour keeps them. Transparency, '
-    "also that of a palette or of a single colour, is one more channel. 16 and more bits and floating-point numbers "
-    "stay what they are. What a TIFF marks as no data is NaN, and 0 is black."
+    "also that of a palette or of a single colour, is one more channel. More than 8 bits and floating-point numbers "
+    "are those of the file (Pillow changes them in PGM, PPM and JPEG 2000); fewer than 8 bits become 0..255. What a "
+    "TIFF marks as no data is NaN, and 0 is black."
 )
 BANDS = (
     " The channels of a picture are files of their own, from the columns named in files, in this order. One of "
