@@ -12,6 +12,9 @@ MOST_PIXELS = 178_956_970  # that Pillow reads
 SEVERAL = "several pictures, of which the first is read"
 
 
+OF_PRINT = "the colours of print (CMYK), which are read as RGB without their profile"  # a note
+
+
 class Picture(NamedTuple):
     """A decoded picture.
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from flaxcls.data.jpeg2000 import START, bits_of_jpeg2000, says_no_alpha, stretched
-from flaxcls.data.picture import SEVERAL, Head, Picture, beginning, upright
-from flaxcls.data.png import transparent_grey
+from flaxcls.data.picture import OF_PRINT, SEVERAL, Head, Picture, beginning, upright
+from flaxcls.data.png import may_be_turned, transparent_grey
 
 GREY_MODES = ("1", "L", "LA", "La", "F")
 GREY_PNGS = (0, 4)  # kinds of colour in its header: grey, and grey with transparency
@@ -28,7 +28,9 @@ def picture_of_image(image: Image.Image, data: bytes) -> Picture:
 def head_of_image(image: Image.Image, source: Path | io.BytesIO, start: bytes) -> Head:
     """Returns what the header of an image says that Pillow has opened. source: its file; start: its first bytes."""
     head = _head(image, beginning(source, START) if image.format in ("AVIF", "HEIF", "JPEG2000") else start)
-    return head._replace(size=head.size[::-1]) if image.format != "TIFF" and _orientation(image) >= 5 else head
+    if image.format == "TIFF" or (image.format == "PNG" and not may_be_turned(source)):  # else Pillow decodes the PNG
+        return head
+    return head._replace(size=head.size[::-1]) if _orientation(image) >= 5 else head
 
 
 def _head(image: Image.Image, start: bytes) -> Head:
@@ -106,6 +108,8 @@ def _notes(image: Image.Image, start: bytes) -> list[str]:
     """Returns what of a file is not read."""
     bits = _bits(image, start)
     notes = [f"{bits} bits, of which 8 are read"] if bits > 8 else []
+    if image.mode == "CMYK":
+        notes.append(OF_PRINT)
     if image.format == "BMP" and start[28] == 16 and start[14] >= 56 and start[30] == 3 and any(start[66:70]):
         notes.append("a bit of transparency, which is not read")
     if _is_tga_without_alpha(image, start) and start[16] == 32:

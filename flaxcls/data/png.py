@@ -1,6 +1,8 @@
 """The chunks of PNG files: damage in metadata is told from damage in pixels."""
 
+import io
 import zlib
+from pathlib import Path
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -49,3 +51,16 @@ def without_metadata(data: bytes) -> bytes | None:
     if not data.startswith(PNG):
         return None
     return PNG + b"".join(chunk for kind, chunk in png_chunks(data) if kind in (*PNG_PIXELS, b"eXIf"))
+
+
+def may_be_turned(source: Path | io.BytesIO) -> bool:
+    """True if a PNG has metadata that may hold an orientation, before or after its pixels, which are not read."""
+    with source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getbuffer()) as file:
+        file.seek(len(PNG))
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4]), head[4:]
+            begin = file.read(min(length, 16)) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if kind == b"eXIf" or begin == b"Raw profile type":
+                return True
+            file.seek(length - len(begin) + 4, io.SEEK_CUR)
+    return False

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from flaxcls.data.picture import SEVERAL, Head, Picture, check_size, upright
+from flaxcls.data.picture import OF_PRINT, SEVERAL, Head, Picture, check_size, upright
 
 # PhotometricInterpretation of TIFF 6.0
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR = range(7)
@@ -151,7 +151,7 @@ def _last_sample(page: Any) -> int:
 
 
 def _note(tiff: tifffile.TiffFile) -> str:
-    return SEVERAL if _is_multipage(tiff) else ""
+    return ", and ".join([OF_PRINT] * _is_cmyk(tiff.pages.first) + [SEVERAL] * _is_multipage(tiff))
 
 
 def _is_multipage(tiff: tifffile.TiffFile) -> bool:

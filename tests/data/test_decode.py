@@ -124,6 +124,9 @@ def test_cmyk(tmp_path):
     path = tmp_path / "x.jpg"
     Image.fromarray(pure, "CMYK").save(path, quality=100)
     assert np.abs(pixels_of(path).astype(int) - [255, 0, 0]).max() < 6
+    for data in (path.read_bytes(), tiff(pure, photometric="separated"), tiff(pure * np.uint16(257), photometric=5)):
+        assert "(CMYK), which are read as RGB" in decode(data).note
+        assert "(CMYK), which are read as RGB" in read_head(data, "x").note
 
 
 def tiff(pixels, **options):
@@ -243,6 +246,24 @@ def test_it_stands_upright_as_its_metadata_says(kind, orientation):
     read = decode(data)
     assert np.abs(read.pixels.astype(int) / scale - upright).max() < 30
     assert read_head(data, "x").size == upright.shape[:2]
+
+
+@pytest.mark.parametrize("kind", ["eXIf", "text of ImageMagick"])
+@pytest.mark.parametrize("place", ["before the pixels", "after them"])
+def test_a_png_says_its_orientation_before_or_after_the_pixels(tmp_path, kind, place):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = exif.tobytes()
+    hexadecimal = "\n".join(["", "exif", f"{len(data):8}", data.hex()]).encode()
+    named = b"eXIf" if kind == "eXIf" else b"zTXt"
+    content = (
+        data.removeprefix(b"Exif\0\0") if kind == "eXIf" else b"Raw profile type exif\0\0" + zlib.compress(hexadecimal)
+    )
+    plain = saved(tmp_path / "x.png", RNG.integers(0, 256, (5, 9, 3), dtype=np.uint8)).read_bytes()
+    at = 33 if place == "before the pixels" else len(plain) - 12
+    (tmp_path / "x.png").write_bytes(plain[:at] + found + plain[at:])
+    assert read_head(tmp_path / "x.png", "x").size == (9, 5)
+    assert read_picture(tmp_path / "x.png").pixels.shape == (9, 5, 3)
 
 
 def chunk(kind, data):
