@@ -124,7 +124,7 @@ def _register_heif(start: bytes) -> None:
         return
     if "HEIF" not in Image.OPEN:
         if importlib.util.find_spec("pillow_heif") is None:
-            raise ValueError("it is HEIC, which needs pillow-heif: pip install 'flaxcls[images]'")
+            raise ValueError("it is HEIC, which needs pillow-heif: pip install pillow-heif (flaxcls's extra images)")
         import pillow_heif
 
         pillow_heif.register_heif_opener()

@@ -96,7 +96,9 @@ def _read(page: Any) -> np.ndarray:
         pixels = page.asarray()
     except ValueError as error:
         if "imagecodecs" in str(error) and importlib.util.find_spec("imagecodecs") is None:
-            raise ValueError(f"its compression needs imagecodecs: pip install 'flaxcls[images]' ({error})") from None
+            raise ValueError(
+                f"its compression needs imagecodecs: pip install imagecodecs (flaxcls's extra images); {error}"
+            ) from None
         raise
     if page.axes == "SYX":  # a plane for each channel
         pixels = np.moveaxis(pixels, 0, -1)

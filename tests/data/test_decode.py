@@ -255,10 +255,8 @@ def test_a_png_says_its_orientation_before_or_after_the_pixels(tmp_path, kind, p
     exif[0x0112] = 6
     data = exif.tobytes()
     hexadecimal = "\n".join(["", "exif", f"{len(data):8}", data.hex()]).encode()
-    named = b"eXIf" if kind == "eXIf" else b"zTXt"
-    content = (
-        data.removeprefix(b"Exif\0\0") if kind == "eXIf" else b"Raw profile type exif\0\0" + zlib.compress(hexadecimal)
-    )
+    found = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(hexadecimal))
+    found = chunk(b"eXIf", data.removeprefix(b"Exif\0\0")) if kind == "eXIf" else found
     plain = saved(tmp_path / "x.png", RNG.integers(0, 256, (5, 9, 3), dtype=np.uint8)).read_bytes()
     at = 33 if place == "before the pixels" else len(plain) - 12
     (tmp_path / "x.png").write_bytes(plain[:at] + found + plain[at:])
@@ -312,7 +310,7 @@ def test_heic_of_a_phone(monkeypatch):
     assert read_head(file.getvalue(), "x").size == (32, 16)
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"photo.heic is no image .* it is HEIC.*pip install 'flaxcls\[images\]'"):
+    with pytest.raises(InputError, match=r"photo.heic is no image .* it is HEIC.*pip install pillow-heif .*images"):
         read_head(file.getvalue(), "photo.heic")
 
 
