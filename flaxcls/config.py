@@ -109,7 +109,7 @@ class DataConfig:
     unreadable: Literal["stop", "skip", "replace"] = "stop"
     """With folder, what to do with files that are not readable images or not there. stop: an error; skip: all files
     are read at the start, and those are left out; replace: if it is found later, the next image of the class takes its
-    place in training, and evaluation leaves it out. replaced.jsonl keeps which; a run can be resumed with it."""
+    place in training, and evaluation leaves it out. unread.jsonl keeps which; a run can be resumed with it."""
     memory: float = 2.0
     """With tfds and folder, GiB of decoded images to keep in memory, if so much is there; a larger data set is read
     again in each epoch."""

@@ -1,7 +1,7 @@
 """The run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, result.json.
 
 Nothing in it is overwritten unless the user asks for it. changes.jsonl keeps the options that resumed runs changed.
-A run on images in files keeps examples.parquet, the list of its examples, and replaced.jsonl, those that could not be
+A run on images in files keeps examples.parquet, the list of its examples, and unread.jsonl, those that could not be
 read.
 """
 
