@@ -137,6 +137,11 @@ class DataConfig:
     """Seed of the stratified splits; separate from the run's seed, so that runs with any seed have the same splits."""
 
 
+# Fields of DataConfig that say where the images are, and how they are read and held. They decide neither which examples
+# there are nor what the model sees, so they may change when a run goes on.
+FREE_DATA = ("dir", "image_dir", "max_pixels", "memory", "workers", "on_device", "unreadable")
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """The preprocessing and augmentation of the images, on the device."""

@@ -2,12 +2,13 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from rich.console import Console
 
 from flaxcls.analysis.evaluation import evaluate_run
@@ -256,6 +257,40 @@ def test_a_table_whose_row_and_file_were_removed_goes_on(pictures, tmp_path):
         config(tmp_path / "table.csv", unreadable="replace"), workdir=tmp_path / "run", console=QUIET, resume=True
     )
     assert sum(result.unread.values()) == 1
+
+
+@pytest.mark.parametrize("image_dir", [None, "images"], ids=["guessed", "named"])
+def test_a_tables_folder_of_images_that_has_moved_and_lost_a_file_goes_on(pictures, tmp_path, image_dir):
+    shutil.copytree(pictures, tmp_path / "images")
+    paths = sorted(path.relative_to(tmp_path / "images") for path in (tmp_path / "images").rglob("*.jpg"))
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["path,label", *(f"{path},{path.parent}" for path in paths)]))
+    with pytest.raises(Interrupted):
+        fit(config(table, image_dir=image_dir), workdir=tmp_path / "run", console=QUIET, stop_after=STOP)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "images").rename(tmp_path / "far" / "photos")
+    remove(tmp_path / "far" / "photos" / paths[0])
+    moved = config(table, image_dir=str(tmp_path / "far" / "photos"), unreadable="replace")
+    result = fit(moved, workdir=tmp_path / "run", console=QUIET, resume=True)
+    assert sum(result.unread.values()) == 1
+    (tmp_path / "far").rename(tmp_path / "farther")
+    again = replace(moved.data, image_dir=str(tmp_path / "farther" / "photos"), max_pixels=10**6)
+    notes = evaluate_run(tmp_path / "run", data=again).metrics["notes"]
+    assert "dataset" not in notes  # it is the run's own
+
+
+def test_a_list_of_examples_that_lacks_a_new_option_is_the_runs(undisturbed, place):
+    """As if it had been made by an earlier version."""
+    path = place / "stopped" / "examples.parquet"
+    table = parquet.read_table(path)
+    values = json.loads(table.schema.metadata[b"flaxcls"])
+    options = json.loads(values["options"])
+    assert options.pop("exclude") == []
+    values["options"] = json.dumps(options)
+    parquet.write_table(table.replace_schema_metadata({"flaxcls": json.dumps(values)}), path)
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(place / "data" / "rows" / "000-new.jpg")
+    with pytest.raises(Interrupted):  # with the examples found anew, it would be refused
+        fit(config(place / "data"), workdir=place / "stopped", console=QUIET, resume=True, stop_after=STOP + 1)
 
 
 def test_a_label_that_the_table_changes_is_said_and_the_run_goes_on_with_its_own(pictures, tmp_path, capsys):
