@@ -109,7 +109,7 @@ class DataConfig:
     unreadable: Literal["stop", "skip", "replace"] = "stop"
     """With folder, what to do with files that are not readable images or not there. stop: an error; skip: all files
     are read at the start, and those are left out; replace: if it is found later, the next image of the class takes its
-    place in training, and evaluation leaves it out. replaced.jsonl keeps which; a run can be resumed with it."""
+    place in training, and evaluation leaves it out. unread.jsonl keeps which; a run can be resumed with it."""
     memory: float = 2.0
     """With tfds and folder, GiB of decoded images to keep in memory, if so much is there; a larger data set is read
     again in each epoch."""
@@ -135,6 +135,11 @@ class DataConfig:
     None: all."""
     split_seed: int = 0
     """Seed of the stratified splits; separate from the run's seed, so that runs with any seed have the same splits."""
+
+
+# Fields of DataConfig that say where the images are, and how they are read and held. They decide neither which examples
+# there are nor what the model sees, so they may change when a run goes on.
+FREE_DATA = ("dir", "image_dir", "max_pixels", "memory", "workers", "on_device", "unreadable")
 
 
 @dataclass(frozen=True)

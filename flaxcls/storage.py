@@ -104,12 +104,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Writes `text` at the end of a file, which is made if there is none; in a bucket, the file is written anew."""
+    """Writes lines at the end of a file, which is made if there is none; in a bucket, the file is written anew.
+
+    If a crash has cut the last line short, it is ended first, so that the new lines are whole.
+    """
     if in_bucket(path):
         write_whole(path, (path.read_text() if path.exists() else "") + text)
         return
-    with path.open("a") as file:
-        file.write(text)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
+        file.write(text.encode())
 
 
 def remove(path: Path) -> None:

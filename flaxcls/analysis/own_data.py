@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from flaxcls.analysis.classifier import Classifier
-from flaxcls.config import DataConfig
+from flaxcls.config import FREE_DATA, DataConfig
 from flaxcls.config_json import differences
 from flaxcls.data import Dataset, Split
 from flaxcls.data.again import is_listed
@@ -82,9 +82,10 @@ def check_fit(classifier: Classifier, dataset: Dataset) -> None:
 
 
 def describe_differences(classifier: Classifier, dataset: Dataset, data: DataConfig) -> str:
-    """Returns the differences between the data and the run's own as text; its directory may differ."""
+    """Returns the differences between the data and the run's own as text; its place, and how it is held, may differ."""
     config = classifier.config
-    lines = differences(config, dataclasses.replace(config, data=dataclasses.replace(data, dir=config.data.dir)))
+    free = {name: getattr(config.data, name) for name in FREE_DATA}
+    lines = differences(config, dataclasses.replace(config, data=dataclasses.replace(data, **free)))
     for what, trained, given in (
         ("name", classifier.data, classifier.data if is_own(classifier, dataset) else dataset.name),
         ("examples", list(classifier.examples), list(dataset.sizes)),

@@ -1,6 +1,7 @@
 """The images of a run that goes on: those of its list, as they are now."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from flaxcls.config import DataConfig
@@ -14,8 +15,8 @@ from flaxcls.data.listed import (
     check_there,
     compare,
     describe_changes,
+    has_options,
     is_same_set,
-    options_of,
     unpack,
 )
 from flaxcls.storage import printable
@@ -33,8 +34,8 @@ def load_listed(config: DataConfig, listing: bytes) -> Dataset | None:
 
     Raises InputError if half of the files that are listed are not there, or are others, or if some may not be missing.
     """
-    listed = unpack(listing, base_of(config))
-    if listed.options != options_of(config, listed.preparation):
+    listed = unpack(listing, partial(base_of, config))
+    if not has_options(listed, config):
         return None
     files, heads = listed.files, listed.heads
     digests = digest_files(files, wholly=lambda file: False)
@@ -65,7 +66,7 @@ def is_listed(config: DataConfig, listing: bytes) -> bool:
     It names the listed images and no others, and a table gives them no other labels and splits. If `config.unreadable`
     is "replace", less than half of the files may be missing or damaged.
     """
-    listed = unpack(listing, base_of(config))
+    listed = unpack(listing, partial(base_of, config))
     changes = _changes(config, listed, digest_files(listed.files, wholly=lambda file: False))
     if changes.come or changes.dropped or changes.reassigned:
         return False

@@ -16,6 +16,7 @@ from flaxcls.data.found import (
     find_assignments,
     find_class_names,
     find_files,
+    image_dir_of,
     needless_options,
     note_skipped,
     read_heads,
@@ -96,6 +97,7 @@ def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
         [name for name in find_assignments(config) if name not in used],
         options_of(config, arrangement.preparation),
         [file.part for file in files],
+        image_dir_of(config, files),
     )
     return from_splits(
         parts["train"],
@@ -106,7 +108,7 @@ def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
         notes=[*notes, *arrangement.notes],
         preparation=arrangement.preparation,
         fingerprint=fingerprint,
-        listing=pack(listed, base_of(config)),
+        listing=pack(listed, base_of(config, listed.image_dir)),
         source=describe_source(config),
         origins=origins,
         unreadable=unreadables,

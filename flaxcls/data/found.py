@@ -60,10 +60,21 @@ def find_files(
     return place, [file for file in files if file.name in chosen], notes
 
 
-def base_of(config: DataConfig) -> Path:
-    """Returns the folder of the images, or that of the table."""
+def base_of(config: DataConfig, image_dir: str | None) -> Path:
+    """Returns the folder of the images. image_dir: of the table, where `config` does not name it."""
     place = as_path(str(config.dir)).expanduser()
-    return place.parent if is_table(place) else place
+    if not is_table(place):
+        return place
+    return place.parent / Path((image_dir if config.image_dir is None else config.image_dir) or "").expanduser()
+
+
+def image_dir_of(config: DataConfig, files: Sequence[ImageFile]) -> str | None:
+    """Returns the image_dir of a table with these examples, as it was asked for or found; None: there is no table."""
+    place = as_path(str(config.dir)).expanduser()
+    if not is_table(place) or config.image_dir is not None:
+        return config.image_dir
+    inside, named = files[0].path.parts[len(place.parent.parts) :], Path(files[0].name).parts
+    return inside[0] if len(inside) == len(named) + 1 else ""  # only folders beside the table are guessed
 
 
 def find_assignments(config: DataConfig) -> Mapping[str, tuple[str, str] | None]:

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import parquet
 
-from flaxcls.config import DataConfig
+from flaxcls.config import FREE_DATA, DataConfig
 from flaxcls.data.arrange import as_size
 from flaxcls.data.files import few
 from flaxcls.data.picture import Head
@@ -20,8 +20,8 @@ from flaxcls.data.table import ImageFile
 from flaxcls.errors import InputError
 
 DIGEST = 8  # bytes of the digest of a file that are kept
-# Options that decide neither which examples there are nor how they are prepared.
-FREE = ("dir", "max_pixels", "unreadable", "memory", "workers", "on_device", "sampling", "train_examples")
+# Options that do not decide which examples a list holds, nor how they are prepared.
+FREE = (*FREE_DATA, "sampling", "train_examples")
 
 
 class Listed(NamedTuple):
@@ -36,6 +36,7 @@ class Listed(NamedTuple):
     left_out: names of the images that were there but are not used.
     options: JSON of the options that decide all this.
     given: for each file, the split that the folder or the table gave it; None: not known, in lists of earlier versions.
+    image_dir: of a table, as it was asked for or found.
     """
 
     files: list[ImageFile]
@@ -47,6 +48,7 @@ class Listed(NamedTuple):
     left_out: list[str]
     options: str
     given: list[str | None]
+    image_dir: str | None
 
 
 class Changes(NamedTuple):
@@ -74,6 +76,13 @@ def options_of(config: DataConfig, preparation: Preparation) -> str:
     size, values = as_size(config.image_size) or preparation.size, config.value_range or preparation.value_range
     options = asdict(replace(config, image_size=size, value_range=values))
     return json.dumps({name: value for name, value in options.items() if name not in FREE})
+
+
+def has_options(listed: Listed, config: DataConfig) -> bool:
+    """True if a list was made with the options of `config`. One that it lacks, since it is new, had its default."""
+    before = json.loads(json.dumps(asdict(DataConfig()))) | json.loads(listed.options)
+    now = json.loads(options_of(config, listed.preparation))
+    return all(before[name] == value for name, value in now.items())
 
 
 def pack(listed: Listed, base: Path) -> bytes:
@@ -105,6 +114,7 @@ def pack(listed: Listed, base: Path) -> bytes:
         "fingerprint": listed.fingerprint,
         "left_out": listed.left_out,
         "options": listed.options,
+        "image_dir": listed.image_dir,
     }
     packed = io.BytesIO()
     metadata: Any = {"flaxcls": json.dumps(values)}
@@ -112,12 +122,16 @@ def pack(listed: Listed, base: Path) -> bytes:
     return packed.getvalue()
 
 
-def unpack(data: bytes, base: Path) -> Listed:
-    """Returns the list that `pack` wrote. Raises InputError if it is damaged."""
+def unpack(data: bytes, find_base: Callable[[str | None], Path]) -> Listed:
+    """Returns the list that `pack` wrote. Raises InputError if it is damaged.
+
+    find_base: returns, for the `image_dir` of the list, the folder to which its paths are relative now.
+    """
     try:
         table = parquet.read_table(io.BytesIO(data))
         values = json.loads(table.schema.metadata[b"flaxcls"])
         rows = table.to_pydict()
+        base = find_base(values.get("image_dir"))
         paths = [_paths(packed, base) for packed in rows["paths"]]
         files = [
             ImageFile(first, name, label, split, None, tuple(more))
@@ -141,6 +155,7 @@ def unpack(data: bytes, base: Path) -> Listed:
             values["left_out"],
             values["options"],
             rows.get("given", [None] * len(files)),
+            values.get("image_dir"),
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(

@@ -15,6 +15,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
+from flaxcls.errors import InputError
 from flaxcls.run.checkpoint import Restored
 from flaxcls.run.lock import check_held
 from flaxcls.run.workdir import METRICS, TENSORBOARD
@@ -157,12 +158,17 @@ def _copy_up_to(restored: Restored | None, path: Path, target: Path) -> list[dic
     A line that a crash cut short is dropped. So is the line of an evaluation at the step of the checkpoint, if the
     checkpoint was saved without it; and the line of training up to this step, if that evaluation ended the training and
     so caused the line.
+
+    Raises InputError for another line that is no JSON.
     """
     step, record = (restored.step, restored.record) if restored else (0, {})
     kept_at_step = {"validation": record.get("evaluated", True), "train": record.get("meter", {}).get("steps", 0) == 0}
     texts, lines = [], []
-    for text in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        line = json.loads(text) if text.endswith("\n") else None
+    for text in path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []:
+        try:
+            line = json.loads(text) if text.endswith("\n") else None
+        except ValueError as error:
+            raise InputError(f"{path} is damaged: {error}. Delete the lines that are not JSON.") from error
         if line is None or line["step"] > step:
             break
         if line["step"] < step or kept_at_step[line["split"]]:

@@ -21,12 +21,12 @@ from flaxcls.errors import DivergenceError, InputError, Interrupted, StorageErro
 from flaxcls.run import messages
 from flaxcls.run.checkpoint import Checkpoints, Restored
 from flaxcls.run.evaluation import evaluate
-from flaxcls.run.examples import count_replaced, keep_listing, make_recorder
+from flaxcls.run.examples import count_unread, keep_listing, make_recorder
 from flaxcls.run.loader import feed
 from flaxcls.run.logs import Logs
 from flaxcls.run.meter import Meter
 from flaxcls.run.multihost.preemption import StopRequest
-from flaxcls.run.multihost.sync import is_first, path_from_first
+from flaxcls.run.multihost.sync import is_first, path_from_first, run_on_all
 from flaxcls.run.profiling import Trace
 from flaxcls.run.program import compare_programs
 from flaxcls.run.result import FitResult
@@ -322,7 +322,7 @@ def _test(run: _Run, trained: _Trained, logs: Logs) -> FitResult:
             if (values := _evaluate(run, best, split)) is None:
                 raise run.request.exception()
             results[name] = values
-    run.record_unread(logs.say)
+    run_on_all(lambda: run.record_unread(logs.say), "keep which examples it could not read")  # before they are counted
     return FitResult.of_state(
         best,
         test=results["test"],
@@ -333,7 +333,7 @@ def _test(run: _Run, trained: _Trained, logs: Logs) -> FitResult:
         images_per_second=trained.meter.images / max(trained.meter.seconds, 1e-9),
         skipped_updates=trained.meter.skipped,
         rollbacks=trained.rollbacks,
-        replaced=count_replaced(run.workdir),
+        unread=count_unread(run.workdir),
         workdir=run.workdir,
     )
 

@@ -29,7 +29,8 @@ class FitResult:
     seconds: from the call of `fit` to its end, without earlier sessions of a resumed run.
     images_per_second: over the training steps of all sessions, without compilation, evaluation and saving.
     skipped_updates, rollbacks: how often loop.on_nan dropped an update or went back to a checkpoint.
-    replaced: how many examples could not be read; data.unreadable replace lets the run go on.
+    unread: for each split, how many of its examples could not be read (data.unreadable replace). Others took the place
+      of those of train, and those of validation and test were left out. Empty if all could be read.
     parameters: the number of parameters.
     versions: of Python and of the libraries.
     device: number and kind of the devices.
@@ -46,7 +47,7 @@ class FitResult:
     images_per_second: float
     skipped_updates: int
     rollbacks: int
-    replaced: int
+    unread: dict[str, int]
     parameters: int
     versions: dict[str, str]
     device: str
@@ -90,8 +91,9 @@ class FitResult:
             summary.add_row(*row)
         if self.skipped_updates or self.rollbacks:
             summary.add_row("NaN or infinity", f"{self.skipped_updates} updates dropped, {self.rollbacks} rollbacks")
-        if self.replaced:
-            summary.add_row("examples not read", f"{self.replaced:,}, in replaced.jsonl")
+        if self.unread:
+            counts = ", ".join(f"{count:,} of {split}" for split, count in self.unread.items())
+            summary.add_row("examples not read", f"{counts}, see unread.jsonl")
         return summary
 
 

@@ -1,7 +1,7 @@
 """The run directory: config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, result.json.
 
 Nothing in it is overwritten unless the user asks for it. changes.jsonl keeps the options that resumed runs changed.
-A run on images in files keeps examples.parquet, the list of its examples, and replaced.jsonl, those that could not be
+A run on images in files keeps examples.parquet, the list of its examples, and unread.jsonl, those that could not be
 read.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from flaxcls.config import Config
+from flaxcls.config import FREE_DATA, Config
 from flaxcls.config_json import differences, from_json, to_json
 from flaxcls.errors import InputError, StorageError
 from flaxcls.run.lock import LOCK, OWNER, locked
@@ -48,13 +48,7 @@ def read_config(workdir: Path) -> Config:
 # Fields, or changes of fields, that are allowed when a run is resumed: they alter no number of the training.
 FREE = frozenset(
     {
-        "data.dir",
-        "data.image_dir",
-        "data.max_pixels",
-        "data.memory",
-        "data.workers",
-        "data.on_device",
-        "data.unreadable",
+        *(f"data.{name}" for name in FREE_DATA),
         "loop.eval_batch_size",
         "loop.eval_every",
         "loop.save_every",

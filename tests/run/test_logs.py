@@ -1,9 +1,11 @@
 import io
 import json
 
+import pytest
 from rich.console import Console
 
 from experiments.soak.outcome import events
+from flaxcls.errors import InputError
 from flaxcls.run.checkpoint import Restored
 from flaxcls.run.logs import Logs
 
@@ -37,6 +39,12 @@ def test_lines_after_the_checkpoint_and_a_broken_one_are_cut_off(tmp_path):
         logs.write("train", 3, 0, {"loss": 1.0, "accuracy": 0.0, **SPEED})
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
     assert lines(tmp_path)[2]["loss"] == 1.0
+
+
+def test_a_damaged_line_before_the_checkpoint_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "split": "train"}\n\0\xff\n{"step": 2, "split": "train"}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged: .*Delete the lines that are not JSON"):
+        Logs(tmp_path, console=Console(quiet=True), total_steps=10, restored=restored(2))
 
 
 def test_a_resumed_runs_event_files_hold_what_metrics_jsonl_holds_once(tmp_path):

@@ -53,7 +53,7 @@ def test_a_run_leaves_its_result_config_metrics_and_checkpoints(run, small_confi
     written = json.loads((result.workdir / "result.json").read_text())
     assert set(written) == {
         "test", "validation", "best_step", "steps", "seconds", "images_per_second", "skipped_updates", "rollbacks",
-        "replaced",
+        "unread",
         "parameters", "versions", "device", "fingerprint",
     }  # fmt: skip
     assert written["steps"] == STEPS

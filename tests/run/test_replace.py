@@ -2,12 +2,13 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from rich.console import Console
 
 from flaxcls.analysis.evaluation import evaluate_run
@@ -133,12 +134,42 @@ def test_a_picture_that_cannot_be_read_is_replaced_and_the_rest_of_the_order_sta
         replaced += is_bad
     assert replaced >= 2  # once in each epoch that was left
 
-    (line,) = [json.loads(text) for text in (run / "replaced.jsonl").read_text().splitlines()]
-    assert (line["split"], line["name"], line["instead"]) == ("train", train.names[bad], train.names[instead])
+    (line,) = unread(run)
+    assert (line["split"], line["name"]) == ("train", train.names[bad])
+    assert (line["done"], line["replaced_by"]) == ("replaced", train.names[instead])
     assert str(place / "data" / train.names[bad]) in line["reason"]
     said = capsys.readouterr().out
     assert said.count(f"{train.names[bad]} of train is replaced by {train.names[instead]}: ") == 1
-    assert result.replaced == json.loads((run / "result.json").read_text())["replaced"] == 1
+    assert result.unread == json.loads((run / "result.json").read_text())["unread"] == {"train": 1}
+    assert ["examples not read", "1 of train, see unread.jsonl"] in rows(result)
+
+
+def unread(run):
+    return [json.loads(text) for text in (run / "unread.jsonl").read_text().splitlines()]
+
+
+def rows(result):
+    return [list(row) for row in zip(*(column.cells for column in result.table().columns), strict=True)]
+
+
+def test_a_line_that_a_crash_has_cut_short_is_passed_over_and_the_run_goes_on(undisturbed, place, capsys):
+    """As often as it is resumed: nothing is written onto the cut line, and what it named is kept again."""
+    run, bad, missing = place / "stopped", undisturbed.train.names[10], undisturbed.test.names[0]
+    truncate(place / "data" / bad)
+    ours = config(place / "data", unreadable="replace")
+    with pytest.raises(Interrupted):  # the epoch ends with step 6
+        fit(ours, workdir=run, console=QUIET, resume=True, stop_after=6)
+    (line,) = (run / "unread.jsonl").read_text().splitlines(keepends=True)
+    (run / "unread.jsonl").write_text(line[:50])
+    with pytest.raises(Interrupted):
+        fit(ours, workdir=run, console=QUIET, resume=True, stop_after=12)
+    assert (run / "unread.jsonl").read_text() == f"{line[:50]}\n{line}"
+    remove(place / "data" / missing)
+    result = fit(ours, workdir=run, console=Console(width=400), resume=True)
+    said = capsys.readouterr().out
+    assert "unread.jsonl: lines that a crash has cut short are passed over (1)\n" in said
+    assert f"{bad} of train" not in said  # it has been said
+    assert result.unread == {"train": 1, "test": 1}
 
 
 @pytest.mark.parametrize("way", [IN_MEMORY, THREADS], ids=["in memory", "read"])
@@ -157,7 +188,10 @@ def test_in_evaluation_it_is_left_out_and_said(undisturbed, place, capsys, way, 
     damage(place / "data" / name)
     ours = config(place / "data", unreadable="replace", **way)
     after = fit(ours, workdir=place / "stopped", console=Console(width=400), resume=True)
-    assert f"{name} of test is left out of the evaluation: " in capsys.readouterr().out
+    assert f"{name} of test is left out: " in capsys.readouterr().out
+    (line,) = unread(place / "stopped")
+    assert (line["split"], line["name"], line["done"], line["replaced_by"]) == ("test", name, "left out", None)
+    assert after.unread == {"test": 1}
     assert after.fingerprint == undisturbed.result.fingerprint
     found = evaluate_run(place / "stopped")
     assert found.ids == undisturbed.test.names[1:]
@@ -222,7 +256,41 @@ def test_a_table_whose_row_and_file_were_removed_goes_on(pictures, tmp_path):
     result = fit(
         config(tmp_path / "table.csv", unreadable="replace"), workdir=tmp_path / "run", console=QUIET, resume=True
     )
-    assert result.replaced == 1
+    assert sum(result.unread.values()) == 1
+
+
+@pytest.mark.parametrize("image_dir", [None, "images"], ids=["guessed", "named"])
+def test_a_tables_folder_of_images_that_has_moved_and_lost_a_file_goes_on(pictures, tmp_path, image_dir):
+    shutil.copytree(pictures, tmp_path / "images")
+    paths = sorted(path.relative_to(tmp_path / "images") for path in (tmp_path / "images").rglob("*.jpg"))
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["path,label", *(f"{path},{path.parent}" for path in paths)]))
+    with pytest.raises(Interrupted):
+        fit(config(table, image_dir=image_dir), workdir=tmp_path / "run", console=QUIET, stop_after=STOP)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "images").rename(tmp_path / "far" / "photos")
+    remove(tmp_path / "far" / "photos" / paths[0])
+    moved = config(table, image_dir=str(tmp_path / "far" / "photos"), unreadable="replace")
+    result = fit(moved, workdir=tmp_path / "run", console=QUIET, resume=True)
+    assert sum(result.unread.values()) == 1
+    (tmp_path / "far").rename(tmp_path / "farther")
+    again = replace(moved.data, image_dir=str(tmp_path / "farther" / "photos"), max_pixels=10**6)
+    notes = evaluate_run(tmp_path / "run", data=again).metrics["notes"]
+    assert "dataset" not in notes  # it is the run's own
+
+
+def test_a_list_of_examples_that_lacks_a_new_option_is_the_runs(undisturbed, place):
+    """As if it had been made by an earlier version."""
+    path = place / "stopped" / "examples.parquet"
+    table = parquet.read_table(path)
+    values = json.loads(table.schema.metadata[b"flaxcls"])
+    options = json.loads(values["options"])
+    assert options.pop("exclude") == []
+    values["options"] = json.dumps(options)
+    parquet.write_table(table.replace_schema_metadata({"flaxcls": json.dumps(values)}), path)
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(place / "data" / "rows" / "000-new.jpg")
+    with pytest.raises(Interrupted):  # with the examples found anew, it would be refused
+        fit(config(place / "data"), workdir=place / "stopped", console=QUIET, resume=True, stop_after=STOP + 1)
 
 
 def test_a_label_that_the_table_changes_is_said_and_the_run_goes_on_with_its_own(pictures, tmp_path, capsys):
@@ -246,7 +314,7 @@ def test_a_picture_that_was_moved_to_another_class_is_named_with_its_new_place(u
     with pytest.raises(InputError, match=f"1 of the 60 images .*: {name}. Others have come .1: {moved}.: .*move them"):
         fit(config(place / "data"), workdir=place / "stopped", console=QUIET, resume=True)
     ours = config(place / "data", unreadable="replace")
-    assert fit(ours, workdir=place / "stopped", console=Console(width=400), resume=True).replaced == 1
+    assert fit(ours, workdir=place / "stopped", console=Console(width=400), resume=True).unread == {"train": 1}
     said = capsys.readouterr().out
     assert f"images that have come since the run began are not used (1): {moved}" in said
     assert f"images of the run are not there (1): {name}" in said

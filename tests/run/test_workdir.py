@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from flaxcls.config import Config, DataConfig
 from flaxcls.config_json import to_json
 from flaxcls.errors import InputError
-from flaxcls.run.workdir import check_workdir, open_workdir, read_config, with_absolute_paths
+from flaxcls.run.workdir import check_workdir, note_changes, open_workdir, read_config, with_absolute_paths
 
 
 def open_(workdir, config=None, *, resume=False, overwrite=False):
@@ -118,3 +119,14 @@ def test_an_overwriting_that_is_cut_off_leaves_no_checkpoint_of_the_old_run_to_t
     open_(workdir, Config(seed=1), overwrite=True)
     assert read_config(workdir) == Config(seed=1)
     assert sorted(path.name for path in workdir.iterdir()) == ["config.json", "lock"]
+
+
+def test_a_line_of_changes_that_a_crash_has_cut_short_spoils_no_other(tmp_path):
+    workdir = open_(tmp_path / "run")
+    note_changes(workdir, Config(seed=1), 1, [])
+    cut = (workdir / "changes.jsonl").read_text()[:-5]
+    (workdir / "changes.jsonl").write_text(cut)
+    note_changes(workdir, Config(seed=2), 2, [])
+    first, second = (workdir / "changes.jsonl").read_text().splitlines()
+    assert first == cut
+    assert json.loads(second) == {"step": 2, "changes": ["seed: 1 -> 2"]}

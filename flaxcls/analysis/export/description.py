@@ -12,16 +12,23 @@ from flaxcls.data.preparation import Preparation
 VERSION = 1  # of what `describe_preparation` returns; it grows when a step or a field changes its meaning
 
 READING = (
-    "Decode the first picture of the file, without its colour profile, and turn it upright by its EXIF orientation. "
-    "Grey pictures (1, L and LA in Pillow) have one channel. Others of 8 bits become RGB, as by Pillow's "
-    'convert("RGB"): palettes, CMYK, YCbCr. A TIFF of other channels than grey or colour keeps them. Transparency, '
-    "also that of a palette or of a single colour, is one more channel. More than 8 bits and floating-point numbers "
-    "are those of the file (Pillow changes them in PGM, PPM and JPEG 2000); fewer than 8 bits become 0..255. What a "
-    "TIFF marks as no data is NaN, and 0 is black."
+    "Decode the first picture of the file, without its colour profile, and turn it upright by its orientation, in EXIF "
+    "or in a TIFF, as Pillow's ImageOps.exif_transpose does. Grey pictures (1, L and LA in Pillow) have one channel. "
+    'Others of 8 bits become RGB, as by Pillow\'s convert("RGB"): palettes, CMYK, YCbCr. A TIFF of other channels than '
+    "grey or colour keeps them. Transparency, also that of a palette or of a single colour, is one more channel, the "
+    "last; colours that a TIFF has multiplied by it are divided by it. Fewer than 8 bits become 0..255. Whole numbers "
+    "of more than 8 bits are those of the file, and floating-point numbers are float32. Pillow keeps them in grey PNG "
+    "and TIFF (I;16, I and F), but cuts those of several channels to 8 bits without a word, and stretches those of "
+    "PGM, PPM and JPEG 2000. Then read TIFF by tifffile.imread(file, key=0), and the others by "
+    "cv2.imdecode(numpy.fromfile(file, numpy.uint8), cv2.IMREAD_UNCHANGED), where blue is first and red third, and "
+    "grey with transparency has three equal colours. Byte 24 of a PNG, counted from 0, is its number of bits. Of AVIF, "
+    "and of HEIC in colour, 8 bits are read. What a TIFF marks as no data (GDAL_NODATA) is NaN, and 0 is black."
 )
 BANDS = (
-    " The channels of a picture are files of their own, from the columns named in files, in this order. One of "
-    "another size than the first is scaled to it."
+    " The channels of a picture are files of their own, each with one channel, from the columns named in files, in "
+    "this order. One of another size than the first is scaled to it, as scaling says, before its values become others: "
+    "in 8 bits by `uint8`; else by `others`, in float32, and numbers of 16 bits without a sign are then rounded to "
+    "whole ones."
 )
 # how a picture of H rows and W columns comes to h rows and w columns
 PLACES = {
@@ -78,7 +85,9 @@ def describe_preparation(preparation: Preparation, bands: Sequence[str] = ()) ->
     """
     reading: dict[str, Any] = {"step": "read", "text": READING}
     if bands:
-        reading |= {"text": READING + BANDS, "files": list(bands)}
+        takes = _depths_taken(preparation)
+        scaling = {name: _describe_scaling(integers=name == "uint8", channels=1) for name in takes if takes[name]}
+        reading |= {"text": READING + BANDS, "files": list(bands), "scaling": scaling}
     return {
         "version": VERSION,
         **preparation.as_record(),
@@ -106,9 +115,13 @@ def describe_program(classifier: Classifier) -> dict[str, Any]:
     return {
         "text": "The program does the rest, in this order: it divides by `divisor`, subtracts `mean` and divides by "
         "`std` in each channel, computes the logits, and divides them by the temperature for the probabilities, their "
-        "softmax. With views, the logits are a mean: over the image, the image moved by `shift` pixels along a "
-        "`pattern`, with `fill` at the border, and the mirror images of all if `flip` is true. In a cross, all have "
-        "one weight; in a diagonal, those that are not moved have together one half. null: not done.",
+        "softmax. With views, the logits are a mean over several images: the normalised one, whose pixel in row r and "
+        "column c is at (r, c); if shift is not 0, those that hold there its pixel at (r + shift, c), (r - shift, c), "
+        "(r, c + shift) and (r, c - shift) for the pattern cross, or at (r + shift, c + shift) and "
+        "(r - shift, c - shift) for diagonal; and if flip is true, the mirror images of all, left to right. Outside of "
+        "the image is 0 if fill is zero; if it is reflect, the image mirrored at its first or last pixel, which is not "
+        "repeated. In a cross, all have one weight; in a diagonal, those that are not moved have together one half. "
+        "null: not done.",
         "divisor": 255 if classifier.preparation.value_range is None else None,
         "mean": None if classifier.mean is None else list(classifier.mean),
         "std": None if classifier.std is None else list(classifier.std),
@@ -116,20 +129,32 @@ def describe_program(classifier: Classifier) -> dict[str, Any]:
     }
 
 
+def _depths_taken(preparation: Preparation) -> dict[str, bool]:
+    """Returns whether files of 8 bits, and those of more bits or of floating-point numbers, are for the model."""
+    return {"uint8": not preparation.is_deep, "others": preparation.value_range is not None}
+
+
 def _describe_values(preparation: Preparation) -> dict[str, Any]:
+    takes = {"takes": _depths_taken(preparation)}
     if preparation.value_range is None:
         return {
             "step": "values",
+            **takes,
             "text": "8 bits, 0..255, stay. A file of more bits or of floating-point numbers is not for this model.",
             "dtype": "uint8",
         }
     low, high = preparation.value_range
-    whole = " Whole numbers have the range of their type: low is 0, high is `largest`." if preparation.of_arrays else ""
-    whole += " A file of 8 bits is not for this model." if preparation.is_deep else ""
+    further = ""
+    if preparation.of_arrays:
+        further = " Whole numbers without a sign have the range of their type: low is 0, high is `largest`."
+    if preparation.is_deep:
+        further = " A file of 8 bits is not for this model."
     return {
         "step": "values",
-        "text": f"The values of the file, of whatever type, become 0..1, and NaN and infinity become 0.{whole} "
-        "Transparency is divided by the largest value of its type (largest: 255, 65535, 1 for floating-point numbers).",
+        **takes,
+        "text": f"The values of the file, of whatever type, become 0..1 by `value`, and NaN and infinity become 0."
+        f"{further} Transparency becomes `alpha` instead. largest: the largest value of the type, such as 255 or "
+        "65535; 1 for floating-point numbers.",
         "low": low,
         "high": high,
         "formulas": {
@@ -177,14 +202,16 @@ def _describe_resize(preparation: Preparation) -> dict[str, Any]:
         "text": f"A picture of h rows and w columns stays as it is. Others: {text}",
         "how": preparation.resize,
         "formulas": formulas,
-        "scaling": _describe_scaling(preparation),
+        "scaling": _describe_scaling(integers=preparation.value_range is None, channels=preparation.channels),
     }
 
 
-def _describe_scaling(preparation: Preparation) -> dict[str, Any]:
-    """Returns how OpenCV scales. The arithmetic is that of its builds for x86-64, in 4.10 as in 5.0."""
-    integers = preparation.value_range is None
-    faster = preparation.channels in (1, 3, 4)  # OpenCV has code of its own for them, which rounds otherwise
+def _describe_scaling(*, integers: bool, channels: int) -> dict[str, Any]:
+    """Returns how OpenCV scales. The arithmetic is that of its builds for x86-64, in 4.10 as in 5.0.
+
+    integers: True for uint8, False for float32.
+    """
+    faster = channels in (1, 3, 4)  # OpenCV has code of its own for them, which rounds otherwise
     linear: dict[str, Any] = {
         "text": "Interpolate along each axis between two pixels, half-pixel centres, without antialiasing. Output "
         "pixel i of `new` lies between the input pixels `first` and `first + 1` of `old`; one outside of the picture "

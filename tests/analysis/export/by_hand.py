@@ -1,11 +1,16 @@
-"""Follows model.json with NumPy and Pillow alone: from files to the input of the exported program."""
+"""Follows model.json: from files to the input of the exported program.
+
+With NumPy and Pillow alone; OpenCV and tifffile only read the files of which Pillow would cut the values to 8 bits.
+"""
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import tifffile
 from PIL import Image, ImageOps
 
 FUNCTIONS = {
@@ -30,13 +35,18 @@ def compute_all(formulas: dict[str, str], **values: Any) -> dict[str, Any]:
     return values
 
 
-def prepare(description: dict[str, Any], file: Path) -> np.ndarray:
-    """Returns the input [h w c] of a file."""
+def prepare(description: dict[str, Any], *files: Path) -> np.ndarray:
+    """Returns the input [h w c] of a file, or of the files of its channels."""
     preparation = description["preparation"]
     assert preparation["version"] == 1
     steps = {step["step"]: step for step in preparation["steps"]}
     assert list(steps) == ["read", "values", "transparency", "channels", "resize"]
-    image, has_alpha = read(file)
+    if "files" in steps["read"]:
+        assert len(files) == len(steps["read"]["files"])
+        image, has_alpha = join([read(file)[0] for file in files], steps["read"]["scaling"]), False
+    else:
+        image, has_alpha = read(*files)
+    assert steps["values"]["takes"]["uint8" if image.dtype == np.uint8 else "others"], "not for this model"
     image = convert_values(steps["values"], image, has_alpha=has_alpha, of_arrays=preparation["of_arrays"])
     if image.shape[2] != preparation["channels"] and has_alpha:
         image = compute(steps["transparency"]["formulas"]["value"], value=image[..., :-1], alpha=image[..., -1:])
@@ -51,6 +61,17 @@ def prepare(description: dict[str, Any], file: Path) -> np.ndarray:
 
 def read(file: Path) -> tuple[np.ndarray, bool]:
     """Returns the picture [h w c], and True if its last channel is transparency."""
+    start = file.read_bytes()[:26]
+    if start[:2] == b"P5" or (start[:4] == b"\x89PNG" and start[24] == 16):
+        pixels = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels.ndim == 2:
+            return pixels[..., np.newaxis], False
+        return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]], pixels.shape[2] == 4
+    if start[:4] in (b"II*\0", b"MM\0*"):
+        with tifffile.TiffFile(file) as tiff:
+            page = tiff.pages.first
+        if page.samplesperpixel > 1 and page.dtype != np.uint8:
+            return tifffile.imread(file, key=0), 1 in page.extrasamples or 2 in page.extrasamples
     with Image.open(file) as opened:
         has_alpha = opened.has_transparency_data
         image = ImageOps.exif_transpose(opened)
@@ -62,6 +83,20 @@ def read(file: Path) -> tuple[np.ndarray, bool]:
     return pixels.reshape(*pixels.shape[:2], -1), has_alpha
 
 
+def join(bands: list[np.ndarray], scaling: dict[str, Any]) -> np.ndarray:
+    """Returns the picture [h w c] of channels [h w 1], which are scaled to the size of the first."""
+    size, joined = bands[0].shape[:2], []
+    for band in bands:
+        assert band.shape[2] == 1
+        if band.shape[:2] != size and band.dtype == np.uint8:
+            band = scale(scaling["uint8"], band.astype(np.int64), size).astype(np.uint8)
+        elif band.shape[:2] != size:
+            scaled = scale(scaling["others"], band.astype(np.float32), size)
+            band = np.rint(scaled).astype(np.uint16) if band.dtype == np.uint16 else scaled
+        joined.append(band)
+    return np.concatenate(joined, axis=2)
+
+
 def convert_values(step: dict[str, Any], pixels: np.ndarray, *, has_alpha: bool, of_arrays: bool) -> np.ndarray:
     """Returns the values as integers, or as float32 in 0..1."""
     if step["dtype"] == "uint8":
@@ -71,7 +106,7 @@ def convert_values(step: dict[str, Any], pixels: np.ndarray, *, has_alpha: bool,
     largest = np.iinfo(pixels.dtype).max if whole else 1
     low, high = (0, largest) if whole and of_arrays else (step["low"], step["high"])
     image = compute(step["formulas"]["value"], value=pixels, low=low, high=high)
-    image[np.isnan(image)] = 0
+    image[~np.isfinite(pixels)] = 0
     if has_alpha:
         image[..., -1] = compute(step["formulas"]["alpha"], alpha=pixels[..., -1], largest=largest)
     return image

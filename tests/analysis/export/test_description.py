@@ -1,11 +1,13 @@
-"""model.json, followed by `by_hand` with NumPy and Pillow alone."""
+"""model.json, followed by `by_hand`."""
 
 import json
 import platform
 
+import cv2
 import jax
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from flaxcls.analysis import Classifier
@@ -17,6 +19,7 @@ from flaxcls.config import AugmentConfig, Config, DataConfig, ModelConfig
 from flaxcls.data.decode import read_picture
 from flaxcls.data.picture import Picture
 from flaxcls.data.preparation import Preparation
+from flaxcls.data.stored import read_bands
 from flaxcls.models import build_model
 from tests.analysis.export import by_hand
 
@@ -24,6 +27,7 @@ from tests.analysis.export import by_hand
 OFF = 0 if platform.machine() in ("x86_64", "AMD64") else 1
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREYS = np.random.default_rng(1).integers(0, 4096, (45, 61), dtype=np.uint16)
+DEEP_COLOURS = np.random.default_rng(2).integers(0, 4096, (50, 29, 4), dtype=np.uint16)
 
 
 def smooth(rows, columns):
@@ -34,7 +38,7 @@ def smooth(rows, columns):
 def save_turned(path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    smooth(48, 96).save(path, exif=exif, quality=95)
+    smooth(48, 96).save(path, exif=exif, **({"quality": 95} if path.suffix == ".jpg" else {}))
 
 
 def save_transparent(path):
@@ -45,6 +49,7 @@ def save_transparent(path):
 
 PICTURES = {
     "turned.jpg": save_turned,
+    "turned.tif": save_turned,
     "transparent.png": save_transparent,
     "grey.png": lambda path: smooth(33, 96).convert("L").save(path),
     "grey_transparent.png": lambda path: smooth(21, 40).convert("LA").save(path, transparency=None),
@@ -59,11 +64,23 @@ PICTURES = {
     "flat.png": lambda path: smooth(2, 90).save(path),
 }
 DEEP = {
-    **PICTURES,
     "12_bits.png": lambda path: Image.fromarray(GREYS).save(path),
+    "12_bits.pgm": lambda path: path.write_bytes(b"P5 61 45 4095\n" + GREYS.astype(">u2").tobytes()),
     "12_bits_large.tif": lambda path: Image.fromarray(GREYS.repeat(3, axis=0).repeat(2, axis=1)).save(path),
-    "floats.tif": lambda path: Image.fromarray(np.where(GREYS > 4000, np.nan, GREYS - 9).astype("f4")).save(path),
+    "floats.tif": lambda path: save_floats(path),
+    "colours_of_16_bits.png": lambda path: cv2.imwrite(str(path), DEEP_COLOURS[..., :3]),
+    "transparent_of_16_bits.png": lambda path: cv2.imwrite(str(path), 16 * DEEP_COLOURS),
+    "colours_of_16_bits.tif": lambda path: tifffile.imwrite(path, DEEP_COLOURS[..., :3], photometric="rgb"),
 }
+
+
+def save_floats(path):
+    """Writes floats outside of every range, some of them NaN or infinite."""
+    values = GREYS.astype("f4") - 9
+    values[GREYS > 3900] = np.nan
+    values[GREYS > 4000] = np.inf
+    values[GREYS > 4050] = -np.inf
+    Image.fromarray(values).save(path)
 
 
 def classifier_of(preparation, **options):
@@ -101,27 +118,44 @@ def follow(out, files):
 
 @pytest.mark.parametrize("how", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("value_range", [None, (0.0, 4095.0)])
+@pytest.mark.parametrize("value_range", [None, (0.0, 200.0), (0.0, 4095.0)])
 def test_who_follows_the_description_predicts_the_same(tmp_path, how, channels, value_range):
     """The pictures become smaller by 1.5, 2, 3 and other factors, or larger, in one direction or both."""
     classifier = classifier_of(Preparation((32, 24), channels, how, value_range))
-    files = save_all(PICTURES if value_range is None else DEEP, tmp_path)
+    files = save_all(DEEP if classifier.preparation.is_deep else PICTURES, tmp_path)
     export_run(tmp_path, classifier, tmp_path / "out")
     images, probabilities = follow(tmp_path / "out", files)
     expected = np.stack([classifier.preparation(read_picture(file)) for file in files])
     assert images.dtype == expected.dtype
     np.testing.assert_allclose(images, expected, rtol=0, atol=OFF if value_range is None else 1e-5)
-    taken = [index for index, file in enumerate(files) if value_range is None or file.name not in PICTURES]  # by depth
     found = predict_files(classifier, [str(file) for file in files])
-    assert found.paths == [str(files[index]) for index in taken]
-    predicted = found.predictions.probabilities
-    np.testing.assert_allclose(probabilities[taken], predicted, atol=1e-2 if OFF else 1e-5)
+    assert found.paths == [str(file) for file in files]
+    np.testing.assert_allclose(probabilities, found.predictions.probabilities, atol=1e-2 if OFF else 1e-5)
     assert probabilities.std(axis=0).max() > 0.01  # the pictures are told apart
+
+
+@pytest.mark.parametrize(
+    ("value_range", "takes", "file"),
+    [
+        (None, {"uint8": True, "others": False}, "colours_of_16_bits.png"),
+        ((0.0, 4095.0), {"uint8": False, "others": True}, "turned.jpg"),
+        ((0.0, 200.0), {"uint8": True, "others": True}, None),
+    ],
+)
+def test_it_says_which_depths_are_not_for_the_model(tmp_path, value_range, takes, file):
+    preparation = Preparation((32, 24), 3, "squash", value_range)
+    described = json.loads(json.dumps({"preparation": describe_preparation(preparation)}))
+    assert described["preparation"]["steps"][1]["takes"] == takes
+    if file:
+        (path,) = save_all({file: (PICTURES | DEEP)[file]}, tmp_path)
+        with pytest.raises(AssertionError, match="not for this model"):
+            by_hand.prepare(described, path)
+        assert predict_files(classifier_of(preparation), [str(path)]).paths == []
 
 
 def test_a_run_on_arrays_of_floats_reads_files_of_any_depth(tmp_path):
     classifier = classifier_of(Preparation((32, 24), 3, "squash", (0.0, 1.0), of_arrays=True))
-    files = save_all(DEEP, tmp_path)
+    files = save_all(PICTURES | DEEP, tmp_path)
     export_run(tmp_path, classifier, tmp_path / "out")
     images, _ = follow(tmp_path / "out", files)
     expected = np.stack([classifier.prepared(read_picture(file)) for file in files])
@@ -172,6 +206,30 @@ def test_a_run_of_before_crops(tmp_path):
     assert description["preparation"]["resize"] == "crop"
     assert description["input"]["images"] == "u8[b 8 8 3]"
     assert description["input"]["channels"] == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("value_range", "kinds"),
+    [(None, ("u1", "u1")), ((0.0, 255.0), ("u1", "u1")), ((0.0, 4095.0), ("u2", "f4")), ((0.0, 255.0), ("u2", "u1"))],
+)
+@pytest.mark.parametrize("other", [(45, 31), (90, 61), (20, 61), (120, 200)])
+def test_channels_of_several_sizes_that_are_files_of_their_own(tmp_path, value_range, kinds, other):
+    data = DataConfig(source="folder", path_column=("infrared", "visible"))
+    classifier = classifier_of(Preparation((32, 24), 2, "pad", value_range), data=data)
+    export_run(tmp_path, classifier, tmp_path / "out")
+    rng, files = np.random.default_rng(0), []
+    for kind, size in zip(kinds[::-1], (other, (45, 61)), strict=True):  # the second kind is scaled, then the first
+        most = 256 if kind == "u1" else 4096
+        files.append(tmp_path / f"{len(files)}.tif")
+        tifffile.imwrite(files[-1], rng.integers(0, most, size).astype(kind))
+    description = json.loads((tmp_path / "out/model.json").read_text())
+    for paths in (files, files[::-1]):
+        found, expected = by_hand.prepare(description, *paths), classifier.preparation(read_bands(paths))
+        if value_range is None:
+            np.testing.assert_allclose(found, expected, rtol=0, atol=OFF)
+        else:  # of 16 bits, one in some hundred may be rounded to the other side
+            assert np.abs(found - expected).max() < 1.01 / value_range[1]
+            assert (np.abs(found - expected) > 1e-5).mean() < 0.05
 
 
 def test_channels_that_are_files_of_their_own_are_named(tmp_path):

@@ -38,7 +38,7 @@ fit(config, workdir=workdir, resume=resume == "True")
 """
 
 
-def start(workdir, *, resume, on_device=False):
+def start(workdir, *, resume=False, on_device=False, program=PROGRAM):
     """Starts both processes, with one device each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -46,7 +46,7 @@ def start(workdir, *, resume, on_device=False):
     environment = {**os.environ, "XLA_FLAGS": xla_flags(1), "PYTHONPATH": str(Path.cwd())}
     return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(port), str(index), str(workdir), str(resume), str(on_device)],
+            [sys.executable, "-c", program, str(port), str(index), str(workdir), str(resume), str(on_device)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
