@@ -123,7 +123,12 @@ def _describe_values(preparation: Preparation) -> dict[str, Any]:
             "dtype": "uint8",
         }
     low, high = preparation.value_range
-    whole = " Whole numbers have the range of their type: low is 0, high is `largest`." if preparation.of_arrays else ""
+    whole = ""
+    if preparation.of_arrays:
+        whole = (
+            " Unsigned whole numbers have the range of their type: low is 0, high is `largest`. A file of signed ones "
+            "is not for this model."
+        )
     whole += " A file of 8 bits is not for this model." if preparation.is_deep else ""
     return {
         "step": "values",
