@@ -13,7 +13,7 @@ from flax import linen as nn
 from flaxcls.augment import make_transform, with_views
 from flaxcls.config import Config
 from flaxcls.data.batches import pad_rows
-from flaxcls.data.picture import Picture
+from flaxcls.data.picture import Picture, check_values
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import with_channels
 from flaxcls.errors import InputError
@@ -134,8 +134,8 @@ class Classifier:
         if not isinstance(image, Picture):
             return preparation.fit(with_channels(checked_pixels(image), preparation.channels))
         try:
-            preparation.check_depth(image)
-            return preparation(image)
+            preparation.check_depth(image.dtypes)
+            return preparation(check_values(image))
         except ValueError as error:
             raise InputError(f"{name}: {error}") from error
 

@@ -21,7 +21,7 @@ from flaxcls.analysis.scores import log_loss, roc_curves, scores
 from flaxcls.config import DataConfig
 from flaxcls.data import Dataset, Split
 from flaxcls.data.files import few
-from flaxcls.data.folder import load_examples
+from flaxcls.data.folder import describe_read, load_examples
 from flaxcls.data.images import Images
 from flaxcls.errors import InputError, unknown
 from flaxcls.run.resume import load_trained_on
@@ -132,7 +132,7 @@ def evaluate_run(
             classifier = with_temperature(workdir, classifier, temperature)
     examples, logits = predicted[split]
     evaluation = _evaluation(classifier, split, examples, logits, name=dataset.name, fitted_on=fitted_on)
-    if dataset.listing is not None and dataset.notes:
+    if dataset.notes and (differs or dataset.listing is not None):
         evaluation.metrics["notes"]["data"] = "\n".join(dataset.notes)
     if unread := found[split].unread:
         names = found[split].ids
@@ -153,7 +153,10 @@ def _of_new_folder(workdir: Path, classifier: Classifier, data: DataConfig, spli
         data, split, class_names=classifier.class_names, preparation=classifier.preparation
     )
     classifier, reason = calibrated(workdir, classifier)
+    images = examples.images
+    assert isinstance(images, Images)
     ((examples, logits),) = predict_splits(classifier, [examples])
+    notes += describe_read(data, images)
     evaluation = _evaluation(
         classifier, split, examples, logits, name=name, fitted_on=f"nothing: {reason}" if reason else "validation"
     )

@@ -12,7 +12,7 @@ from flaxcls.analysis.loading import keep_temperature
 from flaxcls.analysis.own_data import load_validation_split
 from flaxcls.data import Split
 from flaxcls.data.batches import pad_rows
-from flaxcls.data.images import read_rows
+from flaxcls.data.images import Images, read_rows
 from flaxcls.errors import InputError
 from flaxcls.sharding import batch_sharding, make_mesh, on_devices, replicated
 
@@ -21,7 +21,7 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[tuple[Sp
     """Returns for each split its examples that can be read and the logits f32[n k] of them, computed on all devices.
 
     Raises InputError if a logit is not finite, and for an example that cannot be read if the split does not leave it
-    out.
+    out, or has no other.
     """
     mesh = make_mesh()
     most = max(len(split.labels) for split in splits)
@@ -31,6 +31,8 @@ def predict_splits(classifier: Classifier, splits: list[Split]) -> list[tuple[Sp
     compiled = jax.jit(lambda variables, images: classifier.forward(variables, images), out_shardings=replicated(mesh))
     results = []
     for split in splits:
+        if isinstance(split.images, Images):
+            split.images.check_any_readable()
         rows = np.zeros((len(split.labels), len(classifier.class_names)), np.float32)
         readable = np.ones(len(rows), bool)
         for start in range(0, len(rows), size):

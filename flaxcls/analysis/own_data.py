@@ -61,7 +61,7 @@ def check_named(classifier: Classifier, dataset: Dataset) -> None:
 
 
 def check_fit(classifier: Classifier, dataset: Dataset) -> None:
-    """Raises InputError if a data set has other classes, or images of another shape, than the model needs."""
+    """Raises InputError if a data set has other classes, or images of another shape or depth, than the model needs."""
     known, given = classifier.class_names, tuple(dataset.class_names)
     if known != given:
         missing, extra = ([n for n in a if n not in b][:5] for a, b in ((known, given), (given, known)))
@@ -79,6 +79,11 @@ def check_fit(classifier: Classifier, dataset: Dataset) -> None:
             f"{dataset.name} has images of {format_shape(dataset.image_shape)}, but the run was trained on images of "
             f"{format_shape(classifier.image_shape)} (height x width x channels): give data of that size (--data.*)."
         )
+    if dataset.preparation is not None and dataset.preparation.of_bytes:
+        try:
+            classifier.preparation.check_depth(["uint8"])
+        except ValueError as error:
+            raise InputError(f"{dataset.name}: {error}") from error
 
 
 def describe_differences(classifier: Classifier, dataset: Dataset, data: DataConfig) -> str:

@@ -21,10 +21,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from flaxcls.analysis.classifier import Classifier, Predictions
-from flaxcls.data.arrange import notes_on_sizes
+from flaxcls.data.arrange import notes_on_sizes, notes_on_values
 from flaxcls.data.decode import read_picture
 from flaxcls.data.files import describe_left_out, few, find_below
-from flaxcls.data.picture import Head, Picture, head_of
+from flaxcls.data.picture import Extent, Head, Picture, extent_of, head_of
 from flaxcls.data.stored import read_bands
 from flaxcls.data.table import is_table, read_paths
 from flaxcls.errors import InputError
@@ -52,7 +52,7 @@ class FilePredictions(NamedTuple):
     images: the n images that were read.
     predictions: predictions for these images.
     unreadable: (name, reason) for each other file.
-    notes: lines on what was resized or converted.
+    notes: lines on values outside of the run's range, and on what was resized or converted.
     """
 
     images: list[ImageSource]
@@ -157,12 +157,15 @@ def predict_files(
       advance: called with the number of files finished since the last call.
     """
     heads: list[Head] = []
+    extents: list[Extent] = []
     sources = [ImageSource(image, (Path(image),)) if isinstance(image, str) else image for image in images]
 
     def prepared(source: ImageSource) -> np.ndarray:
         picture = source.read(most_pixels)
         image = classifier.prepared(picture, name=source.name)
         heads.append(head_of(picture))
+        if classifier.preparation.has_range_for(picture.pixels.dtype):
+            extents.append(extent_of(picture))
         return image
 
     read: list[ImageSource] = []
@@ -185,7 +188,11 @@ def predict_files(
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt, no more files are read
     predictions = classifier.predictions(np.concatenate(parts))
-    return FilePredictions(read, predictions, unreadable, notes_on_sizes(heads, classifier.preparation, options=False))
+    notes = [
+        *notes_on_values(extents, classifier.preparation, options=False),
+        *notes_on_sizes(heads, classifier.preparation, options=False),
+    ]
+    return FilePredictions(read, predictions, unreadable, notes)
 
 
 def _read_ahead(

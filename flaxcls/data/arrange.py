@@ -1,8 +1,7 @@
 """The pictures of a data set as inputs of a model: what fits is chosen, in memory or not, and all of it is said."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -10,23 +9,16 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.images import Images, unify
-from flaxcls.data.picture import Head, Picture, format_shape
-from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
+from flaxcls.data.images import Images, unify, unreadable
+from flaxcls.data.picture import Extent, Head, Picture, extent_of, format_shape
+from flaxcls.data.preparation import Preparation, check_columns, choose_channels, choose_range, choose_size
 from flaxcls.data.resize import share_kept
 from flaxcls.data.stored import Stored
 from flaxcls.errors import InputError, refuse
 
 MOST_KINDS = 6  # of what is not read that have a line each
 T = TypeVar("T")
-
-
-class Extent(NamedTuple):
-    """Least and greatest value of a picture, and the number of values that are NaN."""
-
-    low: float
-    high: float
-    missing: int
+FLAT = 0.01  # share of the range of values; an image that uses less of it has hardly anything to see
 
 
 class Arranged(NamedTuple):
@@ -46,10 +38,11 @@ def _choose_channels(color: str, heads: Sequence[Head], name: str, problems: lis
 
 
 def _choose_range(
-    dtypes: Mapping[str, int], low: float, high: float, name: str, problems: list[str] | None
+    heads: Sequence[Head], low: float, high: float, columns: Sequence[str], name: str, problems: list[str] | None
 ) -> tuple[float, float] | None:
     try:
-        return choose_range(dtypes, low, high, name)
+        check_columns(heads, columns, name)
+        return choose_range(Counter(head.dtype for head in heads), low, high, name)
     except InputError as error:
         refuse(str(error), problems)
         return low, max(high, low + 1)
@@ -101,14 +94,19 @@ def arrange(
     }
     extents = []
     if deep and prepared is None:
-        extents = [
-            extent
+        measured = [
+            result
             for part, (stored, _) in parts.items()
-            for extent in _extents(pictures.get(part, stored), advice, spare)
+            for result in _measure(pictures.get(part, stored), advice, spare)
         ]
+        extents = [result for result in measured if not isinstance(result, str)]
+        if not extents:
+            check_readable(measured, advice)
         low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
-        value_range = config.value_range or _choose_range(dtypes, low, high, name, problems)
-        preparation = replace(preparation, value_range=value_range)
+        value_range = config.value_range or _choose_range(heads, low, high, config.path_column, name, problems)
+        preparation = replace(
+            preparation, value_range=value_range, of_bytes=any("uint8" in head.dtypes for head in heads)
+        )
 
     def make_images(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:
         alike = None if labels is None else labels[part]
@@ -122,9 +120,11 @@ def arrange(
             try:
                 ready.append(picture if isinstance(picture, str) else unify(stored, len(ready), picture, preparation))
             except InputError as error:
-                if labels is None:
+                if labels is None and prepared is None:
                     raise
                 ready.append(str(error))
+        if labels is None:
+            check_readable(ready, advice)
         if not whole or any(isinstance(image, str) for image in ready):
             return Images(ready, preparation, whole=whole, labels=alike)
         array = np.empty((len(ready), *preparation.shape), preparation.dtype)
@@ -134,40 +134,38 @@ def arrange(
         return array
 
     images = {part: make_images(part, stored) for part, (stored, _) in parts.items()}
-    return Arranged(images, preparation, [*_notes_on_values(extents, preparation), *notes_on_sizes(heads, preparation)])
+    return Arranged(images, preparation, [*notes_on_values(extents, preparation), *notes_on_sizes(heads, preparation)])
 
 
-def _extents(stored: Stored | Sequence[Picture | str], advice: str, spare: bool) -> list[Extent]:
-    def extent(index: int) -> Extent:
+def _measure(stored: Stored | Sequence[Picture | str], advice: str, spare: bool) -> list[Extent | str]:
+    def measure(index: int) -> Extent:
         picture = stored[index]
         if isinstance(picture, str):
             raise InputError(picture)
-        return _extent(picture)
+        return extent_of(picture)
 
-    found = _each(extent, len(stored), advice, spare)
-    return [result for result in found if not isinstance(result, str)]
-
-
-def _extent(picture: Picture) -> Extent:
-    pixels = picture.pixels[..., :-1] if picture.alpha else picture.pixels
-    if pixels.dtype.kind != "f":
-        return Extent(float(pixels.min()), float(pixels.max()), 0)
-    known = np.isfinite(pixels)
-    values = pixels[known]
-    return Extent(
-        float(values.min(initial=math.inf)), float(values.max(initial=-math.inf)), int(known.size - values.size)
-    )
+    return _each(measure, len(stored), advice, spare)
 
 
-def _notes_on_values(extents: Sequence[Extent], preparation: Preparation) -> list[str]:
+def notes_on_values(extents: Collection[Extent], preparation: Preparation, *, options: bool = True) -> list[str]:
+    """Returns lines on values that are brought to 0..1, that lie outside of the range, or that are NaN.
+
+    options: True to name the option that decides it.
+    """
     if preparation.value_range is None or not extents:
         return []
     low, high = preparation.value_range
     least, greatest = min(extent.low for extent in extents), max(extent.high for extent in extents)
-    notes = [f"values of {least:g}..{greatest:g} in the files: {low:g}..{high:g} becomes 0..1 (--data.value-range)"]
+    by = " (--data.value-range)" if options else ""
+    notes = [f"values of {least:g}..{greatest:g} in the files: {low:g}..{high:g} becomes 0..1{by}"]
     outside = sum(extent.low < low or extent.high > high for extent in extents)
     if outside:
         notes.append(f"{outside:,} of {len(extents):,} images have values outside of that, which become its ends")
+    flat = sum(min(extent.high, high) - max(extent.low, low) < FLAT * (high - low) for extent in extents)
+    if flat:
+        notes.append(
+            f"{flat:,} of {len(extents):,} images use less than {FLAT:.0%} of that, so the model sees them flat"
+        )
     missing = sum(extent.missing > 0 for extent in extents)
     if missing:
         count = sum(extent.missing for extent in extents)
@@ -230,8 +228,7 @@ def as_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 def _each(read: Callable[[int], T], count: int, advice: str, spare: bool) -> list[T | str]:
     """Returns `read(index)` for each picture, or why it cannot be read.
 
-    Raises InputError with the first ten that cannot be read, and the advice, unless they are to be spared and others
-    can be.
+    Raises InputError with the first ten that cannot be read, and the advice, unless they are to be spared.
     """
 
     def attempt(index: int) -> T | str:
@@ -242,7 +239,7 @@ def _each(read: Callable[[int], T], count: int, advice: str, spare: bool) -> lis
 
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(attempt, range(count)))
-    if not spare or all(isinstance(result, str) for result in results):
+    if not spare:
         check_readable(results, advice)
     return results
 
@@ -252,9 +249,3 @@ def check_readable(results: Sequence[object], advice: str) -> None:
     problems = [problem for problem in results if isinstance(problem, str)]
     if problems:
         raise InputError(f"{unreadable(problems, len(results))}\n{advice}")
-
-
-def unreadable(problems: Sequence[str], count: int) -> str:
-    """Returns a text that lists the first ten problems. count: number of all files."""
-    more = ["..."] if len(problems) > 10 else []
-    return "\n  ".join([f"{len(problems)} of {count} files are no images that can be read:", *problems[:10], *more])

@@ -17,7 +17,16 @@ from PIL import Image, UnidentifiedImageError
 from flaxcls.data.jpeg import bits_of_jpeg, is_plain_jpeg
 from flaxcls.data.jpeg2000 import JPEG2000, START, bits_of_jpeg2000
 from flaxcls.data.netpbm import decode_netpbm, head_of_netpbm, is_netpbm
-from flaxcls.data.picture import MOST_PIXELS, Head, Picture, TooLargeError, beginning, check_size, shared
+from flaxcls.data.picture import (
+    MOST_PIXELS,
+    Head,
+    Picture,
+    TooLargeError,
+    beginning,
+    check_size,
+    check_values,
+    shared,
+)
 from flaxcls.data.pillow import head_of_image, picture_of_image
 from flaxcls.data.png import PNG, is_plain_png, png_chunks, without_metadata
 from flaxcls.data.tiff import decode_tiff, head_of_tiff, is_tiff, pillow_reads_all_of
@@ -32,12 +41,20 @@ FORMATS = (
 T = TypeVar("T")
 
 
-def read_picture(path: Path, most_pixels: int | None = None) -> Picture:
-    """Returns the picture in a file. Raises InputError if it is not an image that is readable to its end.
+def read_picture(path: Path, most_pixels: int | None = None, *, is_channel: bool = False) -> Picture:
+    """Returns the picture in a file.
+
+    Raises InputError if it is not an image that is readable to its end, or has no value but NaN and no data.
 
     most_pixels: of the picture, so that no file fills the memory; None: `MOST_PIXELS`.
+    is_channel: True if it is one channel of a picture, the others of which may have values.
     """
-    return named(printable(path), lambda: decode(path.read_bytes(), most_pixels))
+
+    def read() -> Picture:
+        picture = decode(path.read_bytes(), most_pixels)
+        return picture if is_channel else check_values(picture)
+
+    return named(printable(path), read)
 
 
 def read_head(file: Path | bytes, name: str, most_pixels: int | None = None) -> Head:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arrange import Arranged, arrange, notes_on_sizes, unreadable
+from flaxcls.data.arrange import Arranged, arrange, notes_on_sizes, notes_on_values
 from flaxcls.data.contents import Digest, content_of, digest_files, fingerprint_of, number_contents
 from flaxcls.data.dataset import REST, Dataset, Split, describe_held_out, from_splits, validation_stands_for_test
 from flaxcls.data.found import (
@@ -23,7 +23,7 @@ from flaxcls.data.found import (
     stored_pictures,
 )
 from flaxcls.data.held_out import describe_absent, hash_split, hash_units, rarest_labels
-from flaxcls.data.images import Images
+from flaxcls.data.images import Images, unreadable
 from flaxcls.data.listed import Listed, options_of, pack
 from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
@@ -234,7 +234,7 @@ def count_files(config: DataConfig, known: Sequence[str]) -> int:
 
 def load_examples(
     config: DataConfig, part: str, *, class_names: Sequence[str], preparation: Preparation
-) -> tuple[str, Split, Sequence[str]]:
+) -> tuple[str, Split, list[str]]:
     """Returns data on which a trained model is evaluated: the name of the data set, its examples, and notes on them.
 
     The examples are those of one part, or all of them if the data set has no splits. Classes may be missing.
@@ -246,9 +246,10 @@ def load_examples(
       preparation: how the images that the model was trained on were prepared.
 
     Raises InputError like `load`, and if the data set has no such part, or a class that the model does not know.
+    Examples that cannot be read are left out when the others are, and `describe_read` says which.
     """
-    if config.unreadable == "replace":  # that is for what is found later; here all of each file is read at once
-        config = dataclasses.replace(config, unreadable="skip")
+    if config.unreadable == "skip":  # all of a file is read once, when its image is evaluated
+        config = dataclasses.replace(config, unreadable="replace")
     place, files, notes = find_files(dataclasses.replace(config, group_column=""), known=class_names)
     notes += [
         f"data.{name} of the run is for tables, so it is not used here" for name in needless_options(config, place)
@@ -262,16 +263,31 @@ def load_examples(
     for file in files:
         if file.label not in numbers:
             raise InputError(f"{file.name} in {place}: {unknown('class', file.label, class_names)}")
-    files, heads, unreadables = read_heads(files, config)
+    _, heads, _ = read_heads(files, config, preparation=preparation)
     if files[0].more_paths and heads[0].channels != preparation.channels:
         raise InputError(
             f"data.path_column gives images of {heads[0].channels} channels, but the model takes "
             f"{preparation.channels}: name {preparation.channels} columns."
         )
-    images = Images(
-        stored_pictures(files, config), preparation, whole={head.size for head in heads} <= {preparation.size}
-    )
     labels = np.array([numbers[file.label] for file in files], np.int32)
+    images = Images(
+        stored_pictures(files, config),
+        preparation,
+        whole={head.size for head in heads} <= {preparation.size},
+        labels=labels,
+        is_measured=True,
+    )
     split = Split(images, labels, [file.name for file in files])
-    notes += [*note_skipped(unreadables, len(files)), *notes_on_sizes(heads, preparation)]
-    return printable(place.resolve().stem), split, notes
+    return printable(place.resolve().stem), split, [*notes, *notes_on_sizes(heads, preparation)]
+
+
+def describe_read(config: DataConfig, images: Images) -> list[str]:
+    """Returns notes on images of `load_examples` when all have been read: on those left out, and on their values.
+
+    Raises InputError if some could not be read, unless `config.unreadable` lets them be left out.
+    """
+    problems = [unread.reason for _, unread in sorted(images.unread.items())]
+    if problems and config.unreadable == "stop":
+        raise InputError(f"{unreadable(problems, len(images))}\n{ADVICE}")
+    values = notes_on_values(images.extents.values(), images.preparation, options=False)
+    return [*note_skipped(problems, len(images) - len(problems)), *values]

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arrange import check_readable, unreadable
+from flaxcls.data.arrange import check_readable
 from flaxcls.data.columns import Chosen
 from flaxcls.data.files import check_selection, describe_unselected, find_below, select
+from flaxcls.data.images import unreadable
 from flaxcls.data.layout import find_examples
 from flaxcls.data.picture import Head
+from flaxcls.data.preparation import Preparation
 from flaxcls.data.stored import Bands, Files, Stored
 from flaxcls.data.table import ImageFile, is_table, read_assignments, read_table
 from flaxcls.errors import InputError, refuse
@@ -152,24 +154,34 @@ def describe_alike(files: Sequence[ImageFile]) -> list[str]:
 
 
 def read_heads(
-    files: list[ImageFile], config: DataConfig, problems: list[str] | None = None
+    files: list[ImageFile],
+    config: DataConfig,
+    problems: list[str] | None = None,
+    *,
+    preparation: Preparation | None = None,
 ) -> tuple[list[ImageFile], list[Head], list[str]]:
     """Returns the files that are images, the head of each, and the problems of the other files.
 
     Only the headers are read. If unreadable files are to be skipped, all of each file is read, so that training does
     not find another one. If there is a list of problems, only files of more than 8 bits are, for their range of values.
+
+    preparation: how the images that a model was trained on were prepared; those of another depth are problems.
     """
     stored = stored_pictures(files, config)
 
     def read(index: int) -> Head | str:
         try:
             head = stored.head(index)
+            if preparation is not None:
+                preparation.check_depth(head.dtypes)
             wholly = head.dtype != "uint8" if problems is not None else config.unreadable == "skip"
             if wholly or (files[index].more_paths and index == 0):  # a wrong column is seen at once
                 stored[index]
             return head
         except InputError as error:
             return str(error)
+        except ValueError as error:
+            return f"{stored.name(index)}: {error}"
 
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(read, range(len(files))))

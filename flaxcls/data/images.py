@@ -2,13 +2,13 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxcls.data.picture import Picture
+from flaxcls.data.picture import Extent, Picture, extent_of
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import resize
 from flaxcls.data.stored import Stored
@@ -37,8 +37,10 @@ class Images:
     labels: i32[n]. If they are given, the place of an image that cannot be read is taken by the next one of its label
       that can, in their order, in which the first follows the last. None: an InputError.
     advice: what its message says in the end.
+    is_measured: True to keep the extents of pictures whose values are brought to 0..1 by a range of values.
     in_threads: False to make the images of a batch one after another, as in a worker process: others work beside it.
     unread: the images that could not be read so far, by their numbers.
+    extents: of the pictures that were read so far, by their numbers, if they are kept.
     """
 
     ndim = 4
@@ -51,12 +53,15 @@ class Images:
         whole: bool = False,
         labels: np.ndarray | None = None,
         advice: str = "",
+        is_measured: bool = False,
         in_threads: bool = True,
     ) -> None:
         self._images, self.preparation, self.whole = images, preparation, whole
         self._labels, self._advice, self._in_threads = labels, advice, in_threads
+        self._is_measured = is_measured
         self.shape, self.dtype = (len(images), *preparation.shape), preparation.dtype
         self.unread: dict[int, Unread] = {}
+        self.extents: dict[int, Extent] = {}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -124,14 +129,19 @@ class Images:
                 self.unread[index] = Unread(reason, other)
                 return image
         raise InputError(
-            f"{reason}\nNone of the {len(alike):,} images of its class can be read, so none can take its place."
+            f"{reason}\nNone of the {len(alike):,} images of its class can be read, so none can take its place: put "
+            "them back or repair them."
         )
 
     def _read(self, index: int) -> np.ndarray:
         images = self._images
         try:
             if not isinstance(images, list):
-                return unify(images, index, images[index], self.preparation)
+                picture = images[index]
+                unified = unify(images, index, picture, self.preparation)
+                if self._is_measured and self.preparation.has_range_for(picture.pixels.dtype):
+                    self.extents[index] = extent_of(picture)
+                return unified
             if isinstance(image := images[index], str):
                 raise InputError(image)
             return image
@@ -139,6 +149,18 @@ class Images:
             if self._labels is None and self._advice:
                 raise InputError(f"{error}\n{self._advice}") from error
             raise
+
+    def check_any_readable(self) -> None:
+        """Raises InputError if images may be left out, but none of them can be read; reads until one can."""
+        reasons = []
+        for index in range(0 if self._labels is None else len(self)):
+            try:
+                self._read(index)
+                return
+            except InputError as error:
+                reasons.append(str(error))
+        if reasons:
+            raise InputError(none_readable(reasons))
 
     def readable(self, which: slice) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images [m h w c] of a slice, and bool[m], False for those that cannot be read, which are black.
@@ -206,12 +228,24 @@ def read_rows(images: np.ndarray | Images, which: slice) -> tuple[np.ndarray, np
 
 
 def unify(stored: Stored | list[Picture], index: int, picture: Picture, preparation: Preparation) -> np.ndarray:
-    """Like `Preparation.unify`, but raises an InputError that names the picture if that cannot be."""
+    """Like `Preparation.unify`, but an InputError names a picture that cannot be an input, or is of another depth."""
     try:
+        preparation.check_depth(picture.dtypes)
         return preparation.unify(picture)
     except ValueError as error:
         name = f"image {index}" if isinstance(stored, list) else stored.name(index)
         raise InputError(f"{name}: {error}") from error
+
+
+def unreadable(problems: Sequence[str], count: int) -> str:
+    """Returns a text that lists the first ten problems. count: number of all files."""
+    more = ["..."] if len(problems) > 10 else []
+    return "\n  ".join([f"{len(problems)} of {count} files cannot be used:", *problems[:10], *more])
+
+
+def none_readable(reasons: Sequence[str]) -> str:
+    """Returns the message for a split none of whose images can be read. reasons: why, for each."""
+    return f"{unreadable(reasons, len(reasons))}\nPut them back or repair them: without any, nothing can be evaluated."
 
 
 def random_box(seed: int, position: int, size: tuple[int, int], least_area: float) -> tuple[int, int, int, int]:

@@ -1,6 +1,7 @@
 """Decoded pictures, and what the header of a file says of its picture."""
 
 import io
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,11 +22,18 @@ class Picture(NamedTuple):
     pixels: [h w c], of uint8, uint16, float32, or another integer type of the file.
     alpha: True if the last channel is transparency.
     note: what of the file is not read, such as further pages; or "".
+    channel_dtypes: the type of each channel, if they are from files of their own and differ.
     """
 
     pixels: np.ndarray
     alpha: bool = False
     note: str = ""
+    channel_dtypes: tuple[str, ...] = ()
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Names of the types of its values in the file, or in the files of its channels."""
+        return self.channel_dtypes or (self.pixels.dtype.name,)
 
 
 class Head(NamedTuple):
@@ -35,12 +43,30 @@ class Head(NamedTuple):
     channels: number of channels, transparency included.
     dtype: name of the type of the values, such as "uint8".
     note: what is not read, such as further pages; or "".
+    channel_dtypes: the type of each channel, if they are files of their own and differ; `dtype` then holds all of them.
     """
 
     size: tuple[int, int]
     channels: int
     dtype: str
     note: str = ""
+    channel_dtypes: tuple[str, ...] = ()
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Names of the types of its values in the file, or in the files of its channels."""
+        return self.channel_dtypes or (self.dtype,)
+
+
+class Extent(NamedTuple):
+    """Least and greatest value of a picture, transparency aside, and the number of values that are NaN or infinite.
+
+    If all are, the least is infinity and the greatest is its negative.
+    """
+
+    low: float
+    high: float
+    missing: int
 
 
 @lru_cache(4096)
@@ -51,7 +77,26 @@ def shared(head: Head) -> Head:
 
 def head_of(picture: Picture) -> Head:
     """Returns the head of a decoded picture."""
-    return shared(Head(picture.pixels.shape[:2], picture.pixels.shape[2], picture.pixels.dtype.name, picture.note))
+    pixels = picture.pixels
+    return shared(Head(pixels.shape[:2], pixels.shape[2], pixels.dtype.name, picture.note, picture.channel_dtypes))
+
+
+def extent_of(picture: Picture) -> Extent:
+    """Returns the extent of the values of a picture."""
+    pixels = picture.pixels[..., :-1] if picture.alpha else picture.pixels
+    if pixels.dtype.kind != "f":
+        return Extent(float(pixels.min()), float(pixels.max()), 0)
+    values = pixels[np.isfinite(pixels)]
+    return Extent(
+        float(values.min(initial=math.inf)), float(values.max(initial=-math.inf)), int(pixels.size - values.size)
+    )
+
+
+def check_values(picture: Picture) -> Picture:
+    """Returns the picture. Raises ValueError if all of its values are NaN, infinite or no data."""
+    if picture.pixels.dtype.kind == "f" and extent_of(picture).low == math.inf:
+        raise ValueError("all of its values are NaN, infinite or no data")
+    return picture
 
 
 def format_shape(shape: Sequence[int]) -> str:

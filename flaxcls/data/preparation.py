@@ -27,7 +27,8 @@ class Preparation:
     resize: how a picture of another size is brought to it, see `fit_image`.
     value_range: values of the file that become 0 and 1, in float32; None: uint8, of files with 8 bits.
     of_arrays: True if the range is that of floats in arrays, which says nothing of files. Whole numbers in a file are
-      then divided by the largest of their type.
+      then divided by the largest of their type; signed ones, which may begin anywhere, are refused.
+    of_bytes: True if the range is also that of files with 8 bits, some of which the run was trained on.
     """
 
     size: tuple[int, int]
@@ -35,6 +36,7 @@ class Preparation:
     resize: str = "crop"
     value_range: tuple[float, float] | None = None
     of_arrays: bool = False
+    of_bytes: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -62,38 +64,52 @@ class Preparation:
     @property
     def is_deep(self) -> bool:
         """True if the range is one of files with more than 8 bits, in which those of 8 would be black, or white."""
-        if self.value_range is None or self.of_arrays:
+        if self.value_range is None or self.of_arrays or self.of_bytes:
             return False
         low, high = self.value_range
         return low < 0 or high > 255 or high == 1
 
-    def check_depth(self, picture: Picture) -> None:
-        """Raises ValueError for a picture of 8 bits where the range is that of deeper files."""
-        if self.is_deep and picture.pixels.dtype == np.uint8:
+    def check_depth(self, dtypes: Sequence[str]) -> None:
+        """Raises ValueError for values of 8 bits where the range is that of deeper files, and the other way round.
+
+        dtypes: names of the types of the values, in the file or in those of the channels.
+        """
+        if self.value_range is None and set(dtypes) != {"uint8"}:
+            raise ValueError(
+                f"its values are {' and '.join(sorted(set(dtypes)))}, but the run was trained on files of 8 bits: give "
+                "files of the same depth, or train on deeper ones."
+            )
+        if self.is_deep and "uint8" in dtypes:
             assert self.value_range is not None
             low, high = self.value_range
+            what = "it has" if len(set(dtypes)) == 1 else "one of its channels has"
             raise ValueError(
-                f"it has 8 bits, but the run was trained on files whose values {low:g}..{high:g} become 0..1: give "
+                f"{what} 8 bits, but the run was trained on files whose values {low:g}..{high:g} become 0..1: give "
                 "files of the same depth."
             )
+
+    def has_range_for(self, dtype: np.dtype[Any]) -> bool:
+        """True if values of this type are brought to 0..1 by the range, and not by that of their type."""
+        return self.value_range is not None and not (self.of_arrays and dtype.kind in "iu")
 
     def unify(self, picture: Picture) -> np.ndarray:
         """Returns a picture in the channels and values of an input, still in its own size.
 
         Values outside of the range become its ends. NaN, which also stands for no data, and infinity become 0.
 
-        Raises ValueError if the picture has other channels or a greater depth.
+        Raises ValueError if the picture has other channels, a greater depth, or values whose range is not known.
         """
         pixels, alpha = picture.pixels, picture.alpha
         if self.value_range is None:
-            if pixels.dtype != np.uint8:
-                raise ValueError(
-                    f"its values are {pixels.dtype} of {pixels.min()} to {pixels.max()}, but 8 bits are expected: name "
-                    "the range of the values by --data.value-range LOW HIGH when the run is trained."
-                )
+            self.check_depth(picture.dtypes)
             return with_channels(pixels, self.channels, alpha=alpha)
         low, high = self.value_range
-        if self.of_arrays and pixels.dtype.kind == "u":
+        if not self.has_range_for(pixels.dtype):
+            if pixels.dtype.kind == "i":
+                raise ValueError(
+                    f"its values are {pixels.dtype} of {pixels.min()} to {pixels.max()}, whose range is not known, as "
+                    "the run was trained on arrays of floats in 0..1: bring them to 0..1 as those were."
+                )
             low, high = 0, np.iinfo(pixels.dtype).max
         scaled = ((pixels.astype(np.float64) - low) / (high - low)).clip(0, 1).astype(np.float32)
         scaled[~np.isfinite(pixels)] = 0
@@ -140,6 +156,25 @@ def choose_channels(color: str, heads: Sequence[Head], name: str) -> int:
     return next(iter(counts))
 
 
+def check_columns(heads: Sequence[Head], columns: Sequence[str], name: str) -> None:
+    """Raises InputError if the channels of images are files of several types, which have no range in common.
+
+    columns: names of the columns of the files, in the order of the channels.
+    """
+    kinds = Counter(head.channel_dtypes for head in heads if head.channel_dtypes)
+    if kinds:
+        found = (
+            ", ".join(f"{column} {dtype}" for column, dtype in zip(columns, dtypes, strict=True))
+            + f" ({count:,} images)"
+            for dtypes, count in kinds.most_common(3)
+        )
+        raise InputError(
+            f"the columns of {name} have values of several types: {'; '.join(found)}. All channels have one range: "
+            "bring the files to one depth, or name one range for the values of all by --data.value-range LOW HIGH "
+            "(augment.normalize then evens out what each channel fills of it)."
+        )
+
+
 def choose_range(dtypes: Mapping[str, int], low: float, high: float, name: str) -> tuple[float, float] | None:
     """Returns the range of values that becomes 0..1, or None for files of 8 bits.
 
@@ -161,8 +196,6 @@ def choose_range(dtypes: Mapping[str, int], low: float, high: float, name: str) 
         return float(start), float(start + 2**bits - 1)
     if dtypes.keys() == {"float32"} and 0 <= low <= high <= 1:
         return 0.0, 1.0
-    if low > high:
-        raise InputError(f"the images of {name} hold NaN or no-data values alone: leave them out (--data.exclude).")
     if len(dtypes) > 1:
         raise InputError(
             f"the images of {name} have values of several types: "

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from flaxcls.data.decode import read_head, read_picture
-from flaxcls.data.picture import Head, Picture, shared
+from flaxcls.data.decode import named, read_head, read_picture
+from flaxcls.data.picture import Head, Picture, check_values, shared
 from flaxcls.data.resize import resize
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
@@ -45,20 +45,27 @@ class Stored(Protocol):
 def read_bands(paths: Sequence[Path], most_pixels: int | None = None) -> Picture:
     """Returns the picture whose channels are these files. Other sizes are resized to that of the first.
 
-    Raises InputError if a file cannot be read, or has several channels.
+    Raises InputError if a file cannot be read or has several channels, or if no channel has a value.
     """
-    size, bands = None, []
+    size, bands, dtypes = None, [], []
     for path in paths:
-        band = read_picture(path, most_pixels).pixels
+        band = read_picture(path, most_pixels, is_channel=True).pixels
         if band.shape[2] != 1:
             raise InputError(
                 f"{printable(path)} has {band.shape[2]} channels, but with several columns in data.path_column "
                 "each file holds one: name the columns of grey images."
             )
+        dtypes.append(band.dtype.name)
         size = size or band.shape[:2]
         resizable = band if band.dtype in (np.uint8, np.uint16) else band.astype(np.float32)
         bands.append(band if band.shape[:2] == size else resize(resizable, size))
-    return Picture(np.concatenate(bands, axis=2))
+    picture = Picture(np.concatenate(bands, axis=2), channel_dtypes=_differing(dtypes))
+    return named(printable(paths[0]), lambda: check_values(picture))
+
+
+def _differing(dtypes: Sequence[str]) -> tuple[str, ...]:
+    """Returns the types of the channels, or nothing if all are the same."""
+    return tuple(dtypes) if len(set(dtypes)) > 1 else ()
 
 
 class Files:
@@ -105,10 +112,11 @@ class Bands:
     def head(self, index: int) -> Head:
         """Returns what the headers of the files say together."""
         heads = [read_head(path, printable(path), self._most_pixels) for path in self._paths[index]]
-        dtype = np.result_type(*(np.dtype(head.dtype) for head in heads)).name
+        dtypes = [head.dtype for head in heads]
+        dtype = np.result_type(*map(np.dtype, dtypes)).name
         sizes = "channels of several sizes, read at that of the first" if len({head.size for head in heads}) > 1 else ""
         note = ", and ".join(filter(None, (sizes, next((head.note for head in heads if head.note), ""))))
-        return shared(Head(heads[0].size, len(heads), dtype, note))
+        return shared(Head(heads[0].size, len(heads), dtype, note, _differing(dtypes)))
 
     def name(self, index: int) -> str:
         """Returns the path of the first channel of a picture."""

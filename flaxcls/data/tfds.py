@@ -18,7 +18,7 @@ from flaxcls.data.arrange import Arranged, arrange
 from flaxcls.data.contents import number_of
 from flaxcls.data.dataset import Dataset, Split, from_splits, hold_out, validation_stands_for_test
 from flaxcls.data.decode import decode, named, read_head
-from flaxcls.data.picture import Head, Picture, head_of
+from flaxcls.data.picture import Head, Picture, check_values, head_of
 from flaxcls.data.stored import Stored
 from flaxcls.errors import InputError
 from flaxcls.storage import as_path, in_bucket, local_copy
@@ -236,7 +236,8 @@ class Records:
 
     def decoded(self, example: Any, index: int) -> Picture:
         """Returns the picture of an example that has been read already."""
-        return named(self.name(index), lambda: decode(example[self._image_key], self._config.max_pixels))
+        data, most = example[self._image_key], self._config.max_pixels
+        return named(self.name(index), lambda: check_values(decode(data, most)))
 
     def head(self, index: int) -> Head:
         """Returns what the header of the picture says."""

@@ -39,6 +39,9 @@ def check_data(config: Config, dataset: Dataset, devices: int) -> None:
             "choose a batch no larger than that."
         )
     _check_labels(dataset)
+    for split in (dataset.validation, dataset.test):
+        if split is not None and isinstance(split.images, Images):
+            split.images.check_any_readable()  # now, not after an epoch
     if dataset.validation is None and config.stop.patience is not None:
         raise InputError(
             f"stop.patience is {config.stop.patience}, but {dataset.name} has no validation split, which early "

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from flaxcls.data.batches import pad_batch
 from flaxcls.data.dataset import Split
-from flaxcls.data.images import read_rows
+from flaxcls.data.images import none_readable, read_rows
 from flaxcls.errors import InputError
 from flaxcls.metrics import MetricSums
 from flaxcls.sharding import batch_sharding, local_rows, rows_on_devices
@@ -51,7 +51,7 @@ def evaluate(
             batch = rows_on_devices(batch, batch_sharding(mesh), size, rows.start)
         sums = sums.merge(eval_step(state, batch))
     if len(split.unread) == examples:
-        raise InputError(f"none of the {examples:,} examples can be read: {split.unread[0].reason}")
+        raise InputError(none_readable([unread.reason for _, unread in sorted(split.unread.items())]))
     return sums.compute()
 
 

@@ -156,6 +156,8 @@ def check_record(record: dict[str, Any], identity: dict[str, Any]) -> None:
             "the run was started by a version of flaxcls that read 8 bits of each value, and this one reads all: start "
             "a new run in another workdir."
         )
+    if record.get("preparation"):  # that of an earlier version lacks later fields
+        record = {**record, "preparation": Preparation.of_record(record).as_record()}
     for name, current in identity.items():
         recorded = record.get(name)
         if recorded == current or (name in NEW and name not in record):

@@ -175,5 +175,7 @@ def test_a_run_on_floats_is_not_resumed_with_bytes_and_an_older_one_is(on_floats
     floats = {name: record[name] for name in ("data", "image_shape", "preparation")}
     check_record(record, floats)
     check_record({name: value for name, value in record.items() if name != "preparation"}, floats)
+    former = {name: value for name, value in record["preparation"].items() if name != "of_bytes"}
+    check_record({**record, "preparation": former}, floats)
     with pytest.raises(InputError, match=r"preparation value_range: \[0.0, 1.0\], but is resumed with None"):
         check_record(record, {**floats, "preparation": {**floats["preparation"], "value_range": None}})

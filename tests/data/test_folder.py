@@ -216,14 +216,14 @@ def test_files_that_are_no_images_are_listed_or_skipped(tmp_path):
     with pytest.raises(InputError) as caught:
         load_dataset(config(tmp_path / "d", image_size=16))
     text = str(caught.value)
-    assert "12 of 72 files are no images" in text
+    assert "12 of 72 files cannot be used:" in text
     assert text.count("is no image that can be read") == 10
     assert "--data.unreadable skip" in text
     dataset = load_dataset(config(tmp_path / "d", image_size=16, unreadable="skip"))
     assert sum(len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)) == 60
     hidden, note = dataset.notes[:2]
     assert hidden == "left out, as they are hidden or left behind by tools (1): .hidden (1)"
-    assert "12 of 72 files are no images" in note
+    assert "12 of 72 files cannot be used:" in note
     assert note.count("is no image that can be read") == 10
     assert "left out" in note
 
@@ -319,11 +319,23 @@ def test_the_range_that_is_advised_holds_all_values(tmp_path):
         assert dataset.train.images.max() - dataset.train.images.min() > 0.9  # and is not much larger
 
 
-def test_images_without_any_value_are_refused(tmp_path):
+@pytest.mark.parametrize("memory", [2.0, 0.0])
+def test_images_without_any_value_cannot_be_read(tmp_path, memory):
     images, labels = make_stripes(60)
-    save_deep(tmp_path, np.full(images.shape[:3], np.nan, np.float32), labels, tifffile.imwrite, ".tif")
-    with pytest.raises(InputError, match="hold NaN or no-data values alone"):
-        load_dataset(config(tmp_path, color="grey"))
+    values = images[..., 0].astype(np.float32)
+    values[:3] = np.nan
+    save_deep(tmp_path / "some", values, labels, tifffile.imwrite, ".tif")
+    ours = config(tmp_path / "some", color="grey", value_range=(0, 255), memory=memory, validation_fraction=0)
+    with pytest.raises(InputError, match=r"files cannot be used:.*\n.* all of its values are NaN(?s:.*) skip"):
+        load_dataset(ours)
+    dataset = load_dataset(replace(ours, unreadable="skip"))
+    assert sum(dataset.sizes) == 57
+    assert "3 of 60 files cannot be used:" in dataset.notes[0]
+    assert not any("no-data" in note for note in dataset.notes)
+    save_deep(tmp_path / "all", np.full_like(values, np.nan), labels, tifffile.imwrite, ".tif")
+    for unreadable in ("stop", "skip", "replace"):
+        with pytest.raises(InputError, match="all of its values are NaN"):
+            load_dataset(config(tmp_path / "all", color="grey", memory=memory, unreadable=unreadable))
 
 
 def test_floats_need_a_range_unless_they_are_in_0_to_1(tmp_path):

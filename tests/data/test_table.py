@@ -555,6 +555,20 @@ def test_each_channel_may_be_a_file_of_its_own(images, expected, memory):
         )
 
 
+def test_channels_of_several_depths_are_refused_unless_their_range_is_named(images):
+    (images / "nir").mkdir()
+    for number in range(12):
+        Image.fromarray(np.full((4, 4), 300 * number, np.uint16)).save(images / "nir" / f"{number:02d}.png")
+    table = write(images / "t.csv", rows_of(nir=lambda n: f"nir/{n:02d}.png"))
+    for memory in (2.0, 0.0):
+        options = {"color": "rgb", "path_column": ("path", "nir"), "memory": memory}
+        with pytest.raises(InputError, match=r"path uint8, nir uint16 \(12 images\).* --data.value-range LOW HIGH"):
+            load(table, **options)
+        dataset = load(table, value_range=(0, 4095), **options)
+        train = dataset.train.images[:]
+        assert train.max(axis=(0, 1, 2)).tolist() == pytest.approx([220 / 4095, 3300 / 4095])
+
+
 def test_options_of_tables_are_refused_for_folders_and_other_sources(images):
     (images / "images" / "a").mkdir()
     for options in ({"suffix": ".png"}, {"path_column": ("x",)}, {"group_column": "x"}):

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -228,6 +229,32 @@ def test_where_no_image_of_the_class_is_left_it_is_an_error(undisturbed, place):
             console=QUIET,
             resume=True,
         )
+
+
+@pytest.mark.parametrize("way", [IN_MEMORY, THREADS], ids=["in memory", "read"])
+@pytest.mark.parametrize("damage", [truncate, remove])
+def test_where_no_image_of_a_split_is_left_it_says_what_to_do_before_it_trains(undisturbed, place, way, damage):
+    ours = config(place / "data", unreadable="replace", **way)
+    validation = load_dataset(config(undisturbed.place / "data").data).validation
+    for name in validation.names:
+        damage(place / "data" / name)
+    with pytest.raises(InputError) as refused:
+        fit(ours, workdir=place / "stopped", console=QUIET, resume=True)
+    text = str(refused.value)
+    assert f"{len(validation.names)} of {len(validation.names)} files cannot be used:" in text
+    assert all(str(place / "data" / name) in text for name in validation.names)
+    assert text.endswith("Put them back or repair them: without any, nothing can be evaluated.")
+
+
+@pytest.mark.parametrize("way", [IN_MEMORY, THREADS], ids=["in memory", "read"])
+def test_a_picture_that_has_become_one_of_another_depth_can_be_replaced(undisturbed, place, way):
+    name = undisturbed.train.names[10]
+    cv2.imwrite(str(place / "deep.png"), np.full((24, 24, 3), 3000, np.uint16))
+    shutil.move(place / "deep.png", place / "data" / name)
+    with pytest.raises(InputError, match=rf"{name}: its values are uint16.*8 bits(?s:.*)--data.unreadable replace"):
+        fit(config(place / "data", **way), workdir=place / "stopped", console=QUIET, resume=True)
+    ours = config(place / "data", unreadable="replace", **way)
+    assert fit(ours, workdir=place / "stopped", console=QUIET, resume=True).unread == {"train": 1}
 
 
 def test_other_data_under_the_same_names_is_refused(undisturbed, place):

@@ -146,9 +146,12 @@ def _describe_values(preparation: Preparation) -> dict[str, Any]:
     low, high = preparation.value_range
     further = ""
     if preparation.of_arrays:
-        further = " Whole numbers without a sign have the range of their type: low is 0, high is `largest`."
+        further = (
+            " Whole numbers without a sign have the range of their type: low is 0, high is `largest`. A file of signed "
+            "ones is not for this model."
+        )
     if preparation.is_deep:
-        further = " A file of 8 bits is not for this model."
+        further += " A file of 8 bits is not for this model."
     return {
         "step": "values",
         **takes,

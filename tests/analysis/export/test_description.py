@@ -160,6 +160,12 @@ def test_a_run_on_arrays_of_floats_reads_files_of_any_depth(tmp_path):
     images, _ = follow(tmp_path / "out", files)
     expected = np.stack([classifier.prepared(read_picture(file)) for file in files])
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5)
+    description = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert "A file of signed ones is not for this model" in description["preparation"]["steps"][1]["text"]
+    tifffile.imwrite(tmp_path / "signed.tif", GREYS.astype(np.int16) - 1000)
+    ((_, reason),) = predict_files(classifier, [str(tmp_path / "signed.tif")]).unreadable
+    assert "its values are int16 of -998 to 3095, whose range is not known" in reason
+    assert not predict_files(classifier, [str(files[0])]).notes[0].startswith("values of")  # it has that of its type
 
 
 @pytest.mark.parametrize("value_range", [None, (-100.0, 300.0)])
