@@ -79,12 +79,14 @@ def _head(file: Path | bytes, most: int) -> Head:
         deep = _is_deeper_than_pillow_reads(image, beginning(file))
         if deep or image.mode.startswith("I"):
             transparent = image.mode == "RGB" and image.has_transparency_data
-            return Head(size, len(image.getbands()) + transparent, "uint16", note)
+            channels = len(image.getbands()) + transparent
+            return Head(size, channels, "uint16", note, channels in (2, 4))
         if image.mode == "F":
             return Head(size, 1, "float32", note)
         channels = (1 if image.mode in GREY_MODES else 3) + image.has_transparency_data
         bits = _bits_of_heif(beginning(file)) if image.format in ("AVIF", "HEIF") else 8
-        return Head(size, channels, "uint8", f"{bits} bits, of which 8 are read" if bits > 8 else note)
+        note = f"{bits} bits, of which 8 are read" if bits > 8 else note
+        return Head(size, channels, "uint8", note, image.has_transparency_data)
 
 
 @contextlib.contextmanager

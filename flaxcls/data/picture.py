@@ -29,12 +29,14 @@ class Head(NamedTuple):
     channels: number of channels, transparency included.
     dtype: name of the type of the values, such as "uint8".
     note: what is not read, such as further pages; or "".
+    alpha: True if the last channel is transparency.
     """
 
     size: tuple[int, int]
     channels: int
     dtype: str
     note: str = ""
+    alpha: bool = False
 
 
 @lru_cache(4096)
@@ -45,7 +47,8 @@ def shared(head: Head) -> Head:
 
 def head_of(picture: Picture) -> Head:
     """Returns the head of a decoded picture."""
-    return shared(Head(picture.pixels.shape[:2], picture.pixels.shape[2], picture.pixels.dtype.name))
+    pixels = picture.pixels
+    return shared(Head(pixels.shape[:2], pixels.shape[2], pixels.dtype.name, alpha=picture.alpha))
 
 
 def format_shape(shape: Sequence[int]) -> str:

@@ -79,7 +79,8 @@ def head_of_tiff(source: Path | io.BytesIO, most: int) -> Head:
         is_float = page.dtype.kind == "f" or _no_data(page) is not None
         dtype = "uint8" if page.dtype == bool else "float32" if is_float else page.dtype.name
         note = f"{len(tiff.pages)} pages, of which the first is read" if len(tiff.pages) > 1 else ""
-        return Head(size[::-1] if _orientation_of_tiff(page) >= 5 else size, page.samplesperpixel, dtype, note)
+        size = size[::-1] if _orientation_of_tiff(page) >= 5 else size
+        return Head(size, page.samplesperpixel, dtype, note, _has_alpha(page))
 
 
 def _has_alpha(page: Any) -> bool:
