@@ -9,18 +9,17 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from flaxcls.analysis.look import find_unreadable, look_at
-from flaxcls.analysis.prediction import check_new
+from flaxcls.analysis.gallery import draw_gallery, find_unreadable
 from flaxcls.analysis.report.inspection import render_inspection
 from flaxcls.cli import NAMES, local_out, run_command
 from flaxcls.config import AugmentConfig, Config, DataConfig
 from flaxcls.data import load_dataset
-from flaxcls.data.inspection import inspect_dataset
+from flaxcls.data.inspection import inspect_dataset, with_unusable
 from flaxcls.errors import InputError
 from flaxcls.run.messages import show_inspection
 from flaxcls.run.preview import draw_views
 from flaxcls.run.runtime import available_memory
-from flaxcls.storage import printable, write_whole
+from flaxcls.storage import printable, write_new
 from flaxcls.validation import validate
 
 DRAWS = 2
@@ -37,7 +36,8 @@ class Command:
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace the file if it is there."""
     channels: tuple[int, ...] | None = None
-    """Channels that are shown as red, green and blue, or one as grey; the first is 1. None: the first three."""
+    """Channels that are shown as red, green and blue, or one as grey; the first is 1. None: the first three, or the
+    first of two."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -50,30 +50,36 @@ def main(args: list[str] | None = None) -> int:
 def _inspect(command: Command) -> int:
     console, config, out = Console(), _data_config(command), local_out(command.out, command.out)
     validate(Config(data=config, augment=command.augment))
-    if not command.overwrite:
-        check_new(out)
-    problems: list[str] = []
-    # nothing is kept in memory, and nothing takes the place of what cannot be read
-    looked_at = replace(config, memory=0.0, unreadable="stop") if config.source in ("folder", "tfds") else config
-    dataset = load_dataset(looked_at, problems=problems)
-    look_up = partial(inspect_dataset, dataset, memory_limit=config.memory, available=available_memory())
-    inspection = look_up(problems=problems)
-    headers_only = not inspection.memory.in_memory
-    unreadable = [*dataset.unreadable, *([] if headers_only else find_unreadable(dataset))]
-    draw = partial(draw_views, command.augment, dataset, dataset.train, draws=DRAWS)
-    look = look_at(dataset, inspection, channels=command.channels, draw_views=draw)
-    inspection = look_up(problems=problems, unreadable=list(dict.fromkeys([*unreadable, *look.refused])))
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    show_inspection(inspection, dataset, say=say, show=console.print)
-    try:
-        page = render_inspection(dataset, inspection, look, draws=DRAWS, headers_only=headers_only)
-        write_whole(out, printable(page))
-    except OSError as error:
-        raise InputError(
-            f"the page cannot be written to {out}: {error.strerror or error}. Name another --out."
-        ) from error
+    write_new(out, lambda: _make_page(command, config, console).encode(), overwrite=command.overwrite)
     console.print(escape(f"written: {out} ({out.stat().st_size / 2**20:.1f} MiB)"), soft_wrap=True)
     return 0
+
+
+def _make_page(command: Command, config: DataConfig, console: Console) -> str:
+    """Reads the data set, prints its facts and returns its page."""
+    problems: list[str] = []
+    streamed = replace(config, memory=0.0) if config.source in ("folder", "tfds") else config
+    dataset = load_dataset(streamed, problems=problems).without_replacing()
+    inspection = inspect_dataset(
+        dataset,
+        memory_limit=config.memory,
+        available=available_memory(),
+        on_unreadable=config.unreadable,
+        problems=problems,
+    )
+    unusable = find_unreadable(dataset) if inspection.memory.in_memory else []
+    assert dataset.preparation is not None
+    gallery = draw_gallery(
+        dataset,
+        inspection,
+        channels=command.channels,
+        channel_names=dataset.preparation.name_channels(config.path_column),
+        draw_views=partial(draw_views, command.augment, dataset, dataset.train, draws=DRAWS),
+    )
+    inspection = with_unusable(inspection, [*unusable, *gallery.refused])
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    show_inspection(inspection, dataset, say=say, show=console.print)
+    return printable(render_inspection(dataset, inspection, gallery, draws=DRAWS))
 
 
 def _data_config(command: Command) -> DataConfig:
@@ -81,7 +87,7 @@ def _data_config(command: Command) -> DataConfig:
     config = command.data
     if command.place is None:
         return config
-    if config.dir is not None or config.source != DataConfig.source:
+    if config.dir is not None or config.source not in (DataConfig.source, "folder"):
         raise InputError(
             f"{command.place} is given, and so is data.{'dir' if config.dir else 'source'}: give a folder or a table "
             "alone, or --data.source with its options."

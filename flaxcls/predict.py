@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flaxcls.analysis.inference import calibrated
 from flaxcls.analysis.loading import load_run
-from flaxcls.analysis.prediction import check_new, find_images, predict_files, write
+from flaxcls.analysis.prediction import find_images, predict_files, write
 from flaxcls.cli import NAMES, TableOptions, run_command
 from flaxcls.errors import InputError
-from flaxcls.storage import as_path
+from flaxcls.storage import as_path, check_new
 
 
 @dataclass(frozen=True)

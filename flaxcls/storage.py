@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -101,6 +101,53 @@ def write_whole(path: Path, content: str | bytes) -> None:
     partial = path.with_name(f"{path.name}{PARTIAL}")
     partial.write_bytes(data)
     partial.replace(path)
+
+
+def check_new(out: Path) -> None:
+    """Raises InputError if the file that --out names exists already or cannot be created; leaves nothing behind."""
+    _create(out, out, "")
+    out.unlink()
+
+
+def write_new(out: Path, make: Callable[[], bytes], *, overwrite: bool | None = None) -> None:
+    """Writes what `make` returns to the file that --out names. It is created first, so that no other process takes it.
+
+    If anything fails or is interrupted, no part of it stays.
+
+    overwrite: True to replace a file that is there, when the new one is whole; None: the command replaces none.
+
+    Raises InputError if the file is there already or cannot be written, before `make` is called where that is known.
+    """
+    if overwrite and out.exists() and not out.is_file():
+        raise InputError(f"--out {out} is no file, so it is not replaced: name a file.")
+    place = out.with_name(f"{out.name}.{os.getpid()}{PARTIAL}") if overwrite else out
+    _create(place, out, "" if overwrite is None else ", or replace it with --overwrite")
+    try:
+        data = make()
+        try:
+            place.write_bytes(data)
+            place.replace(out)
+        except OSError as error:
+            raise _not_written(out, error) from error
+    except BaseException:
+        place.unlink(missing_ok=True)
+        raise
+
+
+def _create(place: Path, out: Path, way_out: str) -> None:
+    """Creates an empty file in `place`, which is `out` or beside it."""
+    try:
+        if not out.parent.is_dir():
+            raise InputError(f"--out {out} is in a folder that is not there: name a new file in an existing folder.")
+        place.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise InputError(f"--out {place} is there already: name a new file{way_out}.") from error
+    except OSError as error:
+        raise _not_written(out, error) from error
+
+
+def _not_written(out: Path, error: OSError) -> InputError:
+    return InputError(f"--out {out} cannot be written: {error.strerror or error}. Name another file.")
 
 
 def append(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 from selenium.webdriver.common.by import By
 
-from flaxcls.analysis.look import look_at
+from flaxcls.analysis.gallery import draw_gallery
 from flaxcls.config import AugmentConfig, DataConfig
 from flaxcls.data import load_dataset
 from flaxcls.data.inspection import inspect_dataset
@@ -19,7 +19,8 @@ from flaxcls.inspect import main
 from flaxcls.run.preview import draw_views
 from tests.browser import requests_of, start_browser
 
-COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250)}
+BLUE = "blue" + 188 * "e"  # a name that cannot be broken at a blank
+COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), BLUE: (10, 10, 250)}
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +35,8 @@ def shapes(tmp_path_factory):
                 pixels = np.full((24, 24, 3), colour) + noise.integers(-9, 6, (24, 24, 3))
                 Image.fromarray(pixels.astype(np.uint8)).save(place / part / name / f"{part}{number}.png")
     shutil.copy(place / "train" / "red" / "train3.png", place / "test" / "red" / "again.png")
-    whole = (place / "train" / "blue" / "train0.png").read_bytes()
-    (place / "train" / "blue" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    whole = (place / "train" / BLUE / "train0.png").read_bytes()
+    (place / "train" / BLUE / "cut.png").write_bytes(whole[: len(whole) // 2])
     Image.new("RGB", (96, 24), COLOURS["green"]).save(place / "train" / "green" / "wide.png")
     return place
 
@@ -102,14 +103,15 @@ def pixels(url):
 
 def look(place, channels=None, augment=None, **options):
     problems = []
-    config = DataConfig(source="folder", dir=str(place), memory=0.0, **options)
+    config = DataConfig(source="folder", dir=str(place), **{"memory": 0.0, **options})
     dataset = load_dataset(config, problems=problems)
     facts = inspect_dataset(dataset, memory_limit=2, available=None, problems=problems)
 
     def draw(indices):
         return draw_views(augment or AugmentConfig(), dataset, dataset.train, indices, draws=2)
 
-    return dataset, look_at(dataset, facts, channels=channels, draw_views=draw)
+    names = dataset.preparation.name_channels(config.path_column)
+    return dataset, draw_gallery(dataset, facts, channels=channels, channel_names=names, draw_views=draw)
 
 
 def test_the_sheet_has_what_the_model_sees_and_what_training_makes_of_it(shapes):
@@ -144,6 +146,78 @@ def test_deep_pictures_of_many_channels_are_shown_by_their_range(tmp_path):
     _, found = look(tmp_path, color="stored", channels=(5, 2, 1))
     middle = pixels(found.classes[0][1][0].pictures[0][1])[-1, -1].tolist()
     assert (middle[0] in range(30, 33), middle[1], middle[2]) == (True, 0, round(255 * 1000 / 4095))
+
+
+def test_the_file_and_the_input_show_the_same_channels(tmp_path):
+    """What is transparent is laid on white in both or in none, and of two bands both show the first."""
+    for name in ("a", "b"):
+        (tmp_path / "rgba" / name).mkdir(parents=True)
+        (tmp_path / "two" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGBA", (8, 8), (200, 100, 50, 0)).save(tmp_path / "rgba" / name / f"{number}.png")
+            bands = np.full((8, 8, 2), (30, 90), np.uint8)
+            tifffile.imwrite(
+                tmp_path / "two" / name / f"{number}.tif", bands, photometric="minisblack", planarconfig="contig"
+            )
+
+    def colours(place, **options):
+        found = look(tmp_path / place, **options)[1]
+        ((_, shown),) = found.extremes
+        return [pixels(url)[0, 0].tolist() for _, url in shown.pictures], found.channels
+
+    both = [[200, 100, 50]] * 2, "red, green, blue, of red, green, blue, alpha"
+    assert colours("rgba", color="stored") == both
+    assert colours("rgba", color="stored", channels=(4,)) == (
+        [[0] * 3] * 2,
+        "alpha as grey, of red, green, blue, alpha",
+    )
+    assert colours("rgba") == ([[255] * 3] * 2, "red, green, blue")
+    assert colours("rgba", channels=(3, 1, 2))[1] == "blue, red, green as red, green, blue, of red, green, blue"
+    assert colours("two", color="stored") == ([[30] * 3] * 2, "channel 1 as grey, of channel 1, channel 2")
+    assert colours("two", color="stored", channels=(2,))[0] == [[90] * 3] * 2
+
+
+def test_channels_that_are_asked_for_hold_for_files_of_other_channels(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.new("RGBA", (8, 8), (200, 100, 50, 255)).save(tmp_path / name / f"{number}.png")
+    ((_, shown),) = look(tmp_path, channels=(3, 2, 1))[1].extremes
+    assert [pixels(url)[0, 0].tolist() for _, url in shown.pictures] == [[50, 100, 200]] * 2
+    ((_, shown),) = look(tmp_path, color="grey")[1].extremes
+    assert pixels(shown.pictures[0][1])[0, 0].tolist() == [200, 100, 50]  # the file has colours
+
+
+def test_an_extreme_that_cannot_be_read_is_another_of_its_size_or_said(tmp_path):
+    noise = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number, side in enumerate((24, 24, 24, 24, 24, 24, 9, 40)):
+            Image.fromarray(noise.integers(0, 256, (side, side, 3), np.uint8)).save(tmp_path / name / f"{number}.png")
+
+    def cut(name):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-100])
+
+    cut("a/6.png")
+    cut("a/7.png")
+    found = look(tmp_path)[1]
+    assert [(title, shown.name) for title, shown in found.extremes] == [("smallest", "b/6.png"), ("largest", "b/7.png")]
+    assert found.not_shown == []
+    cut("b/7.png")
+    found = look(tmp_path)[1]
+    assert [title for title, _ in found.extremes] == ["smallest"]
+    assert found.not_shown == ["largest, 40 x 40: none of its 2 images can be read"]
+    assert len(found.refused) == 2
+    for name in ("a", "b"):
+        for number in range(6):
+            cut(f"{name}/{number}.png")
+        for number in (6, 7):
+            (tmp_path / name / f"{number}.png").unlink()
+    assert main([str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "of the size of all, 24 x 24: none of the first 6 of its 12 images can be read" in page
+    assert "All images have the size" not in page
 
 
 def test_pictures_that_training_refuses_are_shown_as_their_files_have_them(tmp_path):
@@ -186,8 +260,11 @@ def test_a_large_set_is_not_read_as_a_whole(shapes, tmp_path, capsys):
     ("args", "words"),
     [
         (["none"], "data.dir 'none' is no folder"),
-        (["{shapes}", "--out", "{page}"], "is there already: name a new file"),
+        (["{shapes}", "--out", "{page}"], "is there already: name a new file, or replace it with --overwrite"),
+        (["none", "--out", "{shapes}", "--overwrite"], "is no file, so it is not replaced"),
+        (["none", "--out", "{shapes}/no/x.html", "--overwrite"], "in a folder that is not there"),
         (["{shapes}", "--data.dir", "other"], "is given, and so is data.dir"),
+        (["{shapes}", "--data.source", "tfds"], "is given, and so is data.source"),
         (["{shapes}", "--channels", "1", "9", "2"], "channels is 1 9 2, but must be one or three numbers of 1 to 3"),
         (["{shapes}", "--augment.hue", "2"], "augment.hue is 2.0"),
     ],
@@ -203,8 +280,29 @@ def test_a_page_is_replaced_where_that_is_asked_for(shapes, tmp_path):
     assert "Contact sheet" in (tmp_path / "page.html").read_text()
 
 
-@pytest.mark.parametrize("unreadable", ["stop", "skip", "replace"])
-def test_a_damaged_file_is_listed_whatever_training_does_with_it(tmp_path, capsys, unreadable):
+def test_the_source_may_be_named_beside_the_folder(shapes, tmp_path):
+    args = ["--data.source", "folder", "--data.memory", "0", "--out", str(tmp_path / "page.html")]
+    assert main([str(shapes), *args]) == 0
+    assert "Contact sheet" in (tmp_path / "page.html").read_text()
+
+
+def test_how_images_come_to_their_size_is_said_once(shapes, tmp_path, capsys):
+    assert main([str(shapes), "--out", str(tmp_path / "page.html")]) == 0
+    printed, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
+    assert printed.count("squashed") == 1
+    facts = page[page.index('id="facts"') : page.index('id="classes"')]
+    assert facts.count("squashed") == 1
+
+
+WORDS = {
+    "stop": "training stops at them",
+    "skip": "training leaves them out (--data.unreadable skip)",
+    "replace": "takes the next image of the class in place of each other one (--data.unreadable replace)",
+}
+
+
+@pytest.mark.parametrize("unreadable", WORDS)
+def test_a_damaged_file_is_listed_with_what_training_does_with_it(tmp_path, capsys, unreadable):
     noise = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "d" / name).mkdir(parents=True)
@@ -214,6 +312,25 @@ def test_a_damaged_file_is_listed_whatever_training_does_with_it(tmp_path, capsy
     cut.write_bytes(cut.read_bytes()[:-200])
     options = ["--out", str(tmp_path / "d.html"), "--data.unreadable", unreadable]
     assert main([str(tmp_path / "d"), *options]) == 0
-    (line,) = re.findall(r"not readable \(1\):\n  (.*)\n", capsys.readouterr().out)
+    printed, page = capsys.readouterr().out, (tmp_path / "d.html").read_text()
+    ((words, line),) = re.findall(r"not readable \(1\), (.*):\n  (.*)\n", printed)
     assert line.startswith(f"{cut} is no image that can be read")
-    assert "--resume" not in (tmp_path / "d.html").read_text()
+    assert printed.count(str(cut)) == 1
+    assert WORDS[unreadable] in words
+    assert WORDS[unreadable].capitalize()[1:] in page
+    counts = [int(count) for count in re.findall(r"^(?:train|validation|test): (\d+),", printed, re.MULTILINE)]
+    assert sum(counts) == 18 - (unreadable == "skip")
+    assert "--resume" not in page
+
+
+@pytest.mark.parametrize("memory", ["2", "0"])
+def test_what_is_readable_but_no_input_is_not_left_out(tmp_path, capsys, memory):
+    for name in ("a", "b"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (8, 8), (200, 10 * number, ord(name))).save(tmp_path / "d" / name / f"{number}.png")
+    bands = np.zeros((8, 8, 5), np.uint8)
+    tifffile.imwrite(tmp_path / "d" / "a" / "5.tif", bands, photometric="minisblack", planarconfig="contig")
+    options = ["--data.unreadable", "skip", "--data.memory", memory, "--out", str(tmp_path / "d.html")]
+    assert main([str(tmp_path / "d"), *options]) == 0
+    assert re.search(r"training refuses \(1\):\n  .*5.tif: an image of 5 channels cannot", capsys.readouterr().out)

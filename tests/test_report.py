@@ -11,9 +11,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from flaxcls.analysis.evaluation import evaluate_run, write
+from flaxcls.analysis.report import render
+from flaxcls.analysis.report.content import Mistake
 from flaxcls.config import Config, DataConfig, LoopConfig, ModelConfig, StopConfig
 from flaxcls.report import main
 from flaxcls.run import fit
+from tests.analysis.report.test_page import WRONG, content, evaluation
 from tests.browser import requests_of, start_browser
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -179,6 +182,22 @@ def test_it_fits_a_phone_and_the_dark(browser, page, width, scheme):
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_long_names_fit_a_phone(browser, tmp_path):
+    name = 190 * "n"  # of a run and of a class, without a blank
+    found = evaluation(WRONG, [0, 1, 0, 1], [name, "dog"])
+    mistake = Mistake(name, name, "dog", 0.9, 0.1, "data:,", None)
+    runs = [content(name=start + name, evaluation=found, mistakes=[mistake], no_grad_cam=name) for start in "ab"]
+    page = tmp_path / "page.html"
+    page.write_text(render(runs))
+    size = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    try:
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        opened(browser, page)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_requests_are_forbidden(browser, page):

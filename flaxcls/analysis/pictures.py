@@ -93,10 +93,22 @@ def data_url(picture: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+def choose_shown(channels: int) -> list[int]:
+    """Returns the indices of the channels of an image that are shown: the first three, or the first of two."""
+    return list(range(3 if channels >= 3 else 1))
+
+
+def describe_shown(names: Sequence[str], shown: Sequence[int]) -> str:
+    """Returns a text with the channels that are shown. names: of all; shown: indices of three of them, or of one."""
+    chosen, colours = [names[index] for index in shown], ["grey"] if len(shown) == 1 else ["red", "green", "blue"]
+    text = ", ".join(chosen) if chosen == colours else f"{', '.join(chosen)} as {', '.join(colours)}"
+    return text if chosen == list(names) else f"{text}, of {', '.join(names)}"
+
+
 def in_colours(image: np.ndarray) -> np.ndarray:
-    """Returns u8[h w 3] for an input u8[h w c] or floats in 0..1: its first three channels, or the first alone."""
+    """Returns u8[h w 3] for an input u8[h w c] or floats in 0..1: its channels that `choose_shown` returns."""
     picture = image if image.dtype == np.uint8 else np.rint(255 * image.clip(0, 1)).astype(np.uint8)
-    return with_channels(picture[..., : 3 if picture.shape[2] >= 3 else 1], 3)
+    return with_channels(picture[..., choose_shown(picture.shape[2])], 3)
 
 
 def _grid(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -28,7 +28,7 @@ from flaxcls.data.picture import Extent, Head, Picture, extent_of, head_of
 from flaxcls.data.stored import read_bands
 from flaxcls.data.table import is_table, read_paths
 from flaxcls.errors import InputError
-from flaxcls.storage import printable
+from flaxcls.storage import printable, write_new
 
 
 class ImageSource(NamedTuple):
@@ -229,19 +229,6 @@ def columns(top: int) -> list[str]:
     return ["path", *(name + end for end in ends for name in ("class", "probability"))]
 
 
-def check_new(out: Path) -> None:
-    """Raises InputError if a file exists already or cannot be created; leaves nothing behind."""
-    try:
-        if not out.parent.is_dir():
-            raise InputError(f"--out {out} is in a folder that is not there: name a new file in an existing folder.")
-        out.touch(exist_ok=False)
-        out.unlink()
-    except FileExistsError as error:
-        raise InputError(f"--out {out} is there already: name a new file.") from error
-    except OSError as error:
-        raise _not_written(out, error) from error
-
-
 def write(found: FilePredictions, top: int, form: str, out: Path | None) -> None:
     """Writes the `top` classes of each image as table, csv, jsonl or parquet to a new file, or to the standard output.
 
@@ -255,20 +242,7 @@ def write(found: FilePredictions, top: int, form: str, out: Path | None) -> None
         sys.stdout.flush()
         return
     data = _parquet(rows, top) if form == "parquet" else _text(rows, top, form, io.StringIO()).encode()
-    try:
-        with out.open("xb") as file:
-            try:
-                file.write(data)
-                file.flush()
-            except BaseException:
-                out.unlink()
-                raise
-    except OSError as error:
-        raise _not_written(out, error) from error
-
-
-def _not_written(out: Path, error: OSError) -> InputError:
-    return InputError(f"--out {out} cannot be written: {error.strerror or error}. Name another file.")
+    write_new(out, lambda: data)
 
 
 def _parquet(rows: list[dict[str, Any]], top: int) -> bytes:

@@ -81,6 +81,9 @@ def arrange(
         config.resize,
         config.value_range,
     )
+    if prepared is None:
+        has_alpha = all(head.alpha and head.channels == preparation.channels for head in heads)
+        preparation = replace(preparation, alpha=has_alpha)
     target, channels = preparation.size, preparation.channels
     dtypes = Counter(head.dtype for head in heads)
     deep = preparation.value_range is not None or not dtypes.keys() <= {"uint8"}

@@ -104,6 +104,16 @@ class Dataset:
         sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in self.splits.items())
         return f"{self.name}: {sizes} images of {len(self.class_names)} classes"
 
+    def without_replacing(self) -> "Dataset":
+        """Returns the data set in which no image takes the place of one that cannot be read."""
+
+        def alone(split: Split) -> Split:
+            images = split.images
+            return split._replace(images=images.alone(np.arange(len(images)))) if isinstance(images, Images) else split
+
+        validation = None if self.validation is None else alone(self.validation)
+        return replace(self, train=alone(self.train), validation=validation, test=alone(self.test))
+
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
         """The number of examples of each class, by the name of the split and then that of the class."""

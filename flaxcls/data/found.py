@@ -163,7 +163,8 @@ def read_heads(
     """Returns the files that are images, the head of each, and the problems of the other files.
 
     Only the headers are read. If unreadable files are to be skipped, all of each file is read, so that training does
-    not find another one. If there is a list of problems, only files of more than 8 bits are, for their range of values.
+    not find another one. If there is a list of problems, and none are to be replaced, files of more than 8 bits are,
+    too, as their range of values is needed.
 
     preparation: how the images that a model was trained on were prepared; those of another depth are problems.
     """
@@ -174,7 +175,8 @@ def read_heads(
             head = stored.head(index)
             if preparation is not None:
                 preparation.check_depth(head.dtypes)
-            wholly = head.dtype != "uint8" if problems is not None else config.unreadable == "skip"
+            ranged = problems is not None and config.unreadable == "stop" and head.dtype != "uint8"
+            wholly = ranged or config.unreadable == "skip"
             if wholly or (files[index].more_paths and index == 0):  # a wrong column is seen at once
                 stored[index]
             return head

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,14 @@ from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import share_kept
 
 GIB = 2**30
+# what training does with files that are not readable, by data.unreadable
+UNREADABLE = {
+    "stop": "training stops at them; those of a folder or a table that cannot be read are left out with "
+    "--data.unreadable skip",
+    "skip": "training leaves them out (--data.unreadable skip)",
+    "replace": "training leaves out those whose headers cannot be read, and takes the next image of the class in "
+    "place of each other one (--data.unreadable replace)",
+}
 
 
 class Place(NamedTuple):
@@ -82,13 +90,14 @@ class Inspection:
     origins: for each split, its number of examples and where they come from.
     sizes: number of images of each height and width, the most frequent first.
     kinds: number of images by channels and type of their values, the most frequent first.
-    smallest, largest: examples with the fewest and the most pixels; None: there are no files.
+    from_files: True if the images are files or records of them, whose notes say what is resized.
     preparation: how images become inputs; None if that is not known.
     copies: exact copies; None: they were not searched, as that would read every image.
     memory: what is needed and what is there.
     notes: lines on what was left out, guessed or done.
     problems: lines on what training refuses.
     unreadable: for each file that cannot be read, its name and why.
+    on_unreadable: what training does with these, as `data.unreadable` says it.
     """
 
     name: str
@@ -96,14 +105,14 @@ class Inspection:
     origins: Mapping[str, tuple[int, str]]
     sizes: Mapping[tuple[int, int], int]
     kinds: Mapping[tuple[int, str], int]
-    smallest: Place | None
-    largest: Place | None
+    from_files: bool
     preparation: Preparation | None
     copies: Copies | None
     memory: Memory
     notes: Sequence[str] = ()
     problems: Sequence[str] = ()
     unreadable: Sequence[str] = ()
+    on_unreadable: str = "stop"
 
 
 def inspect_dataset(
@@ -113,7 +122,7 @@ def inspect_dataset(
     available: int | None,
     others: Mapping[str, int] | None = None,
     problems: Sequence[str] = (),
-    unreadable: Sequence[str] | None = None,
+    on_unreadable: str = "stop",
 ) -> Inspection:
     """Returns the facts about a data set. Pixels are read only of images in memory, to find copies.
 
@@ -123,13 +132,11 @@ def inspect_dataset(
       available: bytes of memory that are there, without the images, if they are in memory already; None: not known.
       others: bytes of what else is kept in memory, by its name.
       problems: lines on what training refuses.
-      unreadable: files that cannot be read; None: those that the data set knows.
+      on_unreadable: `data.unreadable`.
     """
     heads = {part: split.heads or _heads_of(split) for part, split in dataset.splits.items()}
-    places = [Place(part, index) for part, of_part in heads.items() for index in range(len(of_part))]
-    areas = np.array([math.prod(head.size) for of_part in heads.values() for head in of_part], np.int64)
+    area = sum(math.prod(head.size) for of_part in heads.values() for head in of_part)
     from_files = dataset.train.heads is not None
-    ends = (places[int(areas.argmin())], places[int(areas.argmax())]) if from_files else (None, None)
     return Inspection(
         name=dataset.name,
         source=dataset.source or dataset.name,
@@ -140,15 +147,22 @@ def inspect_dataset(
         kinds=dict(
             Counter((head.channels, head.dtype) for of_part in heads.values() for head in of_part).most_common()
         ),
-        smallest=ends[0],
-        largest=ends[1],
+        from_files=from_files,
         preparation=dataset.preparation,
         copies=find_copies(dataset),
-        memory=_memory(dataset, int(areas.sum()), memory_limit if from_files else None, available, others or {}),
+        memory=_memory(dataset, area, memory_limit if from_files else None, available, others or {}),
         notes=dataset.notes,
         problems=problems,
-        unreadable=dataset.unreadable if unreadable is None else unreadable,
+        unreadable=dataset.unreadable,
+        on_unreadable=on_unreadable,
     )
+
+
+def with_unusable(inspection: Inspection, unusable: Sequence[str]) -> Inspection:
+    """Returns the facts with further files that do not become an input, for each its name and why."""
+    if inspection.on_unreadable == "skip":  # all that cannot be read is left out already; training refuses the others
+        return replace(inspection, problems=list(dict.fromkeys([*inspection.problems, *unusable])))
+    return replace(inspection, unreadable=list(dict.fromkeys([*inspection.unreadable, *unusable])))
 
 
 def _heads_of(split: Split) -> Sequence[Head]:
@@ -278,15 +292,19 @@ def describe_kinds(inspection: Inspection) -> str:
 
 
 def describe_preparation(inspection: Inspection) -> str:
-    """Returns the line on what the model sees."""
+    """Returns the line on what the model sees. Of files, the notes say what is resized."""
     preparation = inspection.preparation
     if preparation is None:
         return "the model sees them as they are"
     others = sum(count for size, count in inspection.sizes.items() if size != preparation.size)
-    done = f"{others:,} are {HOW[preparation.resize]} to that" if others else "none is resized"
-    channels = preparation.channels
+    done = "; none is resized"
+    if others:
+        done = "" if inspection.from_files else f"; {others:,} are {HOW[preparation.resize]} to that"
+    channels = f"{preparation.channels} channel{'s' * (preparation.channels > 1)}"
+    if preparation.alpha:
+        channels += f" ({', '.join(preparation.name_channels())})"
     scale = "" if preparation.value_range is None else " in 0..1, of {:g}..{:g}".format(*preparation.value_range)
-    return f"the model sees {format_shape(preparation.size)}, {channels} channel{'s' * (channels > 1)}{scale}; {done}"
+    return f"the model sees {format_shape(preparation.size)}, {channels}{scale}{done}"
 
 
 def describe_copies(copies: Copies | None) -> str:

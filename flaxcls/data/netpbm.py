@@ -58,7 +58,8 @@ def head_of_netpbm(source: Path | io.BytesIO | bytes, most: int) -> Head:
     """Returns what the header says. most: pixels of the picture that are read."""
     header = _header(beginning(source, HEADER))
     check_size(header.size, most)
-    return Head(header.size, header.channels, header.dtype.newbyteorder("=").name, _note(header, source))
+    dtype = header.dtype.newbyteorder("=").name
+    return Head(header.size, header.channels, dtype, _note(header, source), header.alpha)
 
 
 def decode_netpbm(data: bytes, most: int) -> Picture:

@@ -43,6 +43,7 @@ class Head(NamedTuple):
     channels: number of channels, transparency included.
     dtype: name of the type of the values, such as "uint8".
     note: what is not read, such as further pages; or "".
+    alpha: True if the last channel is transparency.
     channel_dtypes: the type of each channel, if they are files of their own and differ; `dtype` then holds all of them.
     """
 
@@ -50,6 +51,7 @@ class Head(NamedTuple):
     channels: int
     dtype: str
     note: str = ""
+    alpha: bool = False
     channel_dtypes: tuple[str, ...] = ()
 
     @property
@@ -78,7 +80,8 @@ def shared(head: Head) -> Head:
 def head_of(picture: Picture) -> Head:
     """Returns the head of a decoded picture."""
     pixels = picture.pixels
-    return shared(Head(pixels.shape[:2], pixels.shape[2], pixels.dtype.name, picture.note, picture.channel_dtypes))
+    depth = pixels.dtype.name
+    return shared(Head(pixels.shape[:2], pixels.shape[2], depth, picture.note, picture.alpha, picture.channel_dtypes))
 
 
 def extent_of(picture: Picture) -> Extent:

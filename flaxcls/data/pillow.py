@@ -20,8 +20,7 @@ GREY_PNGS = (0, 4)  # kinds of colour in its header: grey, and grey with transpa
 def picture_of_image(image: Image.Image, data: bytes) -> Picture:
     """Returns the picture of an image that Pillow has opened. data: the bytes of its file."""
     head = _head(image, data)
-    alpha = head.channels in (2, 4) and not (image.format == "JPEG2000" and says_no_alpha(data))
-    picture = Picture(_pixels(image, data, head), alpha, head.note)
+    picture = Picture(_pixels(image, data, head), head.alpha, head.note)
     return upright(picture, 1 if image.format == "TIFF" else _orientation(image))  # Pillow itself turns a TIFF
 
 
@@ -43,7 +42,8 @@ def _head(image: Image.Image, start: bytes) -> Head:
         dtype = "float32"
     elif image.mode.startswith("I") or (is_png and start[24] == 16) or _is_deep_jpeg2000(image, start):
         dtype = "uint16"
-    return Head(image.size[::-1], channels, dtype, ", and ".join(_notes(image, start)))
+    alpha = channels in (2, 4) and not (image.format == "JPEG2000" and says_no_alpha(start))
+    return Head(image.size[::-1], channels, dtype, ", and ".join(_notes(image, start)), alpha)
 
 
 def _pixels(image: Image.Image, data: bytes, head: Head) -> np.ndarray:

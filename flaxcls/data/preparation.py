@@ -29,6 +29,7 @@ class Preparation:
     of_arrays: True if the range is that of floats in arrays, which says nothing of files. Whole numbers in a file are
       then divided by the largest of their type; signed ones, which may begin anywhere, are refused.
     of_bytes: True if the range is also that of files with 8 bits, some of which the run was trained on.
+    alpha: True if the last channel of an input is transparency, which only names it.
     """
 
     size: tuple[int, int]
@@ -37,6 +38,7 @@ class Preparation:
     value_range: tuple[float, float] | None = None
     of_arrays: bool = False
     of_bytes: bool = False
+    alpha: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -49,8 +51,9 @@ class Preparation:
         return (*self.size, self.channels)
 
     def as_record(self) -> dict[str, Any]:
-        """Returns the fields as JSON has them."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Returns the fields as JSON has them; alpha only if it is true, as earlier versions do not know it."""
+        fields = {name: value for name, value in asdict(self).items() if name != "alpha" or value}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "Preparation":
@@ -60,6 +63,17 @@ class Preparation:
             return cls((height, width), channels)
         values: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in record["preparation"].items()}
         return cls(**values)
+
+    def name_channels(self, columns: Sequence[str] = ()) -> list[str]:
+        """Returns the names of the channels of an input, as far as they are known; others are numbered from 1.
+
+        columns: the columns of a table that name the files of each channel, if it has several.
+        """
+        if len(columns) > 1:
+            return list(columns)
+        colours = self.channels - self.alpha
+        known = {1: ["grey"], 3: ["red", "green", "blue"]}.get(colours)
+        return (known or [f"channel {number}" for number in range(1, colours + 1)]) + ["alpha"] * self.alpha
 
     @property
     def is_deep(self) -> bool:

@@ -116,7 +116,7 @@ class Bands:
         dtype = np.result_type(*map(np.dtype, dtypes)).name
         sizes = "channels of several sizes, read at that of the first" if len({head.size for head in heads}) > 1 else ""
         note = ", and ".join(filter(None, (sizes, next((head.note for head in heads if head.note), ""))))
-        return shared(Head(heads[0].size, len(heads), dtype, note, _differing(dtypes)))
+        return shared(Head(heads[0].size, len(heads), dtype, note, channel_dtypes=_differing(dtypes)))
 
     def name(self, index: int) -> str:
         """Returns the path of the first channel of a picture."""

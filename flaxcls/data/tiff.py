@@ -58,8 +58,7 @@ def decode_tiff(data: bytes, most: int) -> Picture:
         if no_data is not None:
             missing = stored == (np.float32(no_data) if stored.dtype == np.float32 else no_data)
             pixels[missing if missing.shape == pixels.shape else missing.any(2)] = np.nan
-        alpha = _last_sample(page) in (MULTIPLIED, NOT_MULTIPLIED)
-        return upright(Picture(pixels, alpha, _note(tiff)), _orientation_of_tiff(page))
+        return upright(Picture(pixels, _has_alpha(page), _note(tiff)), _orientation_of_tiff(page))
 
 
 def head_of_tiff(source: Path | io.BytesIO, most: int) -> Head:
@@ -73,7 +72,7 @@ def head_of_tiff(source: Path | io.BytesIO, most: int) -> Head:
         dtype = "uint8" if page.dtype == bool else "float32" if is_float else page.dtype.name
         more = 2 if page.photometric == PALETTE else -1 if _is_cmyk(page) else 0
         size = size[::-1] if _orientation_of_tiff(page) >= 5 else size
-        return Head(size, page.samplesperpixel + more, dtype, _note(tiff))
+        return Head(size, page.samplesperpixel + more, dtype, _note(tiff), _has_alpha(page))
 
 
 def _check_kind(tiff: tifffile.TiffFile) -> None:
@@ -150,6 +149,10 @@ def _is_cmyk(page: Any) -> bool:
 def _last_sample(page: Any) -> int:
     """Returns what the last channel is, as ExtraSamples numbers it: 0 if it is a colour, or not said."""
     return int(page.extrasamples[-1]) if page.extrasamples else 0
+
+
+def _has_alpha(page: Any) -> bool:
+    return _last_sample(page) in (MULTIPLIED, NOT_MULTIPLIED)
 
 
 def _note(tiff: tifffile.TiffFile) -> str:

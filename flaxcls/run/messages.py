@@ -15,6 +15,7 @@ from flaxcls.config import Config
 from flaxcls.data import Dataset
 from flaxcls.data.dataset import describe_unseen_classes
 from flaxcls.data.inspection import (
+    UNREADABLE,
     Inspection,
     describe_copies,
     describe_kinds,
@@ -68,6 +69,7 @@ def inspect_setup(setup: Setup, config: Config) -> Inspection:
         memory_limit=config.data.memory,
         available=available_memory(),
         others={"a batch": batch, "the state": count_bytes(setup.abstract_state)},
+        on_unreadable=config.data.unreadable,
     )
 
 
@@ -111,9 +113,13 @@ def show_inspection(
     say(describe_memory(inspection.memory))
     if warning := warn_of_memory(inspection.memory):
         say(warning)
-    for title, lines in (("training refuses", inspection.problems), ("not readable", inspection.unreadable)):
+    refused, unreadable = inspection.problems, inspection.unreadable
+    for title, lines in (
+        (f"training refuses ({len(refused):,})", refused),
+        (f"not readable ({len(unreadable):,}), {UNREADABLE[inspection.on_unreadable]}", unreadable),
+    ):
         if lines and not short:
-            say("\n  ".join([f"{title} ({len(lines):,}):", *lines[:10], *["..."] * (len(lines) > 10)]))
+            say("\n  ".join([f"{title}:", *lines[:10], *["..."] * (len(lines) > 10)]))
 
 
 def count_bytes(tree: Any) -> int:

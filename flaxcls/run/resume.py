@@ -160,6 +160,8 @@ def check_record(record: dict[str, Any], identity: dict[str, Any]) -> None:
         record = {**record, "preparation": Preparation.of_record(record).as_record()}
     for name, current in identity.items():
         recorded = record.get(name)
+        if name == "preparation" and isinstance(recorded, dict) and isinstance(current, dict):
+            current = {key: value for key, value in current.items() if key != "alpha" or key in recorded}
         if recorded == current or (name in NEW and name not in record):
             continue
         if isinstance(current, dict) and isinstance(recorded, dict):

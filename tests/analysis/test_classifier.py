@@ -166,7 +166,7 @@ def test_what_looks_at_a_run_on_floats_sees_the_floats(on_floats, tmp_path):
     for mistake, index in zip(content.mistakes, wrong, strict=False):
         picture = np.rint(255 * images[index][..., :3]).astype(np.uint8)
         assert mistake.picture == data_url(enlarged(picture, 128))
-    assert "<html" in render([content])
+    assert " Channels shown: channel 1, channel 2, channel 3 as red, green, blue, of channel 1, " in render([content])
 
 
 def test_a_run_on_floats_is_not_resumed_with_bytes_and_an_older_one_is(on_floats):
@@ -177,5 +177,6 @@ def test_a_run_on_floats_is_not_resumed_with_bytes_and_an_older_one_is(on_floats
     check_record({name: value for name, value in record.items() if name != "preparation"}, floats)
     former = {name: value for name, value in record["preparation"].items() if name != "of_bytes"}
     check_record({**record, "preparation": former}, floats)
+    check_record(record, {**floats, "preparation": {**floats["preparation"], "alpha": True}})  # not known at that time
     with pytest.raises(InputError, match=r"preparation value_range: \[0.0, 1.0\], but is resumed with None"):
         check_record(record, {**floats, "preparation": {**floats["preparation"], "value_range": None}})

@@ -14,7 +14,6 @@ from flaxcls.analysis.classifier import Predictions
 from flaxcls.analysis.prediction import (
     FilePredictions,
     ImageSource,
-    check_new,
     find_images,
     predict_files,
     top_rows,
@@ -185,16 +184,6 @@ def test_a_path_that_is_no_utf8_is_written_with_escapes(tmp_path, form):
     assert rb"h\xe9.png" in (tmp_path / "found").read_bytes().replace(b"\\\\", b"\\")
 
 
-def test_a_new_file_is_tried_and_nothing_is_left(tmp_path):
-    check_new(tmp_path / "new.csv")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "link.csv").symlink_to("nowhere")
-    for name, words in {"link.csv": "is there already", "no/x.csv": "in a folder that is not there"}.items():
-        with pytest.raises(InputError, match=words):
-            check_new(tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["link.csv"]
-
-
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_a_full_disk_leaves_no_file(found, tmp_path, form):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -209,7 +198,7 @@ def test_a_full_disk_leaves_no_file(found, tmp_path, form):
 
 def test_a_file_that_has_come_meanwhile_stays(found, tmp_path):
     (tmp_path / "found").write_text("mine")
-    with pytest.raises(InputError, match="File exists"):
+    with pytest.raises(InputError, match="is there already: name a new file"):
         write(found, 2, "csv", tmp_path / "found")
     assert (tmp_path / "found").read_text() == "mine"
 

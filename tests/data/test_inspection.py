@@ -4,11 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from flaxcls.config import DataConfig
 from flaxcls.data import from_arrays, load_dataset
 from flaxcls.data.contents import READ
+from flaxcls.data.images import Images
 from flaxcls.data.inspection import (
     Copies,
     Place,
@@ -22,6 +24,7 @@ from flaxcls.data.inspection import (
     inspect_dataset,
     warn_of_memory,
 )
+from flaxcls.data.preparation import Preparation
 from flaxcls.errors import InputError
 
 NOISE = np.random.default_rng(0)
@@ -82,8 +85,8 @@ def test_sizes_and_depths_are_counted(given):
     found = look(given)
     assert describe_sizes(found) == "3 sizes, 8x8 (20), 8x12 (3), 20x10 (1); smallest 8x8, largest 20x10"
     assert describe_kinds(found) == "3 channels of 8 bits (23), 1 channel of 8 bits (1)"
-    assert describe_preparation(found) == "the model sees 8x8, 3 channels; 4 are squashed to that"
-    assert load(given).splits[found.largest.part].ids[found.largest.number] == "train/dog/large.png"
+    assert describe_preparation(found) == "the model sees 8x8, 3 channels"  # what is resized is a note
+    assert sum("squashed" in note for note in found.notes) == 1
 
 
 def test_it_is_said_where_nothing_is_resized():
@@ -237,3 +240,63 @@ def test_files_that_have_gone_are_no_copies_of_each_other(given):
         (given / part / "cat" / f"{part}1.png").unlink()
     dataset = load_dataset(DataConfig(source="folder", dir=str(given), unreadable="replace"), listing)
     assert find_copies(dataset).groups == 0
+
+
+def test_an_example_that_is_resized_without_a_file_is_counted():
+    images = [NOISE.integers(0, 256, (8, 8 + index % 2, 1), np.uint8) for index in range(20)]
+    prepared = Images(images, Preparation((8, 8), 1, "squash"))
+    found = inspect_dataset(from_arrays(prepared, np.arange(20) % 2), memory_limit=2, available=None)
+    assert describe_preparation(found) == "the model sees 8x8, 1 channel; 10 are squashed to that"
+
+
+@pytest.mark.parametrize("unreadable", ["skip", "replace"])
+def test_the_splits_are_counted_as_training_counts_them(given, unreadable):
+    """One file is damaged in its header, one later, where only the whole file shows it."""
+    (given / "train" / "cat" / "train0.png").write_text("no image")
+    cut = given / "train" / "dog" / "train1.png"
+    cut.write_bytes(cut.read_bytes()[:-60])
+    trained = load(given, unreadable=unreadable)
+    found = look(given, unreadable=unreadable)
+    assert tuple(count for count, _ in found.origins.values()) == trained.sizes
+    assert trained.sizes[0] == {"skip": 10, "replace": 11}[unreadable]
+    assert len(found.unreadable) == {"skip": 2, "replace": 1}[unreadable]
+    assert not any("left out" in note for note in found.notes)  # what is not readable has a list of its own
+
+
+def test_deep_images_that_are_replaced_are_counted(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.fromarray(NOISE.integers(0, 4096, (32, 32), np.uint16)).save(tmp_path / name / f"{number}.png")
+    cut = tmp_path / "a" / "2.png"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    for unreadable in ("skip", "replace"):
+        options = {"unreadable": unreadable, "memory": 0.0}
+        counts = tuple(count for count, _ in look(tmp_path, **options).origins.values())
+        assert counts == load(tmp_path, **options).sizes
+
+
+def test_transparency_is_named_where_the_files_say_so(tmp_path):
+    for name in ("a", "b"):
+        for number in range(5):
+            save(tmp_path / "rgba" / name / f"{number}.png", (8, 8, 4))
+            save(tmp_path / "grey" / name / f"{number}.png", (8, 8, 2))
+            bands = NOISE.integers(0, 256, (8, 8, 4), np.uint8)
+            for kind, sample in (("tiff", "unassalpha"), ("bands", "unspecified")):
+                (tmp_path / kind / name).mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(
+                    tmp_path / kind / name / f"{number}.tif", bands, photometric="rgb", extrasamples=[sample]
+                )
+    said = {
+        kind: describe_preparation(look(tmp_path / kind, color="stored")) for kind in ("rgba", "grey", "tiff", "bands")
+    }
+    assert said["rgba"] == said["tiff"] == "the model sees 8x8, 4 channels (red, green, blue, alpha); none is resized"
+    assert said["grey"] == "the model sees 8x8, 2 channels (grey, alpha); none is resized"
+    assert said["bands"] == "the model sees 8x8, 4 channels; none is resized"
+    shown = load(tmp_path / "rgba", color="rgb").preparation
+    assert shown.name_channels() == ["red", "green", "blue"]
+    in_memory, streamed = (load(tmp_path / "rgba", color="stored", memory=memory) for memory in (2.0, 0.0))
+    assert in_memory.preparation == streamed.preparation
+    assert load_dataset(
+        DataConfig(source="folder", dir=str(tmp_path / "rgba"), color="stored"), in_memory.listing
+    ).preparation.name_channels() == ["red", "green", "blue", "alpha"]

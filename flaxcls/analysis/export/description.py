@@ -64,15 +64,15 @@ def describe_input(preparation: Preparation, bands: Sequence[str] = ()) -> dict[
     """
     kind, values = ("u8", "0..255") if preparation.value_range is None else ("f32", "0..1")
     colours = {1: "grey", 3: "RGB"}.get(preparation.channels, f"{preparation.channels} channels")
-    names = {1: ["grey"], 3: ["red", "green", "blue"]}.get(preparation.channels)
-    if bands:
-        colours, names = f"the channels {', '.join(bands)}", list(bands)
+    names = preparation.name_channels(bands)
+    if bands or preparation.alpha:
+        colours = f"the channels {', '.join(names)}"
     return {
         "images": f"{kind}[b {' '.join(map(str, preparation.shape))}]",
         "values": f"{values}, {colours}",
         "dtype": preparation.dtype.name,
         "axes": ["image", "row", "column", "channel"],
-        "channels": names or [f"channel {number}" for number in range(1, preparation.channels + 1)],
+        "channels": names,
     }
 
 

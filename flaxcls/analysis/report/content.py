@@ -16,7 +16,7 @@ from flaxcls.analysis.duplicates import Duplicate, near_duplicates
 from flaxcls.analysis.evaluation import Evaluation, evaluate_run, worst
 from flaxcls.analysis.loading import load_run
 from flaxcls.analysis.own_data import check_named
-from flaxcls.analysis.pictures import data_url, enlarged, in_colours, overlay
+from flaxcls.analysis.pictures import choose_shown, data_url, describe_shown, enlarged, in_colours, overlay
 from flaxcls.config_json import to_json
 from flaxcls.data import Dataset, Split
 from flaxcls.data.images import Images
@@ -106,6 +106,7 @@ class RunContent:
     pairs: most confused classes.
     copies: near-duplicates between the split and the training split, the most similar first; None if not searched.
     copies_found: number of all near-duplicates; `copies` holds only the first of them.
+    channels_shown: text with the channels that the pictures show; "" if they are all, grey or in colours.
     """
 
     name: str
@@ -121,6 +122,7 @@ class RunContent:
     pairs: list[Pair]
     copies: list[Copy] | None
     copies_found: int
+    channels_shown: str = ""
 
 
 def read_run(
@@ -169,6 +171,7 @@ def read_run(
         pairs=confused_pairs(np.array(evaluation.metrics["confusion_matrix"]), evaluation.class_names),
         copies=None if found is None else [_copy(pair, examples, dataset) for pair in found[:MOST_DUPLICATES]],
         copies_found=len(found or ()),
+        channels_shown=_channels_shown(classifier),
     )
 
 
@@ -230,6 +233,11 @@ def _mistakes(classifier: Classifier, evaluation: Evaluation) -> tuple[list[Mist
         for place, (index, image) in enumerate(zip(chosen, images, strict=True))
     ]
     return mistakes, reason
+
+
+def _channels_shown(classifier: Classifier) -> str:
+    names = classifier.preparation.name_channels(classifier.config.data.path_column)
+    return "" if names in (["grey"], ["red", "green", "blue"]) else describe_shown(names, choose_shown(len(names)))
 
 
 def _copies(examples: Split, dataset: Dataset) -> list[Duplicate] | None:

@@ -1,9 +1,10 @@
 """The page of an inspection: one self-contained HTML file on a data set, in the look of the report."""
 
-from flaxcls.analysis.look import Look
+from flaxcls.analysis.gallery import Gallery
 from flaxcls.analysis.report.page import render_template
 from flaxcls.data import Dataset
 from flaxcls.data.inspection import (
+    UNREADABLE,
     Inspection,
     describe_copies,
     describe_kinds,
@@ -14,15 +15,14 @@ from flaxcls.data.inspection import (
 )
 
 
-def render_inspection(dataset: Dataset, inspection: Inspection, look: Look, *, draws: int, headers_only: bool) -> str:
+def render_inspection(dataset: Dataset, inspection: Inspection, gallery: Gallery, *, draws: int) -> str:
     """Returns the HTML of a page on a data set, which loads nothing.
 
     Args:
       dataset: the data set.
       inspection: its facts.
-      look: its pictures.
+      gallery: its pictures.
       draws: number of random draws of the augmentation that are shown.
-      headers_only: True if files that are not shown may be damaged, as not all of each was read.
     """
     facts = [
         ("source", inspection.source),
@@ -43,9 +43,10 @@ def render_inspection(dataset: Dataset, inspection: Inspection, look: Look, *, d
         sizes=list(inspection.sizes.items()),
         class_names=dataset.class_names,
         counts=dataset.class_counts,
-        look=look,
+        gallery=gallery,
+        on_unreadable=UNREADABLE[inspection.on_unreadable],
         draws=draws,
         copies_line=describe_copies(inspection.copies).capitalize(),
         pairs_found=len(inspection.copies.pairs) if inspection.copies else 0,
-        headers_only=headers_only,
+        headers_only=not inspection.memory.in_memory and inspection.on_unreadable != "skip",
     )

@@ -245,3 +245,10 @@ def test_channels_that_are_files_of_their_own_are_named(tmp_path):
     assert description["preparation"]["steps"][0]["files"] == ["infrared", "visible"]
     assert description["input"]["images"] == "f32[b 8 8 2]"
     assert description["input"]["channels"] == ["infrared", "visible"]
+
+
+def test_transparency_is_a_channel_of_its_name(tmp_path):
+    classifier = classifier_of(Preparation((8, 8), 4, "squash", alpha=True))
+    description = export_run(tmp_path, classifier, tmp_path / "out")
+    assert description["input"]["channels"] == ["red", "green", "blue", "alpha"]
+    assert description["input"]["values"] == "0..255, the channels red, green, blue, alpha"

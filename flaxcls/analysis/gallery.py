@@ -1,12 +1,14 @@
 """The pictures with which a data set is looked at before training: some of each class, extremes, and copies."""
 
+import contextlib
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from flaxcls.analysis.pictures import data_url, enlarged, in_colours
+from flaxcls.analysis.pictures import choose_shown, data_url, describe_shown, enlarged, in_colours
 from flaxcls.data import Dataset
 from flaxcls.data.images import Images
 from flaxcls.data.inspection import Inspection, Place, distortion
@@ -17,6 +19,7 @@ from flaxcls.errors import InputError
 MOST_CLASSES = 20
 OF_EACH = 6
 MOST_CHANGED = 6
+MOST_TRIED = 6  # of one size, until one can be read
 MOST_PAIRS = 10
 SHOWN = 224  # pixels of the longer side of a picture, at most
 SMALL = 96  # small pictures are enlarged to at most this
@@ -44,25 +47,36 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Look:
+class Gallery:
     """The pictures of a data set.
 
+    channels: the channels that they show, as text.
     classes: for each class that is shown, its examples.
     omitted: number of the other classes.
     extremes: the smallest and the largest example, and those that change most on their way to an input, with what each
       is.
+    not_shown: a line for each of these of whose size none can be read.
     copies: pairs of examples that are the same, in two splits.
     refused: for each file that should have been shown but cannot be, its name and why.
     """
 
+    channels: str
     classes: Sequence[tuple[str, Sequence[Shown]]]
     omitted: int
     extremes: Sequence[tuple[str, Shown]]
+    not_shown: Sequence[str]
     copies: Sequence[tuple[Shown, Shown]]
     refused: Sequence[str]
 
 
-def look_at(dataset: Dataset, inspection: Inspection, *, channels: Sequence[int] | None, draw_views: DrawViews) -> Look:
+def draw_gallery(
+    dataset: Dataset,
+    inspection: Inspection,
+    *,
+    channels: Sequence[int] | None,
+    channel_names: Sequence[str],
+    draw_views: DrawViews,
+) -> Gallery:
     """Returns pictures of a data set; only their files are read.
 
     Args:
@@ -70,6 +84,7 @@ def look_at(dataset: Dataset, inspection: Inspection, *, channels: Sequence[int]
       inspection: its facts.
       channels: numbers, from 1, of the one or three channels that are shown; None: the first three, or the first of
         two.
+      channel_names: of all channels that the model sees.
       draw_views: draws training images after augmentation.
 
     Raises InputError if the images have no such channels.
@@ -81,7 +96,8 @@ def look_at(dataset: Dataset, inspection: Inspection, *, channels: Sequence[int]
             f"channels is {' '.join(map(str, channels))}, but must be one or three numbers of 1 to {seen}, as "
             f"the model sees {seen} (the files have {', '.join(map(str, given))}; --data.color stored keeps theirs)."
         )
-    artist = _Artist(dataset, channels, as_stored=bool(inspection.problems))
+    shown_channels = choose_shown(seen) if channels is None else [number - 1 for number in channels]
+    artist = _Artist(dataset, shown_channels, is_asked=channels is not None, as_stored=bool(inspection.problems))
     labels = dataset.train.labels
     counts = np.bincount(labels, minlength=len(dataset.class_names))
     by_size = np.argsort(-counts, kind="stable")
@@ -97,12 +113,11 @@ def look_at(dataset: Dataset, inspection: Inspection, *, channels: Sequence[int]
         index: [(f"after augmentation, draw {draw + 1}", view[row]) for draw, view in enumerate(views)]
         for row, (_, index) in enumerate(turns)
     }
-    extremes = [
-        (title, artist.show(place, whole=True)) for title, place in [*_ends(inspection), *_most_changed(dataset)]
-    ]
+    extremes, not_shown = _draw_extremes(dataset, inspection, artist)
     pairs = inspection.copies.pairs[:MOST_PAIRS] if inspection.copies else []
     copies = [(artist.show(one), artist.show(other)) for one, other in pairs]
-    return Look(
+    return Gallery(
+        channels=describe_shown(channel_names, shown_channels),
         classes=[
             (
                 dataset.class_names[label],
@@ -111,7 +126,8 @@ def look_at(dataset: Dataset, inspection: Inspection, *, channels: Sequence[int]
             for label, of_class in chosen.items()
         ],
         omitted=len(counts) - len(by_size),
-        extremes=[(title, shown) for title, shown in extremes if shown],
+        extremes=extremes,
+        not_shown=not_shown,
         copies=[(one, other) for one, other in copies if one and other],
         refused=list(artist.refused.values()),
     )
@@ -138,39 +154,63 @@ def find_unreadable(dataset: Dataset) -> list[str]:
         return [found for found in pool.map(problem, places) if found is not None]
 
 
-def _ends(inspection: Inspection) -> list[tuple[str, Place]]:
-    """Returns the smallest and the largest example, or one if all are of one size; none if there are no files."""
-    if inspection.smallest is None or inspection.largest is None:
+def _draw_extremes(
+    dataset: Dataset, inspection: Inspection, artist: "_Artist"
+) -> tuple[list[tuple[str, Shown]], list[str]]:
+    """Returns an example of each size that stands out, with what it is, and lines on those that are all damaged."""
+    titles = [*_name_ends(inspection), *_name_most_changed(inspection)]
+    places: dict[tuple[int, int], list[Place]] = {size: [] for _, size in titles}
+    for part, split in dataset.splits.items():
+        for index, head in enumerate(split.heads or ()):
+            if head.size in places and len(places[head.size]) < MOST_TRIED:
+                places[head.size].append(Place(part, index))
+    extremes, not_shown = [], []
+    for title, size in titles:
+        drawn = (artist.show(place, whole=True) for place in places[size])
+        if shown := next(filter(None, drawn), None):
+            extremes.append((title, shown))
+        else:
+            tried, count = len(places[size]), inspection.sizes[size]
+            which = f"the first {tried} of its {count:,} images" if count > tried else f"its {count:,} images"
+            not_shown.append(f"{title}, {size[0]} x {size[1]}: none of {which} can be read")
+    return extremes, not_shown
+
+
+def _name_ends(inspection: Inspection) -> list[tuple[str, tuple[int, int]]]:
+    """Returns the smallest and the largest size, or the one of all; none if there are no files."""
+    if not inspection.from_files:
         return []
     if len(inspection.sizes) == 1:
-        return [("of the size of all", inspection.smallest)]
-    return [("smallest", inspection.smallest), ("largest", inspection.largest)]
+        return [("of the size of all", next(iter(inspection.sizes)))]
+    ends = (("smallest", min), ("largest", max))
+    return [(title, choose(inspection.sizes, key=math.prod)) for title, choose in ends]
 
 
-def _most_changed(dataset: Dataset) -> list[tuple[str, Place]]:
-    """Returns the examples of different sizes that change most on their way to an input, with by how much."""
-    preparation = dataset.preparation
-    if preparation is None or dataset.train.heads is None:
+def _name_most_changed(inspection: Inspection) -> list[tuple[str, tuple[int, int]]]:
+    """Returns the sizes of the examples that change most on their way to an input, with by how much."""
+    preparation = inspection.preparation
+    if preparation is None or not inspection.from_files:
         return []
-    sizes = {
-        head.size: Place(part, index)
-        for part, split in dataset.splits.items()
-        for index, head in enumerate(split.heads or ())
-    }
-    by_change = sorted(sizes, key=lambda size: -distortion(size, preparation))[:MOST_CHANGED]
+    by_change = sorted(inspection.sizes, key=lambda size: -distortion(size, preparation))[:MOST_CHANGED]
     said = {"crop": "{:.0%} cut off", "squash": "squashed by {:.0%}", "pad": "{:.0%} of the input empty"}
     return [
-        (said[preparation.resize].format(change), sizes[size])
+        (said[preparation.resize].format(change), size)
         for size in by_change
         if (change := distortion(size, preparation)) >= 0.005
     ]
 
 
 class _Artist:
-    """Draws examples, and keeps the reasons for which some cannot be drawn."""
+    """Draws examples, and keeps the reasons for which some cannot be drawn.
 
-    def __init__(self, dataset: Dataset, channels: Sequence[int] | None, *, as_stored: bool) -> None:
-        self._dataset, self._channels, self._as_stored = dataset, channels, as_stored
+    dataset: the data set.
+    channels: indices of the channels of an input that are shown.
+    is_asked: True if these were asked for, so that a file with others is shown in those of an input.
+    as_stored: True to show each example in its own size, too.
+    """
+
+    def __init__(self, dataset: Dataset, channels: Sequence[int], *, is_asked: bool, as_stored: bool) -> None:
+        self._dataset, self._channels, self._is_asked, self._as_stored = dataset, channels, is_asked, as_stored
         self.refused: dict[Place, str] = {}
 
     def first_readable(self, indices: np.ndarray) -> list[int]:
@@ -225,21 +265,26 @@ class _Artist:
             return None
 
     def _stored(self, place: Place) -> np.ndarray:
-        """Returns an image in its own size and channels, on white if it is transparent; deep ones as `scaled`."""
+        """Returns an image in its own size, as its file has it or, where that has other channels, in colours.
+
+        What is transparent is then on white. Deep images are `scaled`.
+        """
         images = self._dataset.splits[place.part].images
         if not isinstance(images, Images):
             pixels: np.ndarray = images[place.number]
             return pixels
         picture = images.picture(place.number)
         pixels = picture.pixels if picture.pixels.dtype == np.uint8 else scaled(picture.pixels)
-        return with_channels(pixels, 3, alpha=True) if picture.alpha else pixels
+        seen = self._dataset.image_shape[-1]
+        if pixels.shape[2] != seen:
+            with contextlib.suppress(InputError):  # channels that are no colours
+                return with_channels(pixels, seen if self._is_asked else 3, alpha=picture.alpha)
+        return pixels
 
     def _coloured(self, pixels: np.ndarray) -> np.ndarray:
-        """Returns u8[h w 3] of the channels of [h w c] that are shown."""
-        count = pixels.shape[2]
-        if self._channels is not None and max(self._channels) <= count:
-            return in_colours(pixels[..., [number - 1 for number in self._channels]])
-        return in_colours(pixels[..., : 1 if count == 2 else 3])
+        """Returns u8[h w 3] of the channels of [h w c] that are shown, or of the first of a file that has others."""
+        has_channels_of_input = pixels.shape[2] == self._dataset.image_shape[-1]
+        return in_colours(pixels[..., self._channels] if has_channels_of_input else pixels)
 
 
 def scaled(pixels: np.ndarray) -> np.ndarray:
