@@ -23,6 +23,7 @@ from flaxcls.data.inspection import (
     describe_sizes,
     describe_splits,
     inspect_dataset,
+    list_copies,
     warn_of_memory,
 )
 from flaxcls.errors import DivergenceError
@@ -86,7 +87,7 @@ def show_inspection(
       dataset: the data set.
       say: prints a line.
       show: prints a table.
-      short: True to print few lines, and of copies only if there are some.
+      short: True to print few lines, and of copies only if there are some, at most three.
     """
     copies = describe_copies(inspection.copies)
     images = (describe_sizes(inspection), describe_kinds(inspection), describe_preparation(inspection))
@@ -108,6 +109,8 @@ def show_inspection(
         say(note)
     if not short or (inspection.copies and inspection.copies.groups):
         say(copies)
+    for line in list_copies(inspection.copies, dataset, 3 if short else 10) if inspection.copies else ():
+        say(f"  {line}")
     say(describe_memory(inspection.memory))
     if warning := warn_of_memory(inspection.memory):
         say(warning)
