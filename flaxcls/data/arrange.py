@@ -10,12 +10,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from flaxcls.config import DataConfig
+from flaxcls.data.decode import MISSING
 from flaxcls.data.images import Images, unify
 from flaxcls.data.picture import Head, Picture, format_shape
-from flaxcls.data.preparation import Preparation, choose_channels, choose_range, choose_size
+from flaxcls.data.preparation import DEPTHS, Preparation, choose_channels, choose_range, choose_size, explain_size
 from flaxcls.data.resize import share_kept
 from flaxcls.data.stored import Stored
-from flaxcls.errors import InputError, refuse
+from flaxcls.errors import InputError
 
 MOST_KINDS = 6  # of what is not read that have a line each
 T = TypeVar("T")
@@ -37,22 +38,15 @@ class Arranged(NamedTuple):
     notes: list[str]
 
 
-def _choose_channels(color: str, heads: Sequence[Head], name: str, problems: list[str] | None) -> int:
+def _attempt(choose: Callable[[], T], guess: T, problems: list[str] | None) -> tuple[T, bool]:
+    """Returns what is chosen and True or, if that is refused and there is a list of problems, the guess and False."""
     try:
-        return choose_channels(color, heads, name)
+        return choose(), True
     except InputError as error:
-        refuse(str(error), problems)
-        return Counter(head.channels for head in heads).most_common(1)[0][0]
-
-
-def _choose_range(
-    dtypes: Mapping[str, int], low: float, high: float, name: str, problems: list[str] | None
-) -> tuple[float, float] | None:
-    try:
-        return choose_range(dtypes, low, high, name)
-    except InputError as error:
-        refuse(str(error), problems)
-        return low, max(high, low + 1)
+        if problems is None:
+            raise
+        problems.append(str(error))
+        return guess, False
 
 
 def arrange(
@@ -82,12 +76,12 @@ def arrange(
     """
     heads = [head for _, part in parts.values() for head in part]
     sizes = [head.size for head in heads]
-    preparation = prepared or Preparation(
-        as_size(config.image_size) or choose_size(sizes),
-        _choose_channels(config.color, heads, name, problems),
-        config.resize,
-        config.value_range,
-    )
+    preparation, channels_known, range_known = prepared, True, True
+    if preparation is None:
+        usual = Counter(head.channels for head in heads).most_common(1)[0][0]
+        number, channels_known = _attempt(lambda: choose_channels(config.color, heads, name), usual, problems)
+        size = as_size(config.image_size) or choose_size(sizes)
+        preparation = Preparation(size, number, config.resize, config.value_range)
     target, channels = preparation.size, preparation.channels
     dtypes = Counter(head.dtype for head in heads)
     deep = preparation.value_range is not None or not dtypes.keys() <= {"uint8"}
@@ -107,7 +101,11 @@ def arrange(
             for extent in _extents(pictures.get(part, stored), advice, spare)
         ]
         low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
-        value_range = config.value_range or _choose_range(dtypes, low, high, name, problems)
+        value_range: tuple[float, float] | None = config.value_range
+        if value_range is None:
+            value_range, range_known = _attempt(
+                lambda: choose_range(dtypes, low, high, name), (low, max(high, low + 1)), problems
+            )
         preparation = replace(preparation, value_range=value_range)
 
     def make_images(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:
@@ -134,7 +132,13 @@ def arrange(
         return array
 
     images = {part: make_images(part, stored) for part, (stored, _) in parts.items()}
-    return Arranged(images, preparation, [*_notes_on_values(extents, preparation), *notes_on_sizes(heads, preparation)])
+    notes = [
+        *_notes_on_values(extents, preparation, is_known=range_known, is_asked=config.value_range is not None),
+        *_notes_on_resizing(heads, preparation, why="" if prepared or config.image_size else explain_size(sizes)),
+        *(_notes_on_channels(heads, preparation) if channels_known else ()),
+        *_notes_on_files(heads),
+    ]
+    return Arranged(images, preparation, notes)
 
 
 def _extents(stored: Stored | Sequence[Picture | str], advice: str, spare: bool) -> list[Extent]:
@@ -159,22 +163,38 @@ def _extent(picture: Picture) -> Extent:
     )
 
 
-def _notes_on_values(extents: Sequence[Extent], preparation: Preparation) -> list[str]:
+def _notes_on_values(
+    extents: Sequence[Extent], preparation: Preparation, *, is_known: bool, is_asked: bool
+) -> list[str]:
+    """Returns lines on the range of the values. is_known: False if it is refused. is_asked: it is the user's."""
     if preparation.value_range is None or not extents:
         return []
     low, high = preparation.value_range
     least, greatest = min(extent.low for extent in extents), max(extent.high for extent in extents)
-    notes = [f"values of {least:g}..{greatest:g} in the files: {low:g}..{high:g} becomes 0..1 (--data.value-range)"]
+    found = f"values of {least:g}..{greatest:g} in the files"
+    if not is_known:
+        return [f"{found}; which of them are black and white is not known"]
+    why = "" if is_asked else _explain_range(low, high)
+    notes = [f"{found}: {low:g} becomes black and {high:g} white{why} (--data.value-range)"]
     outside = sum(extent.low < low or extent.high > high for extent in extents)
     if outside:
-        notes.append(f"{outside:,} of {len(extents):,} images have values outside of that, which become its ends")
+        have = describe_some(outside, len(extents), "has", "have")
+        notes.append(f"{have} values outside of that, which become its ends")
     missing = sum(extent.missing > 0 for extent in extents)
     if missing:
-        count = sum(extent.missing for extent in extents)
-        notes.append(
-            f"{missing:,} of {len(extents):,} images have {count:,} NaN or no-data values, which become {low:g}"
-        )
+        count, have = sum(extent.missing for extent in extents), describe_some(missing, len(extents), "has", "have")
+        notes.append(f"{have} {count:,} NaN or no-data values, which become {low:g}")
     return notes
+
+
+def _explain_range(low: float, high: float) -> str:
+    """Returns why `choose_range` chooses a range, as the end of a sentence."""
+    if (low, high) == (0, 1):
+        return ", as they are floating-point numbers in 0..1"
+    *before, last = map(str, DEPTHS)
+    above = f" above {low:g}" if low else ""
+    bits = round(math.log2(high - low + 1))
+    return f", as {bits} bits{above} are the fewest of {', '.join(before)} and {last} that hold them"
 
 
 def notes_on_sizes(heads: Sequence[Head], preparation: Preparation, *, options: bool = True) -> list[str]:
@@ -182,41 +202,70 @@ def notes_on_sizes(heads: Sequence[Head], preparation: Preparation, *, options: 
 
     options: True to name the options that decide it.
     """
+    return [
+        *_notes_on_resizing(heads, preparation, options=options),
+        *_notes_on_channels(heads, preparation, options=options),
+        *_notes_on_files(heads),
+    ]
 
-    def by(names: str) -> str:
-        return f" ({names})" if options else ""
 
-    notes = []
+def _notes_on_resizing(
+    heads: Sequence[Head], preparation: Preparation, *, options: bool = True, why: str = ""
+) -> list[str]:
+    """why: reason for the size, as the end of a sentence."""
     size, how = preparation.size, preparation.resize
     others = [head.size for head in heads if head.size != size]
-    if others:
-        common, count = Counter(others).most_common(1)[0]
-        most = "most of them" if 2 * count > len(others) else f"{len(set(others)):,} sizes, most often"
-        line = (
-            f"{len(others):,} of {len(heads):,} images are not {format_shape(size)} ({most} {format_shape(common)}): "
-            f"{HOW[how]} to that{by('--data.image-size, --data.resize')}"
-        )
-        if how == "crop":
-            kept = [share_kept(other, size) for other in others]
-            line += f"; evaluation sees {np.mean(kept):.0%} of them on average, {min(kept):.0%} at least"
-        notes.append(line)
+    if not others:
+        return []
+    counts = Counter(others)
+    common, count = counts.most_common(1)[0]
+    found = f", but {format_shape(common)}"
+    if len(counts) > 1:
+        most = "most of them" if 2 * count > len(others) else f"{len(counts):,} sizes, most often"
+        found = f" ({most} {format_shape(common)})"
+    line = (
+        f"{describe_some(len(others), len(heads), 'is', 'are')} not {format_shape(size)}{found}: {HOW[how]} to that"
+        f"{why and f', {why}'}{_name_options(options, '--data.image-size, --data.resize')}"
+    )
+    if how == "crop":
+        kept = [share_kept(other, size) for other in others]
+        line += f"; evaluation sees {np.mean(kept):.0%} of them on average, {min(kept):.0%} at least"
+    return [line]
+
+
+def _notes_on_channels(heads: Sequence[Head], preparation: Preparation, *, options: bool = True) -> list[str]:
+    notes = []
     grey = sum(head.channels <= 2 for head in heads)
     if preparation.channels == 3 and grey:
-        notes.append(
-            f"{grey:,} of {len(heads):,} images are grey and get three equal channels{by('--data.color grey')}"
-        )
+        done = describe_some(grey, len(heads), "is grey and gets", "are grey and get")
+        notes.append(f"{done} three equal channels{_name_options(options, '--data.color grey')}")
     colours = sum(head.channels >= 3 for head in heads)
     if preparation.channels == 1 and colours:
-        notes.append(f"{colours:,} of {len(heads):,} images are in colours, which become grey{by('--data.color')}")
+        done = describe_some(colours, len(heads), "is in colours, which becomes", "are in colours, which become")
+        notes.append(f"{done} grey{_name_options(options, '--data.color')}")
     transparent = sum(head.channels in (2, 4) for head in heads)
     if preparation.channels in (1, 3) and transparent:
-        notes.append(f"{transparent:,} of {len(heads):,} images are transparent and are laid on white")
-    kinds = Counter(head.note for head in heads if head.note).most_common()
-    notes += [f"{count:,} of {len(heads):,} files have {note}" for note, count in kinds[:MOST_KINDS]]
-    more = sum(count for _, count in kinds[MOST_KINDS:])
-    if more:
-        notes.append(f"{more:,} of {len(heads):,} files have other parts that are not read")
+        done = describe_some(transparent, len(heads), "is transparent and is", "are transparent and are")
+        notes.append(f"{done} laid on white")
     return notes
+
+
+def _notes_on_files(heads: Sequence[Head]) -> list[str]:
+    """Returns lines on what of the files is not read."""
+    kinds = Counter(head.note for head in heads if head.note).most_common()
+    found = [(count, note) for note, count in kinds[:MOST_KINDS]]
+    if more := sum(count for _, count in kinds[MOST_KINDS:]):
+        found.append((more, "other parts that are not read"))
+    return [f"{describe_some(count, len(heads), 'has', 'have', what='file')} {note}" for count, note in found]
+
+
+def _name_options(options: bool, names: str) -> str:
+    return f" ({names})" if options else ""
+
+
+def describe_some(count: int, total: int, one: str, many: str, *, what: str = "image") -> str:
+    """Returns the beginning of a sentence on some of all images, or others, with its verb for one or for many."""
+    return f"{count:,} of {total:,} {what}{'s' * (total != 1)} {one if count == 1 else many}"
 
 
 HOW = {"crop": "cropped", "squash": "squashed", "pad": "padded"}
@@ -254,7 +303,17 @@ def check_readable(results: Sequence[object], advice: str) -> None:
         raise InputError(f"{unreadable(problems, len(results))}\n{advice}")
 
 
-def unreadable(problems: Sequence[str], count: int) -> str:
-    """Returns a text that lists the first ten problems. count: number of all files."""
-    more = ["..."] if len(problems) > 10 else []
-    return "\n  ".join([f"{len(problems)} of {count} files are no images that can be read:", *problems[:10], *more])
+def unreadable(problems: Sequence[str], count: int, *, left_out: bool = False) -> str:
+    """Returns a text that lists the first ten files that are not there, and the first ten that cannot be read.
+
+    count: number of all files. left_out: True to say that they are left out.
+    """
+    missing = [problem.removesuffix(MISSING) for problem in problems if problem.endswith(MISSING)]
+    others = [problem for problem in problems if not problem.endswith(MISSING)]
+    lines = []
+    for found, one, many in ((missing, "is not there", "are not there"), (others, "cannot be read", "cannot be read")):
+        if found:
+            heading = describe_some(len(found), count, one, many, what="file")
+            done = f" and {'is' if len(found) == 1 else 'are'} left out" * left_out
+            lines.append("\n  ".join([f"{heading}{done}:", *found[:10], *["..."] * (len(found) > 10)]))
+    return "\n".join(lines)

@@ -44,7 +44,7 @@ def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
     Args:
       config: describes the data set.
       problems: gets what training refuses, if the rest can be looked at, and files that are not readable are left out
-        by their headers; None: it is refused.
+        by their headers (by all of each with `config.unreadable` skip); None: it is refused.
 
     Raises:
       InputError: if there are no classes or no images, and for files that are not images, unless `config.unreadable`
@@ -60,7 +60,8 @@ def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
     notes += describe_alike(files)
     found = files
     files, heads, unreadables = read_heads(files, config, problems)
-    notes += note_skipped(unreadables, len(files))
+    if problems is None:  # else training may do otherwise, and `unreadable` has them
+        notes += note_skipped(unreadables, len(files))
     given = {file.part for file in files}
     if "train" not in given:
         raise InputError(f"{unreadable(unreadables, len(found))}\nNo image of train is left.")

@@ -18,7 +18,7 @@ from flaxcls.data.table import ImageFile, is_table, read_assignments, read_table
 from flaxcls.errors import InputError, refuse
 from flaxcls.storage import as_path, in_bucket, printable
 
-ADVICE = "Repair them, or leave them out with --data.unreadable skip."
+ADVICE = "Put them there or repair them, or leave them out with --data.unreadable skip."
 TABLE_OPTIONS = ("path_column", "label_column", "split_column", "group_column", "image_dir", "suffix")
 
 
@@ -94,8 +94,8 @@ def stored_pictures(files: Sequence[ImageFile], config: DataConfig) -> Stored:
 
 
 def note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
-    """Returns a note on the files that are not images, if there are any. count: number of files that are images."""
-    return [f"{unreadable(problems, count + len(problems))}\nThey are left out."] if problems else ()
+    """Returns a note on the files that are left out, if there are any. count: number of the others."""
+    return [unreadable(problems, count + len(problems), left_out=True)] if problems else ()
 
 
 def find_class_names(files: Sequence[ImageFile], place: Path, problems: list[str] | None) -> list[str]:
@@ -146,14 +146,14 @@ def read_heads(
     """Returns the files that are images, the head of each, and the problems of the other files.
 
     Only the headers are read. If unreadable files are to be skipped, all of each file is read, so that training does
-    not find another one. If there is a list of problems, only files of more than 8 bits are, for their range of values.
+    not find another one. If there is a list of problems, files of more than 8 bits are, too, for their range of values.
     """
     stored = stored_pictures(files, config)
 
     def read(index: int) -> Head | str:
         try:
             head = stored.head(index)
-            wholly = head.dtype != "uint8" if problems is not None else config.unreadable == "skip"
+            wholly = config.unreadable == "skip" or (problems is not None and head.dtype != "uint8")
             if wholly or (files[index].more_paths and index == 0):  # a wrong column is seen at once
                 stored[index]
             return head

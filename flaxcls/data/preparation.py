@@ -126,6 +126,16 @@ def choose_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return height, width
 
 
+def explain_size(sizes: Sequence[tuple[int, int]]) -> str:
+    """Returns why `choose_size` chooses the size that it does, as the end of a sentence."""
+    size, count = Counter(sizes).most_common(1)[0]
+    if 2 * count <= len(sizes):
+        return "as no size has more than half"
+    if size[0] * size[1] <= LARGEST:
+        return "the size of most"
+    return f"as they are large: about their proportions, at about the area of {USUAL_SIDE}x{USUAL_SIDE}"
+
+
 def choose_channels(color: str, heads: Sequence[Head], name: str) -> int:
     """Returns the number of channels of an input. Raises InputError if they are those of the files, which differ."""
     if color != "stored":
