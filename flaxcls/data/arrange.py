@@ -103,9 +103,8 @@ def arrange(
         low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
         value_range: tuple[float, float] | None = config.value_range
         if value_range is None:
-            value_range, range_known = _attempt(
-                lambda: choose_range(dtypes, low, high, name), (low, max(high, low + 1)), problems
-            )
+            guess: tuple[float, float] | None = (low, max(high, low + 1))
+            value_range, range_known = _attempt(lambda: choose_range(dtypes, low, high, name), guess, problems)
         preparation = replace(preparation, value_range=value_range)
 
     def make_images(part: str, stored: Stored | list[Picture]) -> np.ndarray | Images:

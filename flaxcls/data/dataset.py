@@ -172,10 +172,17 @@ def describe_unseen_classes(dataset: Dataset) -> str | None:
     return f"classes without a training image, which cannot be learned: {named} ({len(absent)} of {len(names)})"
 
 
-def describe_held_out(fraction: float, origins: Mapping[str, str], seed: int) -> str:
-    """Returns where a split comes from that is held out of train. origins: those of the splits that there are."""
+def describe_held_out(share: float, origins: Mapping[str, str], seed: int, difference: str = "") -> str:
+    """Returns where a split comes from that is held out of train.
+
+    Args:
+      share: of the examples that are held out.
+      origins: those of the splits that there are.
+      seed: decides which examples are held out.
+      difference: from the share that was asked for, and why.
+    """
     of = "all" if len(origins) == 1 else "train" if origins["train"] != REST else REST
-    return f"{100 * fraction:.3g} % of {of}, held out by split seed {seed}"
+    return f"{100 * share:.3g} % of {of}{difference and f' ({difference})'}, held out by split seed {seed}"
 
 
 def hold_out(
@@ -247,9 +254,11 @@ def _check(dataset: Dataset, problems: list[str] | None) -> None:
     classes = len(dataset.class_names)
     for part, split in dataset.splits.items():
         if len(split.labels) == 0:
+            origin = dataset.origins.get(part, "given")
             refuse(
-                f"the {part} split of {dataset.name} has no example: give more examples, or another "
-                "data.validation_fraction or data.test_fraction.",
+                f"the {part} split of {dataset.name} has no example{'' if origin == 'given' else f'; it is {origin}'}: "
+                "give more different examples of each class, or another data.validation_fraction or "
+                "data.test_fraction.",
                 problems,
             )
             continue

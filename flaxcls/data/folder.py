@@ -21,7 +21,7 @@ from flaxcls.data.found import (
     read_heads,
     stored_pictures,
 )
-from flaxcls.data.held_out import describe_absent, hash_split, hash_units, rarest_labels
+from flaxcls.data.held_out import describe_absent, explain_share, hash_split, hash_units, rarest_labels
 from flaxcls.data.images import Images
 from flaxcls.data.listed import Listed, options_of, pack
 from flaxcls.data.picture import Head
@@ -143,7 +143,9 @@ def _choose_splits(
         strata = rarest_labels(labels[whole], hashes) if is_grouped else labels[whole]
         rest, held_out = hash_split(strata, hashes, fraction, config.split_seed)
         members |= {"train": whole[rest].tolist(), part: whole[held_out].tolist()}
-        origins |= {part: describe_held_out(fraction, origins, config.split_seed), "train": REST}
+        difference = explain_share(strata, hashes, len(held_out), fraction, in_groups=is_grouped)
+        share = len(held_out) / len(whole) if difference else fraction
+        origins |= {part: describe_held_out(share, origins, config.split_seed, difference), "train": REST}
     return members, origins
 
 

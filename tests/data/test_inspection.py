@@ -77,6 +77,47 @@ def test_source_and_the_origin_of_each_split_are_said(given, tmp_path):
     ]
 
 
+def test_the_share_that_comes_is_said_where_it_is_not_the_one_that_was_asked_for(tmp_path):
+    rows = []
+    for name in ("cat", "dog"):
+        for number in range(20):
+            save(tmp_path / "pets" / name / f"{number}.png")
+            rows.append([f"pets/{name}/{number}.png", name, str(number // 10)])
+        for number in range(2, 10):
+            shutil.copy(tmp_path / "pets" / name / "1.png", tmp_path / "pets" / name / f"copy{number}.png")
+        save(tmp_path / "same" / name / "1.png")
+        for number in range(2, 10):
+            shutil.copy(tmp_path / "same" / name / "1.png", tmp_path / "same" / name / f"{number}.png")
+        for number in range(2):
+            save(tmp_path / "few" / name / f"{number}.png")
+    (tmp_path / "t.csv").write_text("\n".join(map(",".join, [["path", "label", "group"], *rows])))
+
+    def origin(place, part="test", **options):
+        return look(tmp_path / place, **options).origins[part]
+
+    plain = {"test_from": "train", "validation_fraction": 0}
+    for seed in range(20):
+        count, said = origin("pets", split_seed=seed, **plain)
+        came = f"{100 * count / 56:.3g} % of all (20 % were asked for, but copies stay together), held out by split seed"
+        assert said == f"{came if abs(count - 11.2) > 1 else '20 % of all, held out by split seed'} {seed}"
+    count, said = origin("t.csv", group_column="group", **plain)
+    assert (count, said.split(", held")[0]) == (
+        20,
+        "50 % of all (20 % were asked for, but groups and copies stay together)",
+    )
+    assert origin("few", test_fraction=0.1, **plain) == (
+        2,
+        "50 % of all (10 % were asked for, but each class gives at least one), held out by split seed 0",
+    )
+    with pytest.raises(InputError) as refused:
+        load(tmp_path / "same", **plain)
+    assert str(refused.value) == (
+        "the test split of same has no example; it is 0 % of all (20 % were asked for, but 2 of 2 classes have no "
+        "two different images to be parted), held out by split seed 0: give more different examples of each class, or "
+        "another data.validation_fraction or data.test_fraction."
+    )
+
+
 def test_sizes_and_depths_are_counted(given):
     for number in range(3):
         save(given / "train" / "cat" / f"wide{number}.png", (8, 12, 3))
@@ -261,8 +302,8 @@ def test_why_a_size_and_a_range_were_chosen_is_said(tmp_path):
         return look(tmp_path / kind, **options).notes
 
     (note,) = notes_of("mixed", [(20, 20 + number, 3) for number in range(5)])
-    assert note.startswith("10 of 10 images are not 224x224 (5 sizes, most often 20x20): squashed to that, as no size ")
-    assert "as no size has more than half (--data.image-size, --data.resize)" in note
+    assert note.startswith("10 of 10 images are not 224x224 (5 sizes, most often 20x2")
+    assert note.endswith("): squashed to that, as no size has more than half (--data.image-size, --data.resize)")
     (note,) = notes_of("large", [(300, 400, 3)] * 5)
     assert note.startswith("10 of 10 images are not 192x256, but 300x400: squashed to that, as they are large: about ")
     (note,) = notes_of("odd", [(8, 8, 3)] * 4 + [(8, 9, 3)])
