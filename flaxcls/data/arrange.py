@@ -98,7 +98,7 @@ def arrange(
         extents = [
             extent
             for part, (stored, _) in parts.items()
-            for extent in _extents(pictures.get(part, stored), advice, spare)
+            for extent in _extents(pictures.get(part, stored), advice, spare or problems is not None)
         ]
         low, high = min(extent.low for extent in extents), max(extent.high for extent in extents)
         value_range: tuple[float, float] | None = config.value_range

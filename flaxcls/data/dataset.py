@@ -102,7 +102,7 @@ class Dataset:
     def described(self) -> str:
         """A line with the name and the sizes."""
         sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in self.splits.items())
-        return f"{self.name}: {sizes} images of {len(self.class_names)} classes"
+        return f"data set {self.name}: {sizes} images of {len(self.class_names)} classes"
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
@@ -254,24 +254,24 @@ def _check(dataset: Dataset, problems: list[str] | None) -> None:
     classes = len(dataset.class_names)
     for part, split in dataset.splits.items():
         if len(split.labels) == 0:
-            origin = dataset.origins.get(part, "given")
+            held_out = dataset.origins.get(part, "")
+            origin = f"; it is {held_out}" if "held out" in held_out else ""
             refuse(
-                f"the {part} split of {dataset.name} has no example{'' if origin == 'given' else f'; it is {origin}'}: "
-                "give more different examples of each class, or another data.validation_fraction or "
-                "data.test_fraction.",
+                f"the {part} split of {dataset.name!r} has no example{origin}: give more different examples of each "
+                "class, or another data.validation_fraction or data.test_fraction.",
                 problems,
             )
             continue
         if split.images.shape[1:] != dataset.image_shape or split.images.dtype != dataset.train.images.dtype:
             raise InputError(
-                f"the {part} split of {dataset.name} has images {split.images.dtype}{list(split.images.shape[1:])}, "
+                f"the {part} split of {dataset.name!r} has images {split.images.dtype}{list(split.images.shape[1:])}, "
                 f"but train has {dataset.train.images.dtype}{list(dataset.image_shape)}: all must be alike."
             )
         invalid = split.labels[(split.labels < 0) | (split.labels >= classes)]
         if len(invalid):
             starts_at_1 = split.labels.min() == 1 and split.labels.max() == classes
             raise InputError(
-                f"the {part} split of {dataset.name} has the label {invalid[0]}, but its {classes} classes are "
+                f"the {part} split of {dataset.name!r} has the label {invalid[0]}, but its {classes} classes are "
                 f"numbered 0..{classes - 1}: {'give `labels - 1`' if starts_at_1 else 'correct the labels'}, or name "
                 "every class in class_names."
             )

@@ -79,6 +79,7 @@ def show_inspection(
     say: Callable[[str], None],
     show: Callable[[RenderableType], None],
     short: bool = False,
+    problems: bool = True,
 ) -> None:
     """Prints the facts about a data set.
 
@@ -88,6 +89,7 @@ def show_inspection(
       say: prints a line.
       show: prints a table.
       short: True to print few lines, and of copies only if there are some, at most three.
+      problems: False if the caller says what training refuses.
     """
     copies = describe_copies(inspection.copies)
     images = (describe_sizes(inspection), describe_kinds(inspection), describe_preparation(inspection))
@@ -114,7 +116,8 @@ def show_inspection(
     say(describe_memory(inspection.memory))
     if warning := warn_of_memory(inspection.memory):
         say(warning)
-    for title, lines in (("training refuses", inspection.problems), ("not readable", inspection.unreadable)):
+    refused = inspection.problems if problems else ()
+    for title, lines in (("training refuses", refused), ("not readable", inspection.unreadable)):
         if lines and not short:
             say("\n  ".join([f"{title} ({len(lines):,}):", *lines[:10], *["..."] * (len(lines) > 10)]))
 

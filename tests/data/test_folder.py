@@ -194,7 +194,7 @@ def break_by(place, kind):
     [
         ("nothing", "is no folder, and no table"),
         ("file", "is no folder, and no table"),
-        ("empty", "holds no folder: it needs one for each class"),
+        ("empty", "has no folders of classes: it needs one for each class"),
         ("class", "more holds no image"),
         ("one", "has the class only alone"),
         ("unknown", "Did you mean 'columns'"),
@@ -351,7 +351,7 @@ def test_depths_that_are_mixed_are_refused(tmp_path):
     images, labels = deep_stripes(60, 4095)
     save_deep(tmp_path, images, labels)
     cv2.imwrite(tmp_path / "rows" / "x.png", np.zeros((8, 8), np.uint8))
-    with pytest.raises(InputError, match=r"uint16 in 60 files, uint8 in 1 files\. Leave some out"):
+    with pytest.raises(InputError, match=r"uint16 in 60 files, uint8 in 1 file\. Leave some out"):
         load_dataset(config(tmp_path))
 
 
