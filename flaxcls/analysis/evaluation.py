@@ -132,8 +132,8 @@ def evaluate_run(
             classifier = with_temperature(workdir, classifier, temperature)
     examples, logits = predicted[split]
     evaluation = _evaluation(classifier, split, examples, logits, name=dataset.name, fitted_on=fitted_on)
-    if dataset.listing is not None and dataset.notes:
-        evaluation.metrics["notes"]["data"] = "\n".join(dataset.notes)
+    if lines := [f"of all splits: {note}" for note in dataset.notes] if differs else dataset.changes:
+        evaluation.metrics["notes"]["data"] = "\n".join(lines)  # else the run has said it at its start
     if unread := found[split].unread:
         names = found[split].ids
         evaluation.metrics["notes"]["examples"] = (

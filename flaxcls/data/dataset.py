@@ -66,6 +66,7 @@ class Dataset:
     source: format and place of the data, such as "folder of classes /data/pets".
     origins: for each split, where its examples come from, such as "20 % of all, held out by split seed 0".
     unreadable: for each file that is left out because it cannot be read, its name and why.
+    changes: those of the notes that say what has changed in the files since a run began.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Dataset:
     source: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
     unreadable: Sequence[str] = ()
+    changes: Sequence[str] = ()
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -150,7 +150,7 @@ def test_images_beside_the_class_folders_are_counted(tmp_path):
         ),
         (
             {"train": 5, "test": 5, "original": 5},
-            r"15 images lie directly in original \(5\), test \(5\), train \(5\)\.$",
+            r"15 images lie directly in original \(5\), test \(5\), train",
         ),
         (classes("train/train", "train/test"), "has the classes test, train, which are names of splits"),
         ({"": 1}, r"no folders of classes: it needs one for each class.* 1 image lies directly in it \(1\)\.$"),
