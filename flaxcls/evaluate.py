@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from flaxcls.analysis.evaluation import evaluate_run, write
 from flaxcls.analysis.loading import config_path, load_run
-from flaxcls.analysis.tables import per_class, summary
+from flaxcls.analysis.tables import list_notes, per_class, summary
 from flaxcls.analysis.tensorboard import write_events
 from flaxcls.cli import NAMES, local_out, run_command
 from flaxcls.config import DataConfig
@@ -34,7 +34,8 @@ class Command:
     out: Path | None = None
     """Directory for the results; without it, RUN/evaluation/SPLIT."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Source of the examples; the defaults are the values of the run."""
+    """Source of the examples; what is not named is as in the run. `RUN --help` shows the values of the run, and
+    `--help` alone those of a run without options."""
 
 
 def parse(args: list[str]) -> Command:
@@ -73,8 +74,8 @@ def _evaluate(command: Command) -> int:
     console.print(summary(evaluation))
     if table := per_class(evaluation):
         console.print(table)
-    for path, note in evaluation.metrics["notes"].items():
-        console.print(escape(f"{path}: {note}"))
+    for note in list_notes(evaluation):
+        console.print(escape(note), soft_wrap=True)
     for file in files:
         console.print(escape(f"written: {file}"), soft_wrap=True)
     return 0

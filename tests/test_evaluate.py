@@ -98,6 +98,7 @@ def test_new_images_of_any_size_in_folders(trained, capfd, tmp_path, splits):
     assert metrics["per_class"][4]["recall"] is None
     note = "not the run's own data, so the run may have been trained on some of these examples"
     assert metrics["notes"]["dataset"].splitlines()[0] == note
+    assert "dataset: 27 of 27 images are not 8x8 (most of them 24x24): squashed to that" in out
     assert "27 of 27 images are not 8x8 (most of them 24x24): squashed to that" in metrics["notes"]["dataset"]
     code, _, err = call(capfd, trained.workdir, *args, "--split", "validation")
     assert code == (2 if splits else 0)

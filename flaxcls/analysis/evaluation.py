@@ -132,8 +132,9 @@ def evaluate_run(
             classifier = with_temperature(workdir, classifier, temperature)
     examples, logits = predicted[split]
     evaluation = _evaluation(classifier, split, examples, logits, name=dataset.name, fitted_on=fitted_on)
-    if dataset.notes and (differs or dataset.listing is not None):
-        evaluation.metrics["notes"]["data"] = "\n".join(dataset.notes)
+    lines = [f"of all splits: {note}" for note in dataset.notes] if differs else dataset.changes
+    if lines:
+        evaluation.metrics["notes"]["data"] = "\n".join(lines)  # else the run has said it at its start
     if unread := found[split].unread:
         names = found[split].ids
         evaluation.metrics["notes"]["examples"] = (

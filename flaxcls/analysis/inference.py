@@ -9,7 +9,7 @@ import numpy as np
 from flaxcls.analysis.calibration import fit_temperature
 from flaxcls.analysis.classifier import Classifier
 from flaxcls.analysis.loading import keep_temperature
-from flaxcls.analysis.own_data import load_validation_split
+from flaxcls.analysis.own_data import EVALUATE, load_validation_split, was_given
 from flaxcls.data import Split
 from flaxcls.data.batches import pad_rows
 from flaxcls.data.images import Images, read_rows
@@ -60,7 +60,8 @@ def calibrated(workdir: Path, classifier: Classifier) -> tuple[Classifier, str |
     try:
         split = load_validation_split(workdir, classifier)
     except InputError as error:
-        return classifier, str(error)
+        advice = f" Call `{EVALUATE}` in Python once: it fits a temperature, and the run keeps it."
+        return classifier, f"{error}{advice if was_given(classifier) else ''}"
     ((split, logits),) = predict_splits(classifier, [split])
     return with_temperature(workdir, classifier, fit_temperature(logits, split.labels)), None
 

@@ -15,12 +15,19 @@ from flaxcls.run.examples import read_listing
 from flaxcls.run.resume import load_trained_on
 from flaxcls.storage import as_path, printable
 
+EVALUATE = "flaxcls.analysis.evaluation.evaluate_run(RUN, dataset=...)"
+
 
 def is_own(classifier: Classifier, dataset: Dataset) -> bool:
     """Returns True if the run was trained on this data set: by the content of its files, or else by its name."""
     if classifier.fingerprint and dataset.fingerprint:
         return dataset.fingerprint == classifier.fingerprint
     return dataset.name == classifier.data
+
+
+def was_given(classifier: Classifier) -> bool:
+    """True if `fit` was given the data set in Python: the configuration has the default source, which was not read."""
+    return classifier.config.data.source == DataConfig.source != classifier.data
 
 
 def is_new_folder(workdir: Path, classifier: Classifier, data: DataConfig) -> bool:
@@ -53,11 +60,18 @@ def fill_from_run(data: DataConfig | None, own: DataConfig) -> DataConfig:
 
 def check_named(classifier: Classifier, dataset: Dataset) -> None:
     """Raises InputError if the run was trained on another data set than its configuration names."""
-    if not is_own(classifier, dataset):
+    if is_own(classifier, dataset):
+        return
+    ways = f"`{EVALUATE}` evaluates it there, and `flaxcls.analysis.report.read_run(RUN, dataset=...)` is for a report"
+    if was_given(classifier):
         raise InputError(
-            f"the run was trained on {classifier.data}, but its configuration names {dataset.name}: if fit was "
-            "given arrays, give them again (dataset=), or name other data (--data.*)."
+            f"the run was trained on {classifier.data}, which fit was given in Python, so no command can load it: "
+            f"{ways}. Or evaluate images in files, by --data.source folder --data.dir DIR."
         )
+    raise InputError(
+        f"the run was trained on {classifier.data}, but its configuration names {dataset.name}, which is other data: "
+        f"name the run's own by --data.dir or, if fit was given it in Python, {ways}."
+    )
 
 
 def check_fit(classifier: Classifier, dataset: Dataset) -> None:
@@ -109,6 +123,11 @@ def load_validation_split(workdir: Path, classifier: Classifier) -> Split:
     """
     if classifier.examples[1:2] == (0,):
         raise InputError("the run was trained without a validation split, as data.validation_fraction is 0.")
+    if was_given(classifier):
+        raise InputError(
+            f"the run was trained on {classifier.data}, which fit was given in Python, so its validation split is not "
+            "at hand."
+        )
     dataset = load_trained_on(classifier.config.data, workdir)
     name = classifier.data
     if not is_own(classifier, dataset):

@@ -21,9 +21,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from flaxcls.analysis.classifier import Classifier, Predictions
-from flaxcls.data.arrange import notes_on_sizes, notes_on_values
 from flaxcls.data.decode import read_picture
 from flaxcls.data.files import describe_left_out, few, find_below
+from flaxcls.data.notes import notes_on_heads, notes_on_values
 from flaxcls.data.picture import Extent, Head, Picture, extent_of, head_of
 from flaxcls.data.stored import read_bands
 from flaxcls.data.table import is_table, read_paths
@@ -190,7 +190,7 @@ def predict_files(
     predictions = classifier.predictions(np.concatenate(parts))
     notes = [
         *notes_on_values(extents, classifier.preparation, options=False),
-        *notes_on_sizes(heads, classifier.preparation, options=False),
+        *notes_on_heads(heads, classifier.preparation, options=False),
     ]
     return FilePredictions(read, predictions, unreadable, notes)
 

@@ -1,5 +1,7 @@
 """Tables of an evaluation, to print."""
 
+import re
+
 from rich.markup import escape
 from rich.table import Table
 
@@ -52,6 +54,13 @@ def per_class(evaluation: Evaluation) -> Table | None:
         areas = (number(row[name]) for name in ("roc_auc", "average_precision"))
         table.add_row(escape(row["name"]), f"{row['support']:,}", *shares, *areas)
     return table
+
+
+def list_notes(evaluation: Evaluation) -> list[str]:
+    """Returns the notes of an evaluation, each with what it is on; one may have further lines, which are indented."""
+    return [
+        f"{path}: {line}" for path, note in evaluation.metrics["notes"].items() for line in re.split(r"\n(?! )", note)
+    ]
 
 
 def percent(value: float | None, digits: int = 2) -> str:

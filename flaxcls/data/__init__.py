@@ -56,7 +56,7 @@ def load_dataset(config: DataConfig, listing: bytes | None = None, *, problems: 
     count = len(dataset.train.labels)
     if config.train_examples > count:
         raise InputError(
-            f"data.train_examples is {config.train_examples}, but the train split of {dataset.name} has {count} "
+            f"data.train_examples is {config.train_examples}, but the train split of {dataset.name!r} has {count} "
             "examples: ask for no more, or leave it out to use all."
         )
     chosen = stratified_order(dataset.train.labels, config.split_seed)[: config.train_examples]

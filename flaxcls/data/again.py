@@ -1,6 +1,7 @@
 """The images of a run that goes on: those of its list, as they are now."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -45,19 +46,21 @@ def load_listed(config: DataConfig, listing: bytes) -> Dataset | None:
     labels, members = number_labels(files, listed.class_names), members_of(files)
     found = arrange_files(files, heads, labels, members, config, advice=ADVICE_FOR_RUN, prepared=listed.preparation)
     parts = make_splits(found, files, heads, labels, number_contents(files, digests), members)
-    return from_splits(
+    lines = list(describe_changes(changes))
+    dataset = from_splits(
         parts["train"],
         parts.get("validation"),
         parts["test"],
         class_names=listed.class_names,
         name=printable(Path(str(config.dir)).expanduser().resolve().stem),
-        notes=[*describe_changes(changes), *found.notes],
+        notes=[*lines, *found.notes],
         preparation=listed.preparation,
         fingerprint=listed.fingerprint,
         listing=listing,
         source=describe_source(config),
         origins=dict.fromkeys(parts, "as when the run began"),
     )
+    return replace(dataset, changes=lines)
 
 
 def is_listed(config: DataConfig, listing: bytes) -> bool:

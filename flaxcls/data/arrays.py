@@ -185,14 +185,15 @@ def _check_channels(shape: tuple[int, ...], what: str) -> None:
     """Raises InputError for more than 16 channels, or if they seem to come before height and width."""
     _, first, second, last = shape
     # [n 1 8 8] are pictures of 8x8 pixels: nobody has pictures of one row, with as many channels as pixels
-    if first <= MOST_CHANNELS < last or first <= 4 < second == last:
+    if first <= MOST_CHANNELS < min(second, last) or first <= 4 < second == last:
         raise InputError(
             f"{what} has the shape {shape}, which looks like [n c h w], but must be [n h w c]: give "
             "`np.moveaxis(images, 1, -1)`."
         )
     if last > MOST_CHANNELS:
         raise InputError(
-            f"{what} has the shape {shape}, so {last} channels, but [n h w c] may have {MOST_CHANNELS} at most."
+            f"{what} has the shape {shape}, so {last} channels, but [n h w c] may have {MOST_CHANNELS} at most: leave "
+            "some out, or, if it is [n c h w], give `np.moveaxis(images, 1, -1)`."
         )
 
 

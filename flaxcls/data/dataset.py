@@ -66,6 +66,7 @@ class Dataset:
     source: format and place of the data, such as "folder of classes /data/pets".
     origins: for each split, where its examples come from, such as "20 % of all, held out by split seed 0".
     unreadable: for each file that is left out because it cannot be read, its name and why.
+    changes: those of the notes that say what has changed in the files since a run began.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Dataset:
     source: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
     unreadable: Sequence[str] = ()
+    changes: Sequence[str] = ()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -102,7 +104,7 @@ class Dataset:
     def described(self) -> str:
         """A line with the name and the sizes."""
         sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in self.splits.items())
-        return f"{self.name}: {sizes} images of {len(self.class_names)} classes"
+        return f"data set {self.name}: {sizes} images of {len(self.class_names)} classes"
 
     def without_replacing(self) -> "Dataset":
         """Returns the data set in which no image takes the place of one that cannot be read."""
@@ -182,10 +184,17 @@ def describe_unseen_classes(dataset: Dataset) -> str | None:
     return f"classes without a training image, which cannot be learned: {named} ({len(absent)} of {len(names)})"
 
 
-def describe_held_out(fraction: float, origins: Mapping[str, str], seed: int) -> str:
-    """Returns where a split comes from that is held out of train. origins: those of the splits that there are."""
+def describe_held_out(share: float, origins: Mapping[str, str], seed: int, difference: str = "") -> str:
+    """Returns where a split comes from that is held out of train.
+
+    Args:
+      share: of the examples that are held out.
+      origins: those of the splits that there are.
+      seed: decides which examples are held out.
+      difference: from the share that was asked for, and why.
+    """
     of = "all" if len(origins) == 1 else "train" if origins["train"] != REST else REST
-    return f"{100 * fraction:.3g} % of {of}, held out by split seed {seed}"
+    return f"{100 * share:.3g} % of {of}{difference and f' ({difference})'}, held out by split seed {seed}"
 
 
 def hold_out(
@@ -257,22 +266,24 @@ def _check(dataset: Dataset, problems: list[str] | None) -> None:
     classes = len(dataset.class_names)
     for part, split in dataset.splits.items():
         if len(split.labels) == 0:
+            held_out = dataset.origins.get(part, "")
+            origin = f"; it is {held_out}" if "held out" in held_out else ""
             refuse(
-                f"the {part} split of {dataset.name} has no example: give more examples, or another "
-                "data.validation_fraction or data.test_fraction.",
+                f"the {part} split of {dataset.name!r} has no example{origin}: give more different examples of each "
+                "class, or another data.validation_fraction or data.test_fraction.",
                 problems,
             )
             continue
         if split.images.shape[1:] != dataset.image_shape or split.images.dtype != dataset.train.images.dtype:
             raise InputError(
-                f"the {part} split of {dataset.name} has images {split.images.dtype}{list(split.images.shape[1:])}, "
+                f"the {part} split of {dataset.name!r} has images {split.images.dtype}{list(split.images.shape[1:])}, "
                 f"but train has {dataset.train.images.dtype}{list(dataset.image_shape)}: all must be alike."
             )
         invalid = split.labels[(split.labels < 0) | (split.labels >= classes)]
         if len(invalid):
             starts_at_1 = split.labels.min() == 1 and split.labels.max() == classes
             raise InputError(
-                f"the {part} split of {dataset.name} has the label {invalid[0]}, but its {classes} classes are "
+                f"the {part} split of {dataset.name!r} has the label {invalid[0]}, but its {classes} classes are "
                 f"numbered 0..{classes - 1}: {'give `labels - 1`' if starts_at_1 else 'correct the labels'}, or name "
                 "every class in class_names."
             )

@@ -38,6 +38,7 @@ FORMATS = (
     *("AVIF", "BMP", "DDS", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "QOI", "SGI"),
     *("TGA", "TIFF", "WEBP"),
 )
+MISSING = " is not there."  # how the message on a file ends that does not exist
 T = TypeVar("T")
 
 
@@ -158,7 +159,7 @@ def named(name: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except FileNotFoundError as error:
-        raise InputError(f"{name} is not there.") from error
+        raise InputError(f"{name}{MISSING}") from error
     except (TooLargeError, Image.DecompressionBombError) as error:
         pixels, most = re.findall(r"\d+", str(error))[:2]
         raise InputError(

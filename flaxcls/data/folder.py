@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from flaxcls.config import DataConfig
-from flaxcls.data.arrange import Arranged, arrange, notes_on_sizes, notes_on_values
+from flaxcls.data.arrange import Arranged, arrange
 from flaxcls.data.contents import Digest, content_of, digest_files, fingerprint_of, number_contents
 from flaxcls.data.dataset import REST, Dataset, Split, describe_held_out, from_splits, validation_stands_for_test
 from flaxcls.data.found import (
@@ -22,9 +22,10 @@ from flaxcls.data.found import (
     read_heads,
     stored_pictures,
 )
-from flaxcls.data.held_out import describe_absent, hash_split, hash_units, rarest_labels
+from flaxcls.data.held_out import describe_absent, explain_share, hash_split, hash_units, rarest_labels
 from flaxcls.data.images import Images, unreadable
 from flaxcls.data.listed import Listed, options_of, pack
+from flaxcls.data.notes import notes_on_heads, notes_on_values
 from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.table import TABLES, ImageFile, is_table
@@ -145,7 +146,9 @@ def _choose_splits(
         strata = rarest_labels(labels[whole], hashes) if is_grouped else labels[whole]
         rest, held_out = hash_split(strata, hashes, fraction, config.split_seed)
         members |= {"train": whole[rest].tolist(), part: whole[held_out].tolist()}
-        origins |= {part: describe_held_out(fraction, origins, config.split_seed), "train": REST}
+        difference = explain_share(strata, hashes, len(held_out), fraction, in_groups=is_grouped)
+        share = len(held_out) / len(whole) if difference else fraction
+        origins |= {part: describe_held_out(share, origins, config.split_seed, difference), "train": REST}
     return members, origins
 
 
@@ -279,7 +282,7 @@ def load_examples(
         is_measured=True,
     )
     split = Split(images, labels, [file.name for file in files])
-    return printable(place.resolve().stem), split, [*notes, *notes_on_sizes(heads, preparation)]
+    return printable(place.resolve().stem), split, [*notes, *notes_on_heads(heads, preparation)]
 
 
 def describe_read(config: DataConfig, images: Images) -> list[str]:

@@ -20,7 +20,7 @@ from flaxcls.data.table import ImageFile, is_table, read_assignments, read_table
 from flaxcls.errors import InputError, refuse
 from flaxcls.storage import as_path, in_bucket, printable
 
-ADVICE = "Repair them, or leave them out with --data.unreadable skip."
+ADVICE = "Put them there or repair them, or leave them out with --data.unreadable skip."
 TABLE_OPTIONS = ("path_column", "label_column", "split_column", "group_column", "image_dir", "suffix")
 
 
@@ -107,8 +107,8 @@ def stored_pictures(files: Sequence[ImageFile], config: DataConfig) -> Stored:
 
 
 def note_skipped(problems: Sequence[str], count: int) -> Sequence[str]:
-    """Returns a note on the files that are not images, if there are any. count: number of files that are images."""
-    return [f"{unreadable(problems, count + len(problems))}\nThey are left out."] if problems else ()
+    """Returns a note on the files that are left out, if there are any. count: number of the others."""
+    return [unreadable(problems, count + len(problems), left_out=True)] if problems else ()
 
 
 def find_class_names(files: Sequence[ImageFile], place: Path, problems: list[str] | None) -> list[str]:

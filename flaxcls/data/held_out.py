@@ -41,6 +41,31 @@ def hash_split(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
+def explain_share(labels: np.ndarray, hashes: Sequence[bytes], count: int, fraction: float, *, in_groups: bool) -> str:
+    """Returns a text on the share that was asked for if `hash_split` holds out another one, not by rounding alone.
+
+    Args:
+      labels: i32[n], of all examples.
+      hashes: of all examples.
+      count: number of examples that are held out.
+      fraction: share of them that was asked for.
+      in_groups: True if a hash may stand for a group.
+    """
+    hashes_of: dict[int, set[bytes]] = {}
+    for label, digest in zip(labels.tolist(), hashes, strict=True):
+        hashes_of.setdefault(label, set()).add(digest)
+    if abs(count - fraction * len(labels)) <= len(hashes_of) / 2:  # as each class is rounded
+        return ""
+    single = sum(len(of_class) == 1 for of_class in hashes_of.values())
+    reasons = []
+    if len(set(hashes)) < len(hashes) and single < len(hashes_of):
+        reasons.append(f"{'groups and ' * in_groups}copies stay together")
+    if single:
+        have = f"{single:,} of {len(hashes_of):,} classes {'has' if single == 1 else 'have'} no two different"
+        reasons.append(f"{have} {'groups' if in_groups else 'images'} to be parted")
+    return f"{100 * fraction:.3g} % were asked for, but {', and '.join(reasons) or 'each class gives at least one'}"
+
+
 def hash_units(files: Sequence[ImageFile], digests: Sequence[bytes]) -> dict[str, bytes]:
     """Returns a hash of each example, by its name; examples that must stay together have the same.
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxcls.data.picture import Extent, Picture, extent_of
+from flaxcls.data.decode import MISSING
+from flaxcls.data.picture import Extent, Picture, describe_some, extent_of
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import resize
 from flaxcls.data.stored import Stored
@@ -152,15 +153,19 @@ class Images:
 
     def check_any_readable(self) -> None:
         """Raises InputError if images may be left out, but none of them can be read; reads until one can."""
-        reasons = []
+        if reasons := self.why_none_readable():
+            raise InputError(none_readable(reasons))
+
+    def why_none_readable(self) -> list[str]:
+        """Returns why each image cannot be read, if they may be left out and none can be; else nothing."""
+        reasons: list[str] = []
         for index in range(0 if self._labels is None else len(self)):
             try:
                 self._read(index)
-                return
+                return []
             except InputError as error:
                 reasons.append(str(error))
-        if reasons:
-            raise InputError(none_readable(reasons))
+        return reasons
 
     def readable(self, which: slice) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images [m h w c] of a slice, and bool[m], False for those that cannot be read, which are black.
@@ -237,10 +242,20 @@ def unify(stored: Stored | list[Picture], index: int, picture: Picture, preparat
         raise InputError(f"{name}: {error}") from error
 
 
-def unreadable(problems: Sequence[str], count: int) -> str:
-    """Returns a text that lists the first ten problems. count: number of all files."""
-    more = ["..."] if len(problems) > 10 else []
-    return "\n  ".join([f"{len(problems)} of {count} files cannot be used:", *problems[:10], *more])
+def unreadable(problems: Sequence[str], count: int, *, left_out: bool = False) -> str:
+    """Returns a text that lists the first ten files that are not there, and the first ten that cannot be used.
+
+    count: number of all files. left_out: True to say that they are left out.
+    """
+    missing = [problem.removesuffix(MISSING) for problem in problems if problem.endswith(MISSING)]
+    others = [problem for problem in problems if not problem.endswith(MISSING)]
+    lines = []
+    for found, one, many in ((missing, "is not there", "are not there"), (others, "cannot be used", "cannot be used")):
+        if found:
+            heading = describe_some(len(found), count, one, many, what="file")
+            done = f" and {'is' if len(found) == 1 else 'are'} left out" * left_out
+            lines.append("\n  ".join([f"{heading}{done}:", *found[:10], *["..."] * (len(found) > 10)]))
+    return "\n".join(lines)
 
 
 def none_readable(reasons: Sequence[str]) -> str:

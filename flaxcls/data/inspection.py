@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxcls.data.arrange import HOW
 from flaxcls.data.contents import number_of
 from flaxcls.data.dataset import Dataset, Split
 from flaxcls.data.images import Images
+from flaxcls.data.notes import HOW
 from flaxcls.data.picture import Head, format_shape
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import share_kept
@@ -43,7 +43,8 @@ class Copies:
     within: for each split, the number of its examples that repeat another one of it.
     across: for a pair of splits, the number of examples of the first that are also in the second.
     contradictions: number of groups with several labels.
-    pairs: an example of the first and one of the second split, for each example that `across` counts.
+    pairs: each example that is the same as an earlier one, in the order of train, validation and test, and that one;
+      pairs with two labels come first, then those in two splits.
     """
 
     groups: int = 0
@@ -196,25 +197,38 @@ def find_copies(dataset: Dataset) -> Copies | None:
     highest, lowest = np.full(len(counts), -1), np.full(len(counts), len(dataset.class_names))
     np.maximum.at(highest, group_of, labels)
     np.minimum.at(lowest, group_of, labels)
-    across: dict[tuple[str, str], int] = {}
-    pairs: list[tuple[Place, Place]] = []
-    for first, second in (("test", "train"), ("validation", "train"), ("test", "validation")):
-        if first not in parts or second not in parts:
-            continue
-        one, other = parts[first], parts[second]
-        _, originals = np.unique(other, return_index=True)
-        by_content = {other[index]: Place(second, int(index)) for index in originals}
-        shared = [(Place(first, i), by_content[content]) for i, content in enumerate(one) if content in by_content]
-        if shared:
-            across[first, second] = len(shared)
-            pairs += shared
+    across = {
+        (first, second): count
+        for first, second in (("test", "train"), ("validation", "train"), ("test", "validation"))
+        if first in parts and second in parts and (count := int(np.isin(parts[first], parts[second]).sum()))
+    }
     return Copies(
         groups=int((counts > 1).sum()),
         within={part: repeated for part, of in parts.items() if (repeated := len(of) - len(np.unique(of)))},
         across=across,
         contradictions=int((highest != lowest).sum()),
-        pairs=pairs,
+        pairs=_pair_copies(dataset, group_of, np.flatnonzero(counts > 1)),
     )
+
+
+def _pair_copies(dataset: Dataset, group_of: np.ndarray, groups: np.ndarray) -> list[tuple[Place, Place]]:
+    """Returns the pairs of `Copies`. group_of: i64[n], the group of each example. groups: those of several examples."""
+    places = [Place(part, index) for part, split in dataset.splits.items() for index in range(len(split.labels))]
+    members: dict[int, list[Place]] = {}
+    for index in np.flatnonzero(np.isin(group_of, groups)).tolist():
+        members.setdefault(int(group_of[index]), []).append(places[index])
+    pairs = []
+    for alike in members.values():
+        for number, place in enumerate(alike[1:], 1):
+            others = (other for other in alike[:number] if _label(dataset, other) != _label(dataset, place))
+            pairs.append((place, next(others, alike[0])))
+    return sorted(
+        pairs, key=lambda pair: (_label(dataset, pair[0]) == _label(dataset, pair[1]), pair[0].part == pair[1].part)
+    )
+
+
+def _label(dataset: Dataset, place: Place) -> str:
+    return dataset.class_names[dataset.splits[place.part].labels[place.number]]
 
 
 def _contents(split: Split) -> np.ndarray | None:
@@ -292,19 +306,20 @@ def describe_kinds(inspection: Inspection) -> str:
 
 
 def describe_preparation(inspection: Inspection) -> str:
-    """Returns the line on what the model sees. Of files, the notes say what is resized."""
+    """Returns the line on what the model sees. Of files, the notes say what is resized, and which values they have."""
     preparation = inspection.preparation
     if preparation is None:
         return "the model sees them as they are"
     others = sum(count for size, count in inspection.sizes.items() if size != preparation.size)
     done = "; none is resized"
     if others:
-        done = "" if inspection.from_files else f"; {others:,} are {HOW[preparation.resize]} to that"
+        resized = f"; {others:,} {'is' if others == 1 else 'are'} {HOW[preparation.resize]} to that"
+        done = "" if inspection.from_files else resized
     channels = f"{preparation.channels} channel{'s' * (preparation.channels > 1)}"
     if preparation.alpha:
         channels += f" ({', '.join(preparation.name_channels())})"
-    scale = "" if preparation.value_range is None else " in 0..1, of {:g}..{:g}".format(*preparation.value_range)
-    return f"the model sees {format_shape(preparation.size)}, {channels}{scale}{done}"
+    sees = "would see" if inspection.problems else "sees"
+    return f"the model {sees} {format_shape(preparation.size)}, {channels}{done}"
 
 
 def describe_copies(copies: Copies | None) -> str:
@@ -318,6 +333,21 @@ def describe_copies(copies: Copies | None) -> str:
     if copies.contradictions:
         found.append(f"groups with several labels: {copies.contradictions:,}")
     return f"exact copies: {copies.groups:,} group{'s' * (copies.groups > 1)}; {', '.join(found)}"
+
+
+def list_copies(copies: Copies, dataset: Dataset, most: int = 10) -> list[str]:
+    """Returns a line for each of up to `most` pairs of exact copies, the worst first, and one on how many more."""
+
+    def describe(place: Place) -> str:
+        return f"{dataset.splits[place.part].ids[place.number]} ({_label(dataset, place)} in {place.part})"
+
+    lines = []
+    for one, other in copies.pairs[:most]:
+        kind = "in two splits" if one.part != other.part else "in one split"
+        kind = "two labels" if _label(dataset, one) != _label(dataset, other) else kind
+        lines.append(f"{kind}: {describe(one)}, {describe(other)}")
+    more = len(copies.pairs) - len(lines)
+    return [*lines, *[f"... and {more:,} more"] * (more > 0)]
 
 
 def as_bytes(count: float) -> str:

@@ -107,7 +107,7 @@ def find_examples(
     check_selection(place, len(below.images), len(below.unselected), [] if known else below.unused)
     layout = read_layout(_tree(below), printable(place), known)
     if not layout.classes:
-        raise InputError(_no_classes(place, below, layout.unused))
+        raise InputError(_no_classes(place, below))
     paths = []
     for label, split, folder in layout.classes:
         images = list(folder.below())
@@ -143,11 +143,16 @@ def _tree(below: Below) -> Folder:
     return top
 
 
-def _no_classes(place: Path, below: Below, unused: Sequence[str]) -> str:
-    has = f" It has {len(unused):,} images, but in no class folder: {few(unused)}." if unused else ""
+def _no_classes(place: Path, below: Below) -> str:
+    needs = f"{printable(place)} has no folders of classes: it needs one for each class, with its images in it."
+    if not below.images:
+        return f"{needs} There is no image in it."
+    folders = Counter(path.rpartition("/")[0] for path in below.images)
+    where = few(f"{folder or 'it'} ({count:,})" for folder, count in folders.items())
+    verb = "lies" if len(below.images) == 1 else "lie"
     tables = [path for path in below.others if path.lower().endswith(TABLES)]
-    advice = f" If a table lists their labels, name it with --data.dir: {few(tables)}." if unused and tables else ""
-    return f"{printable(place)} holds no folder: it needs one for each class, with its images in it.{has}{advice}"
+    advice = f" If a table lists their labels, name it with --data.dir: {few(tables)}." if tables else ""
+    return f"{needs} {len(below.images):,} image{'s' * (len(below.images) > 1)} {verb} directly in {where}.{advice}"
 
 
 def _check_class(

@@ -95,7 +95,8 @@ def locate(
         return result(found, plain)
     listed = "\n  ".join([*(printable(found.paths[i]) for i in missing[:10]), *["..."] * (len(missing) > 10)])
     raise InputError(
-        f"{len(missing)} of {len(names)} files of the table {table} are not there:\n  {listed}\n"
+        f"{len(missing)} of {len(names)} files of the table {table} {'is' if len(missing) == 1 else 'are'} not there:\n"
+        f"  {listed}\n"
         "Paths are relative to the folder of the table, or to --data.image-dir; --data.suffix is added to each."
         + (f" Found are {', '.join(counts)}." if counts else "")
         + _hint(names[missing[0]], plain, search, nearest)

@@ -102,6 +102,11 @@ def check_values(picture: Picture) -> Picture:
     return picture
 
 
+def describe_some(count: int, total: int, one: str, many: str, *, what: str = "image") -> str:
+    """Returns the beginning of a sentence on some of all images, or others, with its verb for one or for many."""
+    return f"{count:,} of {total:,} {what}{'s' * (total != 1)} {one if count == 1 else many}"
+
+
 def format_shape(shape: Sequence[int]) -> str:
     """Returns a height and a width, and maybe channels, as text such as 32x48 or 32x48x3."""
     return "x".join(map(str, shape))

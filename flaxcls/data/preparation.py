@@ -156,16 +156,29 @@ def choose_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return height, width
 
 
+def explain_size(sizes: Sequence[tuple[int, int]]) -> str:
+    """Returns why `choose_size` chooses the size that it does, as the end of a sentence."""
+    size, count = Counter(sizes).most_common(1)[0]
+    if 2 * count <= len(sizes):
+        return "as no size has more than half"
+    if size[0] * size[1] <= LARGEST:
+        return "the size of most"
+    return f"as they are large: about their proportions, at about the area of {USUAL_SIDE}x{USUAL_SIDE}"
+
+
 def choose_channels(color: str, heads: Sequence[Head], name: str) -> int:
     """Returns the number of channels of an input. Raises InputError if they are those of the files, which differ."""
     if color != "stored":
         return 3 if color == "rgb" else 1
     counts = Counter(head.channels for head in heads)
     if len(counts) > 1:
+        found = (
+            f"{channels} channel{'s' * (channels > 1)} ({count:,} image{'s' * (count > 1)})"
+            for channels, count in counts.most_common()
+        )
         raise InputError(
-            f"data.color is stored, but the images of {name} have "
-            + " and ".join(f"{channels} channels ({count:,} images)" for channels, count in counts.most_common())
-            + ": choose data.color rgb or grey, or leave some out (--data.exclude)."
+            f"data.color is stored, but the images of {name} have {' and '.join(found)}: choose data.color rgb or "
+            "grey, or leave some out (--data.exclude)."
         )
     return next(iter(counts))
 
@@ -213,7 +226,7 @@ def choose_range(dtypes: Mapping[str, int], low: float, high: float, name: str) 
     if len(dtypes) > 1:
         raise InputError(
             f"the images of {name} have values of several types: "
-            + ", ".join(f"{kind} in {count:,} files" for kind, count in sorted(dtypes.items()))
+            + ", ".join(f"{kind} in {count:,} file{'s' * (count > 1)}" for kind, count in sorted(dtypes.items()))
             + ". Leave some out (--data.exclude), bring them to one, or name one range for the values of all by "
             "--data.value-range LOW HIGH."
         )

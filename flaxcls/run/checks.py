@@ -1,6 +1,6 @@
 """Checks that configuration, data, devices and model fit together; `validation` checks the configuration alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from flax import linen as nn
 from flaxcls.config import AugmentConfig, Config, MeshConfig, OptimConfig
 from flaxcls.contract import check_logits
 from flaxcls.data import Dataset
-from flaxcls.data.images import Images
+from flaxcls.data.images import Images, none_readable
 from flaxcls.errors import InputError
 from flaxcls.parameters import matching
 from flaxcls.state import TrainState
@@ -31,44 +31,49 @@ def check_devices(config: MeshConfig, devices: int) -> None:
 
 
 def check_data(config: Config, dataset: Dataset, devices: int) -> None:
-    """Raises InputError if batch, devices, early stopping or augmentation do not fit the data."""
+    """Raises InputError with a line for each of batch, devices, early stopping and so on that does not fit the data."""
+    if problems := list(_data_problems(config, dataset, devices)):
+        raise InputError("\n".join(problems))
+
+
+def _data_problems(config: Config, dataset: Dataset, devices: int) -> Iterator[str]:
     batch, examples = config.loop.batch_size, len(dataset.train.labels)
     if batch > examples:
-        raise InputError(
-            f"loop.batch_size is {batch}, but the train split of {dataset.name} has {examples} examples: "
+        yield (
+            f"loop.batch_size is {batch}, but the train split of {dataset.name!r} has {examples} examples: "
             "choose a batch no larger than that."
         )
-    _check_labels(dataset)
+    yield from _label_problems(dataset)
     for split in (dataset.validation, dataset.test):
-        if split is not None and isinstance(split.images, Images):
-            split.images.check_any_readable()  # now, not after an epoch
+        if split is not None and isinstance(split.images, Images) and (reasons := split.images.why_none_readable()):
+            yield none_readable(reasons)  # now, not after an epoch
     if dataset.validation is None and config.stop.patience is not None:
-        raise InputError(
+        yield (
             f"stop.patience is {config.stop.patience}, but {dataset.name} has no validation split, which early "
             "stopping needs: leave stop.patience out, or set data.validation_fraction, for example to 0.1."
         )
     if config.model.init_images > examples:
-        raise InputError(
-            f"model.init_images is {config.model.init_images}, but the train split of {dataset.name} has {examples} "
+        yield (
+            f"model.init_images is {config.model.init_images}, but the train split of {dataset.name!r} has {examples} "
             "examples: choose a number no larger than that."
         )
     parts = devices * config.optim.accumulate
     if batch % parts:
-        raise InputError(
+        yield (
             f"loop.batch_size is {batch}, but must be a multiple of {parts}: {devices} devices times optim.accumulate "
             f"{config.optim.accumulate}. The nearest is {max(round(batch / parts), 1) * parts}."
         )
     if config.data.on_device:
-        _check_resident(dataset.train.images, dataset.name, config.augment)
-    _check_augmentation(config.augment, dataset)
+        yield from _resident_problems(dataset.train.images, dataset.name, config.augment)
+    yield from _augmentation_problems(config.augment, dataset)
 
 
-def _check_labels(dataset: Dataset) -> None:
+def _label_problems(dataset: Dataset) -> Iterator[str]:
     classes = len(dataset.class_names)
     for name, split in dataset.splits.items():
         if len(split.labels) and not 0 <= split.labels.min() <= split.labels.max() < classes:
-            raise InputError(
-                f"the labels of the {name} split of {dataset.name} are {split.labels.min()} to {split.labels.max()}, "
+            yield (
+                f"the labels of the {name} split of {dataset.name!r} are {split.labels.min()} to {split.labels.max()}, "
                 f"but there are {classes} classes, so they must be 0 to {classes - 1}."
             )
 
@@ -81,14 +86,14 @@ def least_area(config: AugmentConfig, images: np.ndarray | Images) -> float | No
     return usual if config.resized_crop is None else config.resized_crop
 
 
-def _check_resident(images: np.ndarray | Images, name: str, config: AugmentConfig) -> None:
+def _resident_problems(images: np.ndarray | Images, name: str, config: AugmentConfig) -> Iterator[str]:
     crops = least_area(config, images) is not None
     if not isinstance(images, Images) or (images.in_memory and not crops):
         return
     problem, way_out = "are not all in memory", "raise data.memory if the machine has room"
     if crops:
         problem, way_out = "are of several sizes, and each batch takes other crops of them", "bring them to one size"
-    raise InputError(
+    yield (
         f"data.on_device is True, but the training images of {name} {problem}, so they cannot be kept on a device: "
         f"{way_out}, or leave data.on_device out."
     )
@@ -114,31 +119,31 @@ def check_schedule(config: OptimConfig, *, total_steps: int, warmup_steps: int) 
         )
 
 
-def _check_augmentation(augment: AugmentConfig, dataset: Dataset) -> None:
+def _augmentation_problems(augment: AugmentConfig, dataset: Dataset) -> Iterator[str]:
     height, width, channels = dataset.image_shape
     side = min(height, width)
     for name in ("crop_padding", "eval_shift"):
         pixels = getattr(augment, name)
         if pixels >= side:
-            raise InputError(
+            yield (
                 f"augment.{name} is {pixels}, but the images of {dataset.name} have {height}x{width} pixels, and a "
                 f"shift by that much moves them out of the picture: choose less than {side}."
             )
     if augment.cutout > side:
-        raise InputError(
+        yield (
             f"augment.cutout is {augment.cutout}, but the images of {dataset.name} have {height}x{width} pixels: "
             f"choose at most {side}."
         )
     colours = [name for name in ("saturation", "hue") if getattr(augment, name)]
     if colours and channels == 1:
-        raise InputError(
+        yield (
             f"augment.{colours[0]} is {getattr(augment, colours[0])}, but the images of {dataset.name} are grey: "
             "leave it out."
         )
     colours += [name for name in ("brightness", "contrast") if getattr(augment, name)]
     colours += ["policy"] if augment.policy != "none" else []
     if colours and channels not in (1, 3):
-        raise InputError(
+        yield (
             f"augment.{colours[0]} is {getattr(augment, colours[0])!r}, but the images of {dataset.name} have "
             f"{channels} channels, and colours need 3, or 1 for grey: leave it out."
         )

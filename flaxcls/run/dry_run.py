@@ -1,6 +1,8 @@
 """A dry run: it shows network, schedule, first batch, memory and work of a run. Nothing is trained or written."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +17,18 @@ from uniplot import plot_to_string
 
 from flaxcls.config import Config, OptimConfig
 from flaxcls.data import Dataset, load_dataset
+from flaxcls.data.inspection import as_bytes, inspect_dataset
+from flaxcls.errors import InputError
 from flaxcls.models.summary import layers, table
 from flaxcls.optim import make_schedule
+from flaxcls.run.checks import check_data
 from flaxcls.run.hlo import collectives
 from flaxcls.run.messages import count_bytes, describe_batch, inspect_setup, show_inspection
 from flaxcls.run.multihost.sync import is_first, whole_array
 from flaxcls.run.plan import Plan
 from flaxcls.run.result import device
 from flaxcls.run.resume import load_again, within_memory
+from flaxcls.run.runtime import available_memory
 from flaxcls.run.setup import Setup, make_setup
 from flaxcls.run.workdir import check_workdir
 from flaxcls.storage import as_path
@@ -46,15 +52,25 @@ def dry_run(
     """Shows what `fit` with the same arguments would do. The training step is compiled, for its memory, but not run.
 
     Raises:
-      InputError: if `fit` would refuse configuration, data, model or directory; of checkpoints, the record is read.
+      InputError: if `fit` would refuse configuration, data, model or directory; of checkpoints, the record is read. If
+        the data can be looked at, its facts are shown before, and all is named for which it would be refused.
     """
     console = (console or Console()) if is_first() else Console(quiet=True)
     validate(config)
     workdir = None if workdir is None else as_path(workdir)
     check_workdir(workdir, config, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-    if dataset is None:
-        dataset = load_again(config.data, workdir) if resume and workdir else load_dataset(within_memory(config.data))
-    setup = make_setup(config, dataset, model, tx, eval_params)
+    if dataset is None and resume and workdir:
+        dataset = load_again(config.data, workdir)
+    elif dataset is None:
+        try:
+            dataset = load_dataset(within_memory(config.data))
+        except InputError as error:
+            raise _with_facts(config, str(error), console) from error
+    try:
+        setup = make_setup(config, dataset, model, tx, eval_params)
+    except InputError as error:
+        _show_facts(dataset, config, [str(error)], console)
+        raise
     console.print(table(setup.model, setup.dataset.image_shape))
     _show_plan(setup, config, console)
     if tx is None:
@@ -67,10 +83,39 @@ def dry_run(
     console.print("dry run: nothing was trained or written")
 
 
+def _with_facts(config: Config, refused: str, console: Console) -> InputError:
+    """Shows what can be seen of data that training refuses; returns an error with all for which it does.
+
+    refused: the first of these.
+    """
+    # nothing is kept in memory, and nothing takes the place of what cannot be read
+    problems: list[str] = []
+    seen = replace(config.data, memory=0.0, unreadable="skip" if config.data.unreadable == "skip" else "stop")
+    try:
+        dataset = load_dataset(seen, problems=problems)
+        _show_facts(dataset, config, problems or [refused], console)
+        check_data(config, dataset, jax.device_count())
+    except InputError as error:
+        problems.append(str(error))
+    return InputError("\n".join(dict.fromkeys([refused, *problems])))
+
+
+def _show_facts(dataset: Dataset, config: Config, problems: Sequence[str], console: Console) -> None:
+    """Shows the facts about data that training refuses; the error names the problems, and what it stops at."""
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    inspection = inspect_dataset(
+        dataset, memory_limit=config.data.memory, available=available_memory(), problems=problems
+    )
+    if config.data.unreadable == "stop":
+        inspection = replace(inspection, unreadable=())
+    show_inspection(inspection, dataset, say=say, show=console.print, problems=False)
+
+
 def _show_plan(setup: Setup, config: Config, console: Console) -> None:
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     plan = setup.plan
-    show_inspection(inspect_setup(setup, config), setup.dataset, say=say, show=console.print)
+    inspection = replace(inspect_setup(setup, config), unreadable=())  # a note says what is left out
+    show_inspection(inspection, setup.dataset, say=say, show=console.print)
     batch, steps_per_epoch = describe_batch(plan, setup.microbatches), plan.examples / plan.batch_size
     console.print(
         f"{plan.total_steps:,} steps of {batch}, {steps_per_epoch:,.1f} an epoch, {plan.warmup_steps:,} of warm-up, on "
@@ -132,7 +177,7 @@ def _cost_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
     peak = work = "not known on this kind of device"
     if memory is not None:
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        peak = f"{_format_megabytes(held + memory.temp_size_in_bytes)}, with state, {batch} and key"
+        peak = f"{as_bytes(held + memory.temp_size_in_bytes)}, with state, {batch} and key"
     if cost is not None:
         loop = max(setup.microbatches, steps) > 1 and jax.default_backend() != "cpu"
         work = f"{cost['flops'] / 1e6:,.1f} MFLOPs{', a loop counted once' if loop else ''}"
@@ -140,9 +185,9 @@ def _cost_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
     program = "a training step" if steps == 1 else f"a dispatch of {steps} training steps"
     costs = Table(title=f"{program}, on each device", title_justify="left", show_header=False)
     for name, value in (
-        ("parameters", _format_megabytes(count_bytes(state.params))),
-        ("optimizer state", _format_megabytes(count_bytes(state.opt_state))),
-        ("averages and statistics", _format_megabytes(count_bytes((state.ema, state.model_state)))),
+        ("parameters", as_bytes(count_bytes(state.params))),
+        ("optimizer state", as_bytes(count_bytes(state.opt_state))),
+        ("averages and statistics", as_bytes(count_bytes((state.ema, state.model_state)))),
         ("peak memory", peak),
         ("work", work),
         ("the model, forward", f"{per_image / 1e6:,.3f} MFLOPs per image, without norms"),
@@ -160,11 +205,7 @@ def _collectives_table(setup: Setup, compiled: jax.stages.Compiled) -> Table:
     for kind, group in sorted({(operation.kind, operation.group) for operation in operations}):
         alike = [operation for operation in operations if (operation.kind, operation.group) == (kind, group)]
         sizes = (sum(operation.bytes for operation in alike), sum(operation.sent for operation in alike))
-        traffic.add_row(kind, str(group), str(len(alike)), *map(_format_megabytes, sizes))
+        traffic.add_row(kind, str(group), str(len(alike)), *map(as_bytes, sizes))
     traffic.caption = f"batch over all devices, state over mesh.fsdp {setup.mesh.shape['fsdp']}; a loop counted once"
     traffic.caption_justify = "left"
     return traffic
-
-
-def _format_megabytes(count: float) -> str:
-    return f"{count / 1e6:,.2f} MB"

@@ -24,6 +24,7 @@ from flaxcls.data.inspection import (
     describe_sizes,
     describe_splits,
     inspect_dataset,
+    list_copies,
     warn_of_memory,
 )
 from flaxcls.errors import DivergenceError
@@ -80,6 +81,7 @@ def show_inspection(
     say: Callable[[str], None],
     show: Callable[[RenderableType], None],
     short: bool = False,
+    problems: bool = True,
 ) -> None:
     """Prints the facts about a data set.
 
@@ -88,7 +90,8 @@ def show_inspection(
       dataset: the data set.
       say: prints a line.
       show: prints a table.
-      short: True to print few lines, and of copies only if there are some.
+      short: True to print few lines, and of copies only if there are some, at most three.
+      problems: False if the caller says what training refuses.
     """
     copies = describe_copies(inspection.copies)
     images = (describe_sizes(inspection), describe_kinds(inspection), describe_preparation(inspection))
@@ -110,12 +113,14 @@ def show_inspection(
         say(note)
     if not short or (inspection.copies and inspection.copies.groups):
         say(copies)
+    for line in list_copies(inspection.copies, dataset, 3 if short else 10) if inspection.copies else ():
+        say(f"  {line}")
     say(describe_memory(inspection.memory))
     if warning := warn_of_memory(inspection.memory):
         say(warning)
-    refused, unreadable = inspection.problems, inspection.unreadable
+    refused, unreadable = inspection.problems if problems else (), inspection.unreadable
     for title, lines in (
-        (f"training refuses ({len(refused):,})", refused),
+        ("training refuses", refused),
         (f"not readable ({len(unreadable):,}), {UNREADABLE[inspection.on_unreadable]}", unreadable),
     ):
         if lines and not short:

@@ -218,7 +218,7 @@ def test_what_cannot_be_evaluated(trained, workdir, tmp_path):
     dataset = trained[1]
     with pytest.raises(InputError, match=r"unknown split 'tests'. Did you mean 'test'"):
         evaluate_run(workdir, dataset=dataset, split="tests")
-    with pytest.raises(InputError, match=r"trained on stripes, but its configuration names digits: .* \(dataset=\)"):
+    with pytest.raises(InputError, match=r"stripes, which fit was given in Python, so no command can .*dataset="):
         evaluate_run(workdir)
     with pytest.raises(InputError, match=r"digits has 10 classes, and the run was trained on 6: .* lacks \['rows'"):
         evaluate_run(workdir, data=DataConfig(split_seed=1))

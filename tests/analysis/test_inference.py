@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from flaxcls.analysis import load_run
+from flaxcls.analysis.evaluation import evaluate_run
 from flaxcls.analysis.inference import calibrated
 from flaxcls.analysis.own_data import load_validation_split
 from flaxcls.config import Config, LoopConfig, ModelConfig, OptimConfig, StopConfig
@@ -67,12 +68,13 @@ def test_data_that_the_run_did_not_see_calibrates_nothing(small_config, quiet, t
     images, labels = make_stripes(150)
     result = fit(small_config, dataset=from_arrays(images, labels), workdir=tmp_path / "run", console=quiet)
     classifier = load_run(result.workdir)
-    with pytest.raises(InputError, match="is not what the run saw: the data set digits, but the run had arrays"):
+    with pytest.raises(InputError, match="trained on arrays, which fit was given in Python, so its validation"):
         load_validation_split(result.workdir, classifier)
     same, reason = calibrated(result.workdir, classifier)
     assert same.temperature is None
-    assert "is not what the run saw" in reason
-    assert not (result.workdir / "calibration.json").exists()
+    assert "evaluate_run(RUN, dataset=...)` in Python once: it fits a temperature" in reason
+    evaluate_run(result.workdir, dataset=from_arrays(images, labels))
+    assert calibrated(result.workdir, load_run(result.workdir))[1] is None
 
 
 def test_the_sizes_of_the_splits_must_be_the_runs(digits):

@@ -36,6 +36,8 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("sets")
     save(place / "one" / "data", 80, 0)
     save(place / "two" / "data", 80, 1)
+    odd = min((place / "one" / "data" / "none").iterdir())
+    Image.open(odd).resize((9, 8)).save(odd)
     config = Config(
         data=source(place / "one" / "data"),
         augment=AugmentConfig(crop_padding=0),
@@ -60,6 +62,13 @@ def test_the_runs_own_images_are_its_own_in_any_place_and_under_any_name(place, 
     assert len(own.ids) == 16
     np.testing.assert_array_equal(moved.logits, own.logits)
     assert "dataset" not in moved.metrics["notes"]
+
+
+def test_what_the_run_has_said_of_its_data_is_not_said_of_a_split_of_it(place):
+    data = source(place / "one" / "data")
+    assert "data" not in evaluate_run(place / "run").metrics["notes"]
+    notes = evaluate_run(place / "run", data=replace(data, split_seed=1)).metrics["notes"]
+    assert notes["data"].startswith("of all splits: 1 of 80 images is not 8x8, but 8x9: squashed to that")
 
 
 def test_one_image_that_is_another_makes_another_set(place, tmp_path):

@@ -123,7 +123,7 @@ def test_the_rest_goes_on_where_a_file_cannot_be_read(tmp_path):
     np.testing.assert_allclose(found.predictions.probabilities[:, 0], expected, rtol=1e-6)
     assert set(model.shapes) == {(3, 2, 2, 1)}  # one shape, so that it is compiled once
     assert sum(done) == 11
-    assert found.notes == ["8 of 8 images are not 2x2 (most of them 4x5): squashed to that"]
+    assert found.notes == ["8 of 8 images are not 2x2, but 4x5: squashed to that"]
 
 
 def test_what_of_the_files_is_not_read_is_said(tmp_path):

@@ -26,7 +26,7 @@ def test_all_is_trained_on_without_a_validation_fraction():
     dataset = from_arrays(IMAGES, LABELS, validation_fraction=0, test_fraction=0.2)
     assert dataset.validation is None
     assert dataset.sizes == (80, 0, 20)
-    assert dataset.described == "arrays: 80 train, 20 test images of 4 classes"
+    assert dataset.described == "data set arrays: 80 train, 20 test images of 4 classes"
     assert list(dataset.class_counts) == ["train", "test"]
     assert sum(dataset.class_counts["train"].values()) == 80
     given = from_arrays(IMAGES, LABELS, validation=(IMAGES[:7], LABELS[:7]), validation_fraction=0)
@@ -93,16 +93,16 @@ def test_a_constant_channel_has_the_deviation_1():
         (IMAGES.reshape(100, -1), LABELS, {}, r"shape \(100, 90\), but must be \[n h w c\]"),
         (IMAGES.astype(int), LABELS, {}, "images are int64, but must be uint8"),
         (IMAGES.astype(float), LABELS, {}, r"float images are in 0\.\.255, but must be in 0\.\.1"),
-        (IMAGES[:0], LABELS[:0], {}, "the train split of arrays has no example"),
+        (IMAGES[:0], LABELS[:0], {}, "the train split of 'arrays' has no example"),
         (IMAGES, LABELS, {"validation_fraction": 1}, "validation_fraction is 1, but must be 0 or more and below 1"),
-        (IMAGES, LABELS, {"validation_fraction": 0.01}, "the validation split of arrays has no example"),
+        (IMAGES, LABELS, {"validation_fraction": 0.01}, "the validation split of 'arrays' has no example"),
         (IMAGES, LABELS, {"test_fraction": -0.1}, r"test_fraction is -0\.1, but must be above 0"),
-        (IMAGES[:4], LABELS[:4], {}, "the validation split of arrays has no example"),
+        (IMAGES[:4], LABELS[:4], {}, "the validation split of 'arrays' has no example"),
         (
             IMAGES,
             LABELS,
             {"test": (IMAGES[:, :5], LABELS)},
-            r"test split of arrays has images uint8\[5, 5, 3\], but train",
+            r"test split of 'arrays' has images uint8\[5, 5, 3\], but train",
         ),
     ],
 )

@@ -48,5 +48,5 @@ def test_train_examples_takes_part_of_the_training_split_only():
 
 
 def test_more_train_examples_than_there_are_is_an_error():
-    with pytest.raises(InputError, match=r"data.train_examples is 9999, but the train split of digits has 1295"):
+    with pytest.raises(InputError, match=r"data.train_examples is 9999, but the train split of 'digits' has 1295"):
         load_dataset(DataConfig(train_examples=9999))

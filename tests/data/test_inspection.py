@@ -22,6 +22,7 @@ from flaxcls.data.inspection import (
     describe_splits,
     find_copies,
     inspect_dataset,
+    list_copies,
     warn_of_memory,
 )
 from flaxcls.data.preparation import Preparation
@@ -78,6 +79,51 @@ def test_source_and_the_origin_of_each_split_are_said(given, tmp_path):
     ]
 
 
+def test_the_share_that_comes_is_said_where_it_is_not_the_one_that_was_asked_for(tmp_path):
+    rows = []
+    for name in ("cat", "dog"):
+        for number in range(20):
+            save(tmp_path / "pets" / name / f"{number}.png")
+            rows.append([f"pets/{name}/{number}.png", name, str(number // 10)])
+        for number in range(2, 10):
+            shutil.copy(tmp_path / "pets" / name / "1.png", tmp_path / "pets" / name / f"copy{number}.png")
+        save(tmp_path / "same" / name / "1.png")
+        for number in range(2, 10):
+            shutil.copy(tmp_path / "same" / name / "1.png", tmp_path / "same" / name / f"{number}.png")
+        for number in range(2):
+            save(tmp_path / "few" / name / f"{number}.png")
+    (tmp_path / "t.csv").write_text("\n".join(map(",".join, [["path", "label", "group"], *rows])))
+
+    def origin(place, part="test", **options):
+        return look(tmp_path / place, **options).origins[part]
+
+    plain = {"test_from": "train", "validation_fraction": 0}
+    found = [origin("pets", split_seed=seed, **plain) for seed in range(10)]
+    assert {said.split(", held")[0] for _, said in found} == {
+        "20 % of all"
+        if abs(count - 11.2) <= 1
+        else f"{100 * count / 56:.3g} % of all (20 % were asked for, but copies stay together)"
+        for count, _ in found
+    }
+    assert any("asked" in said for _, said in found)
+    count, said = origin("t.csv", group_column="group", **plain)
+    assert (count, said.split(", held")[0]) == (
+        20,
+        "50 % of all (20 % were asked for, but groups and copies stay together)",
+    )
+    assert origin("few", test_fraction=0.1, **plain) == (
+        2,
+        "50 % of all (10 % were asked for, but each class gives at least one), held out by split seed 0",
+    )
+    with pytest.raises(InputError) as refused:
+        load(tmp_path / "same", **plain)
+    assert str(refused.value) == (
+        "the test split of 'same' has no example; it is 0 % of all (20 % were asked for, but 2 of 2 classes have no "
+        "two different images to be parted), held out by split seed 0: give more different examples of each class, or "
+        "another data.validation_fraction or data.test_fraction."
+    )
+
+
 def test_sizes_and_depths_are_counted(given):
     for number in range(3):
         save(given / "train" / "cat" / f"wide{number}.png", (8, 12, 3))
@@ -105,7 +151,8 @@ def test_deep_images_have_their_depth_and_range(tmp_path):
             Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
     found = look(tmp_path, color="grey")
     assert describe_kinds(found) == "1 channel of 16 bits"
-    assert describe_preparation(found) == "the model sees 8x8, 1 channel in 0..1, of 0..4095; none is resized"
+    assert describe_preparation(found) == "the model sees 8x8, 1 channel; none is resized"
+    assert any("0 becomes black and 4095 white" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("length", [100, 2 * READ + 100])
@@ -127,11 +174,13 @@ def test_copies_are_counted_within_and_across_splits(given, length):
     copies = find_copies(dataset)
     assert (copies.groups, copies.within, copies.contradictions) == (2, {"train": 2}, 1)
     assert copies.across == {("test", "train"): 1, ("validation", "train"): 1, ("test", "validation"): 1}
-    names = [[dataset.splits[place.part].ids[place.number] for place in pair] for pair in copies.pairs]
-    assert names[0] in (
-        ["test/cat/copy.png", "train/cat/copy.png"],
-        ["test/cat/copy.png", "train/cat/train0.png"],
-    )
+    assert list_copies(copies, dataset) == [
+        "two labels: train/dog/copy.png (dog in train), train/cat/train1.png (cat in train)",
+        "in two splits: val/cat/copy.png (cat in validation), train/cat/copy.png (cat in train)",
+        "in two splits: test/cat/copy.png (cat in test), train/cat/copy.png (cat in train)",
+        "in one split: train/cat/train0.png (cat in train), train/cat/copy.png (cat in train)",
+    ]
+    assert list_copies(copies, dataset, 1)[1:] == ["... and 3 more"]
     assert describe_copies(copies) == (
         "exact copies: 2 groups; 2 in train repeat another of it, 1 of test are also in train, 1 of validation are "
         "also in train, 1 of test are also in validation, groups with several labels: 1"
@@ -231,6 +280,68 @@ def test_files_that_are_not_readable_and_rows_that_contradict_are_listed(given):
         f"1 rows of the table {table} contradict an earlier row of the same file"
     ]
     assert any("gone.png is not there" in line for line in found.unreadable)
+
+
+def test_what_training_refuses_is_not_said_as_if_it_were_done(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(5):
+            (tmp_path / "floats" / name).mkdir(parents=True, exist_ok=True)
+            pixels = NOISE.normal(0, 1000, (8, 8)).astype(np.float32)
+            tifffile.imwrite(tmp_path / "floats" / name / f"{number}.tif", pixels)
+            save(tmp_path / "mixed" / name / f"{number}.png", (8, 8, 3) if number else (8, 8))
+    found = look(tmp_path / "floats")
+    assert "whose range is not known" in found.problems[0]
+    assert any(note.endswith(" in the files; which of them are black and white is not known") for note in found.notes)
+    assert not any("becomes black" in note for note in found.notes)
+    assert describe_preparation(found).startswith("the model would see ")
+    found = look(tmp_path / "mixed", color="stored")
+    assert "data.color is stored" in found.problems[0]
+    assert found.notes == []
+
+
+def test_why_a_size_and_a_range_were_chosen_is_said(tmp_path):
+    def notes_of(kind, shapes, **options):
+        for name in ("cat", "dog"):
+            for number, shape in enumerate(shapes):
+                save(tmp_path / kind / name / f"{number}.png", shape)
+        return look(tmp_path / kind, **options).notes
+
+    (note,) = notes_of("mixed", [(20, 20 + number, 3) for number in range(5)])
+    assert note.startswith("10 of 10 images are not 224x224 (5 sizes, most often 20x2")
+    assert note.endswith("): squashed to that, as no size has more than half (--data.image-size, --data.resize)")
+    (note,) = notes_of("large", [(300, 400, 3)] * 5)
+    assert note.startswith("10 of 10 images are not 192x256, but 300x400: squashed to that, as they are large: about ")
+    (note,) = notes_of("odd", [(8, 8, 3)] * 4 + [(8, 9, 3)])
+    assert note.startswith("2 of 10 images are not 8x8, but 8x9: squashed to that, the size of most (")
+    assert " to that (--data.image-size" in notes_of("asked", [(8, 8, 3)] * 5, image_size=6)[0]
+
+
+def test_one_image_is_spoken_of_as_one(given):
+    save(given / "train" / "cat" / "grey.png", (8, 9))
+    (given / "train" / "dog" / "bad.png").write_text("no image")
+    notes = load(given, unreadable="skip").notes
+    assert [note.split(":")[0] for note in notes] == [
+        "1 of 22 files cannot be read and is left out",
+        "1 of 21 images is not 8x8, but 8x9",
+        "1 of 21 images is grey and gets three equal channels (--data.color grey)",
+    ]
+
+
+def test_files_that_are_missing_are_not_called_unreadable(given):
+    table = given / "t.csv"
+    rows = [f"{path.relative_to(given)},{path.parent.name}" for path in sorted(given.rglob("*.png"))]
+    table.write_text("\n".join(["path,label", *rows, "gone.png,cat", "lost.png,dog"]))
+    (given / "train" / "cat" / "train0.png").write_text("no image")
+    save(given / "train" / "cat" / "train1.png", (50, 50))
+    (note,) = [note for note in load(table, unreadable="skip", max_pixels=100).notes if "left out" in note]
+    missing, others = note.split("\n2 of 22")
+    assert missing.splitlines() == [
+        "2 of 22 files are not there and are left out:",
+        f"  {given / 'gone.png'}",
+        f"  {given / 'lost.png'}",
+    ]
+    assert others.startswith(" files cannot be read and are left out:\n")
+    assert "has 2,500 pixels, and at most 100 are read" in others
 
 
 def test_files_that_have_gone_are_no_copies_of_each_other(given):

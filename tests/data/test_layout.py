@@ -144,10 +144,16 @@ def test_images_beside_the_class_folders_are_counted(tmp_path):
             "has the folder test beside the class folders. If its 5 images have no labels",
         ),
         ({"cat": 5, "dog": 5} | classes("test"), "has the split test and beside it cat, dog"),
-        ({"train": 5, "test": 5, "train.csv": "id,label"}, "10 images, but in no class folder.*name it .*: train.csv"),
-        ({"train": 5, "test": 5, "original": 5, "train.csv": "id,label"}, "10 images, but in no class .*: train.csv"),
+        (
+            {"train": 5, "test": 5, "train.csv": "id,label"},
+            r"10 images lie directly in test \(5\), train \(5\)\. .*name it .*: train.csv",
+        ),
+        (
+            {"train": 5, "test": 5, "original": 5},
+            r"15 images lie directly in original \(5\), test \(5\), train",
+        ),
         (classes("train/train", "train/test"), "has the classes test, train, which are names of splits"),
-        ({"": 3}, "holds no folder: it needs one for each class.* It has 3 images"),
+        ({"": 1}, r"no folders of classes: it needs one for each class.* 1 image lies directly in it \(1\)\.$"),
         ({"cat": 5, "dog": 0, "dog/a.txt": "x"}, r"dog holds no image \(but dog/a.txt\)"),
     ],
 )
@@ -225,7 +231,7 @@ def test_one_rule_by_content(tmp_path):
     assert sum(totals(dataset)) == 16
     assert dataset.notes == ["passed over, as they are no images (2): cat/notes.txt, labels.csv"]
     (tmp_path / "dog/empty.jpg").touch()
-    with pytest.raises(InputError, match="1 of 17 files cannot be used"):
+    with pytest.raises(InputError, match="1 of 17 files cannot be read"):
         load(tmp_path)
 
 

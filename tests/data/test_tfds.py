@@ -216,7 +216,7 @@ def test_the_memory_changes_no_picture(data_dir, kind):
         values = np.unique(np.rint(np.concatenate([s.images[:, 0, 0, 0] for s in held.splits.values()]) * 4095))
         np.testing.assert_array_equal(values, np.arange(3000, 3040))
         assert "3000..3039" in held.notes[0]
-        assert "0..4095" in held.notes[0]
+        assert "0 becomes black and 4095 white" in held.notes[0]
     elif kind is Turned:
         assert (held.test.images[:, :, 5:] > 150).all()
         assert (held.test.images[:, :, :3] < 50).all()
@@ -227,7 +227,7 @@ def test_a_size_that_is_asked_for_is_obeyed(data_dir, memory):
     dataset = load_dataset(DataConfig(source="tfds", name="toy", dir=str(data_dir), image_size=(4, 6), memory=memory))
     assert dataset.image_shape == (4, 6, 3)
     assert dataset.train.images[:].shape == (36, 4, 6, 3)
-    assert any("52 of 52 images are not 4x6 (most of them 8x8): squashed" in note for note in dataset.notes)
+    assert any("52 of 52 images are not 4x6, but 8x8: squashed to that (--" in note for note in dataset.notes)
 
 
 def test_every_picture_is_read_once_in_its_colours(data_dir):

@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_it_shows_network_plan_schedule_batch_and_cost_and_writes_nothing(shown,
         numbers = [float(cell) for cell in line.split("│")[3:7]]
         np.testing.assert_allclose(numbers, [array.min(), array.mean(), array.std(), array.max()], rtol=1e-3, atol=1e-3)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract_state.params))
-    assert f"{4 * parameters / 1e6:.2f} MB" in text
+    assert f"{4 * parameters / 2**10:.1f} KiB" in text
     assert "nothing was trained or written" in text
 
 
@@ -109,6 +110,61 @@ def test_it_refuses_what_fit_refuses(shown, small_config, stripes, quiet, tmp_pa
         shown(workdir=tmp_path / "run")
     with pytest.raises(InputError, match=r"loop\.epochs is 0"):
         shown(replace(small_config, loop=replace(small_config.loop, epochs=0)))
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Returns a folder of 20 images of 8x8, in two classes."""
+    for number in range(20):
+        place = tmp_path / "pets" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(
+            place / f"{number}.png"
+        )
+    return tmp_path / "pets"
+
+
+def refuse(config, folder, **options):
+    """Returns what a dry run of a folder shows before it refuses it, and the error."""
+    text, data = io.StringIO(), DataConfig(source="folder", dir=str(folder), **options)
+    with pytest.raises(InputError) as refused:
+        dry_run(replace(config, data=data), console=Console(file=text, width=200))
+    return text.getvalue(), str(refused.value)
+
+
+def test_the_data_is_shown_before_it_is_refused_for_all_that_does_not_fit_it(small_config, pets):
+    augment = replace(small_config.augment, cutout=1000)
+    text, error = refuse(replace(small_config, augment=augment), pets)
+    assert "train: 14, the rest\n" in text
+    assert "the model would see 8x8, 3 channels" in text
+    assert [line.split(" is ")[0] for line in error.splitlines()] == ["loop.batch_size", "augment.cutout"]
+    assert "loop.batch_size" not in text  # the error says it
+
+
+def test_data_that_training_does_not_read_is_shown_as_far_as_it_can_be(small_config, pets):
+    cv2.imwrite(str(pets / "a" / "deep.png"), np.full((8, 8), 4000, np.uint16))
+    (pets / "a" / "empty.png").write_text("no image")
+    cut = pets / "b" / "1.png"
+    cut.write_bytes(cut.read_bytes()[:-60])  # its header is whole
+    text, error = refuse(small_config, pets)
+    assert "channels and depth: 3 channels of 8 bits (20), 1 channel of 16 bits (1)" in text
+    assert "values of 0..4000 in the files; which of them are black and white is not known" in text
+    assert "not readable" not in text
+    refusals = ["1 of 22 files cannot be read:", "have values of several types: ", "loop.batch_size is 32, but"]
+    places = [error.index(words) for words in refusals]
+    assert places == sorted(places)
+    assert "empty.png is no image that can be read" in error
+
+
+def test_what_is_left_out_is_said_once(small_config, pets):
+    (pets / "a" / "empty.png").write_text("no image")
+    Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(pets / "b" / "odd.png")
+    text, data = io.StringIO(), DataConfig(source="folder", dir=str(pets), unreadable="skip")
+    small = replace(small_config, data=data, loop=replace(small_config.loop, batch_size=4))
+    dry_run(small, console=Console(file=text, width=200))
+    assert text.getvalue().count("empty.png") == 1
+    assert text.getvalue().count("squashed") == 1
+    assert "data set pets: 15 train, 2 validation, 4 test images of 2 classes\n" in text.getvalue()
 
 
 def test_it_says_what_is_frozen_and_shows_the_same_batch_where_the_split_is_on_the_devices(shown, small_config):

@@ -320,7 +320,11 @@ def change(config: Config, path: str, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("loop.batch_size", 200, "loop.batch_size is 200, but the train split of stripes has 109 examples"),
+        (
+            "loop.batch_size",
+            200,
+            "loop.batch_size is 200, but the train split of 'stripes' has 109 examples",
+        ),
         ("loop.batch_size", 31, r"loop.batch_size is 31, but must be a multiple of 2: 2 devices.*nearest is 32"),
         (
             "augment.crop_padding",

@@ -86,9 +86,12 @@ def test_a_run_says_first_what_it_is_trained_on(plain_config, tmp_path, capsys, 
     start = lines.index(data.described)
     assert lines[start + 1] == "from arrays; validation: 10 % of train, held out by split seed 0; test: given"
     assert lines[start + 6] == "images: all 8x8; 1 channel of 8 bits; the model sees 8x8, 1 channel; none is resized"
-    copies, memory, warning = lines[start + 7 : start + 10]
+    copies, *pairs, more, memory, warning = lines[start + 7 : start + 14]
     assert copies.startswith("exact copies: ")
     assert " of test are also in train" in copies
+    assert len(pairs) == 3
+    assert all(line.startswith("  two labels: ") for line in pairs)
+    assert more.startswith("  ... and ")
     assert memory.startswith("memory: the decoded images take 12.8 KiB and are kept in memory, a batch 2.0 KiB, the ")
     assert warning.startswith("warning: about ")
 

@@ -15,7 +15,7 @@ from flaxcls.analysis.evaluation import Evaluation
 from flaxcls.analysis.report import charts
 from flaxcls.analysis.report.content import RunContent
 from flaxcls.analysis.scores import McNemar, holm, mcnemar
-from flaxcls.analysis.tables import number, percent
+from flaxcls.analysis.tables import list_notes, number, percent
 from flaxcls.run.result import versions
 
 # learning curves: field of metrics.jsonl, title, and True for a logarithmic axis
@@ -155,4 +155,4 @@ def _shown(value: Any) -> str:
 ENVIRONMENT = Environment(
     loader=PackageLoader("flaxcls.analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
-ENVIRONMENT.filters |= {"percent": percent, "number": number, "shown": _shown}
+ENVIRONMENT.filters |= {"percent": percent, "number": number, "shown": _shown, "notes": list_notes}

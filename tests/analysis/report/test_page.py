@@ -57,6 +57,14 @@ def text_of(page):
     return " ".join(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
 
 
+def test_each_note_has_a_line_of_its_own():
+    found = evaluation(RIGHT, [0, 1, 0, 1], ["cat", "dog"])
+    found.metrics["notes"] = {"data": "4 images are grey\n2 of 6 files cannot be read:\n  a.png\n  b.png"}
+    page = render([content(evaluation=found)])
+    lines = re.findall(r'<p class="note">(data: .*?)</p>', page, re.DOTALL)
+    assert lines == ["data: 4 images are grey", "data: 2 of 6 files cannot be read:\n  a.png\n  b.png"]
+
+
 def test_a_run_that_has_not_ended_and_knows_everything():
     text = text_of(render([content()]))
     for words in (
