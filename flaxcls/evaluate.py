@@ -34,8 +34,8 @@ class Command:
     out: Path | None = None
     """Directory for the results; without it, RUN/evaluation/SPLIT."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Source of the examples; what is not named is as in the run. `RUN --help` shows the values of the run, and
-    `--help` alone those of a run without options."""
+    """Source of the examples. An option that is left out has the value of the run; shown are those of RUN, if the help
+    is asked for with it, or else of a run without options."""
 
 
 def parse(args: list[str]) -> Command:

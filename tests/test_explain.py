@@ -159,7 +159,7 @@ def test_unreadable_files_are_listed_and_the_rest_goes_on(folder, tmp_path, caps
 def test_where_no_file_can_be_read_nothing_is_written(folder, tmp_path, capsys):
     code, out, err = call(capsys, folder / "run", folder / "broken.png", "--out", tmp_path / "out")
     assert (code, out) == (1, "")
-    assert err.startswith("1 of 1 files could not be read:\n")
+    assert err.startswith("1 of 1 file could not be read:\n")
     assert not (tmp_path / "out").exists()
 
 

@@ -71,7 +71,7 @@ class FilePredictions(NamedTuple):
         if not self.unreadable:
             return ""
         total = len(self.images) + len(self.unreadable)
-        lines = [f"{len(self.unreadable)} of {total} files could not be read:"]
+        lines = [f"{len(self.unreadable)} of {total} file{'s' * (total > 1)} could not be read:"]
         return "\n".join(lines + [f"  {reason}" for _, reason in self.unreadable])
 
 

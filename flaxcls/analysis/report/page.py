@@ -155,4 +155,4 @@ def _shown(value: Any) -> str:
 ENVIRONMENT = Environment(
     loader=PackageLoader("flaxcls.analysis.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
-ENVIRONMENT.filters |= {"percent": percent, "number": number, "shown": _shown, "notes": list_notes}
+ENVIRONMENT.filters.update(percent=percent, number=number, shown=_shown, notes=list_notes)
