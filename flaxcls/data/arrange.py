@@ -177,8 +177,7 @@ def as_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 def _each(read: Callable[[int], T], count: int, advice: str, spare: bool) -> list[T | str]:
     """Returns `read(index)` for each picture, or why it cannot be read.
 
-    Raises InputError with the first ten that cannot be read, and the advice, unless they are to be spared and others
-    can be.
+    Raises InputError with the first ten that cannot be read, and the advice, unless they are to be spared.
     """
 
     def attempt(index: int) -> T | str:
@@ -189,7 +188,7 @@ def _each(read: Callable[[int], T], count: int, advice: str, spare: bool) -> lis
 
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(attempt, range(count)))
-    if not spare or all(isinstance(result, str) for result in results):
+    if not spare:
         check_readable(results, advice)
     return results
 

@@ -38,7 +38,7 @@ def notes_on_values(
     outside = sum(extent.low < low or extent.high > high for extent in extents)
     if outside:
         notes.append(
-            f"{describe_some(outside, total, 'has', 'have')} values outside of that, which become black or white"
+            f"{describe_some(outside, total, 'has', 'have')} values outside of that, which become its ends"
         )
     flat = sum(min(extent.high, high) - max(extent.low, low) < FLAT * (high - low) for extent in extents)
     if flat:

@@ -120,7 +120,7 @@ def show_inspection(
         say(warning)
     refused, unreadable = inspection.problems if problems else (), inspection.unreadable
     for title, lines in (
-        ("training refuses", refused),
+        (f"training refuses ({len(refused):,})", refused),
         (f"not readable ({len(unreadable):,}), {UNREADABLE[inspection.on_unreadable]}", unreadable),
     ):
         if lines and not short:

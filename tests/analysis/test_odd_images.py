@@ -90,7 +90,7 @@ def test_images_of_8_bits_are_refused_where_the_run_is_on_deeper_ones(deep, tmp_
     assert all(str(path) in str(refused.value) for path in paths[:3])
     found = evaluate(deep, tmp_path / "data", unreadable="skip")
     assert len(found.ids) == 6
-    assert "3 of 9 files cannot be used:" in said(found)
+    assert "3 of 9 files cannot be used and are left out:" in said(found)
     bytes_alone = config(tmp_path / "bytes", value_range=(0.0, 4095.0)).data
     save(tmp_path / "bytes", BYTES)
     with pytest.raises(InputError, match=reason):
@@ -120,10 +120,10 @@ def test_values_that_are_odd_for_the_run_are_said_in_evaluate_as_in_predict(floa
     paths = save(tmp_path / "data", odd)
     notes = predict_files(load_run(floats), list(map(str, paths))).notes
     assert notes == [
-        "values of -100..1e+06 in the files: -100..665 becomes 0..1",
-        "1 of 4 images have values outside of that, which become its ends",
-        "2 of 4 images use less than 1% of that, so the model sees them flat",
-        "1 of 4 images have 1 NaN or no-data values, which become -100",
+        "values of -100..1e+06 in the files: -100 becomes black and 665 white",
+        "1 of 4 images has values outside of that, which become its ends",
+        "2 of 4 images use less than 1% of that, so that a model sees hardly any differences",
+        "1 of 4 images has 1 NaN or no-data values, which become -100",
     ]
     assert said(evaluate(floats, tmp_path / "data")).splitlines()[-4:] == notes
 
@@ -164,7 +164,7 @@ def test_damaged_files_are_all_named_with_the_way_out(deep, tmp_path):
     for unreadable in ("skip", "replace"):
         found = evaluate(deep, tmp_path / "data", unreadable=unreadable)
         assert len(found.ids) == 5
-        assert "3 of 8 files cannot be used:" in said(found)
+        assert "3 of 8 files cannot be used and are left out:" in said(found)
         assert "They are left out." in said(found)
 
 

@@ -332,7 +332,7 @@ def test_images_without_any_value_cannot_be_read(tmp_path, memory):
         load_dataset(ours)
     dataset = load_dataset(replace(ours, unreadable="skip"))
     assert sum(dataset.sizes) == 57
-    assert "3 of 60 files cannot be used:" in dataset.notes[0]
+    assert "3 of 60 files cannot be used and are left out:" in dataset.notes[0]
     assert not any("no-data" in note for note in dataset.notes)
     save_deep(tmp_path / "all", np.full_like(values, np.nan), labels, tifffile.imwrite, ".tif")
     for unreadable in ("stop", "skip", "replace"):

@@ -321,7 +321,7 @@ def test_one_image_is_spoken_of_as_one(given):
     (given / "train" / "dog" / "bad.png").write_text("no image")
     notes = load(given, unreadable="skip").notes
     assert [note.split(":")[0] for note in notes] == [
-        "1 of 22 files cannot be read and is left out",
+        "1 of 22 files cannot be used and is left out",
         "1 of 21 images is not 8x8, but 8x9",
         "1 of 21 images is grey and gets three equal channels (--data.color grey)",
     ]
@@ -340,7 +340,7 @@ def test_files_that_are_missing_are_not_called_unreadable(given):
         f"  {given / 'gone.png'}",
         f"  {given / 'lost.png'}",
     ]
-    assert others.startswith(" files cannot be read and are left out:\n")
+    assert others.startswith(" files cannot be used and are left out:\n")
     assert "has 2,500 pixels, and at most 100 are read" in others
 
 

@@ -231,7 +231,7 @@ def test_one_rule_by_content(tmp_path):
     assert sum(totals(dataset)) == 16
     assert dataset.notes == ["passed over, as they are no images (2): cat/notes.txt, labels.csv"]
     (tmp_path / "dog/empty.jpg").touch()
-    with pytest.raises(InputError, match="1 of 17 files cannot be read"):
+    with pytest.raises(InputError, match="1 of 17 files cannot be used"):
         load(tmp_path)
 
 

@@ -150,7 +150,7 @@ def test_data_that_training_does_not_read_is_shown_as_far_as_it_can_be(small_con
     assert "channels and depth: 3 channels of 8 bits (20), 1 channel of 16 bits (1)" in text
     assert "values of 0..4000 in the files; which of them are black and white is not known" in text
     assert "not readable" not in text
-    refusals = ["1 of 22 files cannot be read:", "have values of several types: ", "loop.batch_size is 32, but"]
+    refusals = ["1 of 22 files cannot be used:", "have values of several types: ", "loop.batch_size is 32, but"]
     places = [error.index(words) for words in refusals]
     assert places == sorted(places)
     assert "empty.png is no image that can be read" in error

@@ -241,7 +241,8 @@ def test_where_no_image_of_a_split_is_left_it_says_what_to_do_before_it_trains(u
     with pytest.raises(InputError) as refused:
         fit(ours, workdir=place / "stopped", console=QUIET, resume=True)
     text = str(refused.value)
-    assert f"{len(validation.names)} of {len(validation.names)} files cannot be used:" in text
+    what = "are not there" if damage is remove else "cannot be used"
+    assert f"{len(validation.names)} of {len(validation.names)} files {what}:" in text
     assert all(str(place / "data" / name) in text for name in validation.names)
     assert text.endswith("Put them back or repair them: without any, nothing can be evaluated.")
 
