@@ -14,9 +14,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from flaxcls.data.jpeg import bits_of_jpeg, is_plain_jpeg
-from flaxcls.data.jpeg2000 import JPEG2000, START, bits_of_jpeg2000
-from flaxcls.data.netpbm import decode_netpbm, head_of_netpbm, is_netpbm
+from flaxcls.data.formats.jpeg import bits_of_jpeg, is_plain_jpeg
+from flaxcls.data.formats.jpeg2000 import JPEG2000, START, bits_of_jpeg2000
+from flaxcls.data.formats.netpbm import decode_netpbm, head_of_netpbm, is_netpbm
+from flaxcls.data.formats.pillow import head_of_image, picture_of_image
+from flaxcls.data.formats.png import PNG, is_plain_png, png_chunks, without_metadata
+from flaxcls.data.formats.tiff import decode_tiff, head_of_tiff, is_tiff, pillow_reads_all_of
 from flaxcls.data.picture import (
     MOST_PIXELS,
     Head,
@@ -27,9 +30,6 @@ from flaxcls.data.picture import (
     check_values,
     shared,
 )
-from flaxcls.data.pillow import head_of_image, picture_of_image
-from flaxcls.data.png import PNG, is_plain_png, png_chunks, without_metadata
-from flaxcls.data.tiff import decode_tiff, head_of_tiff, is_tiff, pillow_reads_all_of
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
 
@@ -55,7 +55,7 @@ def read_picture(path: Path, most_pixels: int | None = None, *, is_channel: bool
         picture = decode(path.read_bytes(), most_pixels)
         return picture if is_channel else check_values(picture)
 
-    return named(printable(path), read)
+    return name_errors(printable(path), read)
 
 
 def read_head(file: Path | bytes, name: str, most_pixels: int | None = None) -> Head:
@@ -63,7 +63,7 @@ def read_head(file: Path | bytes, name: str, most_pixels: int | None = None) -> 
 
     most_pixels: of the picture; None: `MOST_PIXELS`.
     """
-    return named(name, lambda: shared(_head(file, most_pixels or MOST_PIXELS)))
+    return name_errors(name, lambda: shared(_head(file, most_pixels or MOST_PIXELS)))
 
 
 def decode(data: bytes, most_pixels: int | None = None) -> Picture:
@@ -154,7 +154,7 @@ def _known_formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def named(name: str, read: Callable[[], T]) -> T:
+def name_errors(name: str, read: Callable[[], T]) -> T:
     """Returns `read()`. Raises InputError, with `name`, for any error in it."""
     try:
         return read()

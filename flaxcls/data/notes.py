@@ -37,9 +37,7 @@ def notes_on_values(
     notes = [f"{found}: {low:g} becomes black and {high:g} white{why}{_name_options(options, '--data.value-range')}"]
     outside = sum(extent.low < low or extent.high > high for extent in extents)
     if outside:
-        notes.append(
-            f"{describe_some(outside, total, 'has', 'have')} values outside of that, which become its ends"
-        )
+        notes.append(f"{describe_some(outside, total, 'has', 'have')} values outside of that, which become its ends")
     flat = sum(min(extent.high, high) - max(extent.low, low) < FLAT * (high - low) for extent in extents)
     if flat:
         uses = describe_some(flat, total, "uses", "use")

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from flaxcls.data.decode import named, read_head, read_picture
+from flaxcls.data.decode import name_errors, read_head, read_picture
 from flaxcls.data.picture import Head, Picture, check_values, shared
 from flaxcls.data.resize import resize
 from flaxcls.errors import InputError
@@ -60,7 +60,7 @@ def read_bands(paths: Sequence[Path], most_pixels: int | None = None) -> Picture
         resizable = band if band.dtype in (np.uint8, np.uint16) else band.astype(np.float32)
         bands.append(band if band.shape[:2] == size else resize(resizable, size))
     picture = Picture(np.concatenate(bands, axis=2), channel_dtypes=_differing(dtypes))
-    return named(printable(paths[0]), lambda: check_values(picture))
+    return name_errors(printable(paths[0]), lambda: check_values(picture))
 
 
 def _differing(dtypes: Sequence[str]) -> tuple[str, ...]:

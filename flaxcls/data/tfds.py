@@ -17,7 +17,7 @@ from flaxcls.config import ColorName, DataConfig
 from flaxcls.data.arrange import Arranged, arrange
 from flaxcls.data.contents import number_of
 from flaxcls.data.dataset import Dataset, Split, from_splits, hold_out, validation_stands_for_test
-from flaxcls.data.decode import decode, named, read_head
+from flaxcls.data.decode import decode, name_errors, read_head
 from flaxcls.data.picture import Head, Picture, check_values, head_of
 from flaxcls.data.stored import Stored
 from flaxcls.errors import InputError
@@ -237,7 +237,7 @@ class Records:
     def decoded(self, example: Any, index: int) -> Picture:
         """Returns the picture of an example that has been read already."""
         data, most = example[self._image_key], self._config.max_pixels
-        return named(self.name(index), lambda: check_values(decode(data, most)))
+        return name_errors(self.name(index), lambda: check_values(decode(data, most)))
 
     def head(self, index: int) -> Head:
         """Returns what the header of the picture says."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from flaxcls.data.decode import decode, named, read_head, read_picture
+from flaxcls.data.decode import decode, name_errors, read_head, read_picture
 from flaxcls.data.files import find_below
 from flaxcls.data.picture import head_of
 from flaxcls.errors import InputError
@@ -108,7 +108,7 @@ def test_of_several_pictures_the_first_and_that_is_said(tmp_path):
 )
 def test_what_is_damaged_is_refused(data, words):
     with pytest.raises(InputError, match=f"x is no image that can be read: .*{words}"):
-        named("x", lambda: decode(data))
+        name_errors("x", lambda: decode(data))
 
 
 def test_the_limit_of_pixels_holds():

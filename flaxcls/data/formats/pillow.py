@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from flaxcls.data.jpeg2000 import START, bits_of_jpeg2000, says_no_alpha, stretched
+from flaxcls.data.formats.jpeg2000 import START, bits_of_jpeg2000, says_no_alpha, stretched
+from flaxcls.data.formats.png import may_be_turned, transparent_grey
 from flaxcls.data.picture import OF_PRINT, SEVERAL, Head, Picture, beginning, upright
-from flaxcls.data.png import may_be_turned, transparent_grey
 
 GREY_MODES = ("1", "L", "LA", "La", "F")
 GREY_PNGS = (0, 4)  # kinds of colour in its header: grey, and grey with transparency

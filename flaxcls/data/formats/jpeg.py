@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from flaxcls.data.png import LARGE
+from flaxcls.data.formats.png import LARGE
 
 NO_FRAMES = (0xC4, 0xC8, 0xCC)  # of the markers from 0xC0 to 0xCF
 
