@@ -132,7 +132,9 @@ def evaluate_run(
             classifier = with_temperature(workdir, classifier, temperature)
     examples, logits = predicted[split]
     evaluation = _evaluation(classifier, split, examples, logits, name=dataset.name, fitted_on=fitted_on)
-    lines = [f"of all splits: {note}" for note in dataset.notes] if differs else dataset.changes
+    lines = [f"of all splits: {note}" for note in dataset.notes] if differs else list(dataset.changes)
+    if not differs and changed.data.dir != classifier.config.data.dir:
+        lines.insert(0, f"the run's own, in another place, so its {split} split is evaluated")
     if lines:
         evaluation.metrics["notes"]["data"] = "\n".join(lines)  # else the run has said it at its start
     if unread := found[split].unread:

@@ -62,6 +62,8 @@ def test_the_runs_own_images_are_its_own_in_any_place_and_under_any_name(place, 
     assert len(own.ids) == 16
     np.testing.assert_array_equal(moved.logits, own.logits)
     assert "dataset" not in moved.metrics["notes"]
+    assert moved.metrics["notes"]["data"] == "the run's own, in another place, so its test split is evaluated"
+    assert "data" not in own.metrics["notes"]
 
 
 def test_what_the_run_has_said_of_its_data_is_not_said_of_a_split_of_it(place):
