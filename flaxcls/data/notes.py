@@ -89,15 +89,15 @@ def notes_on_resizing(
 def notes_on_channels(heads: Sequence[Head], preparation: Preparation, *, options: bool = True) -> list[str]:
     """Returns lines on images that are brought to other channels. options: True to name the option that decides it."""
     notes = []
-    grey = sum(head.channels <= 2 for head in heads)
+    grey = sum(head.channels - head.alpha == 1 for head in heads)
     if preparation.channels == 3 and grey:
         done = describe_some(grey, len(heads), "is grey and gets", "are grey and get")
         notes.append(f"{done} three equal channels{_name_options(options, '--data.color grey')}")
-    colours = sum(head.channels >= 3 for head in heads)
+    colours = sum(head.channels - head.alpha == 3 for head in heads)
     if preparation.channels == 1 and colours:
         done = describe_some(colours, len(heads), "is in colours, which become", "are in colours, which become")
         notes.append(f"{done} grey{_name_options(options, '--data.color')}")
-    transparent = sum(head.channels in (2, 4) for head in heads)
+    transparent = sum(head.alpha for head in heads)
     if preparation.channels in (1, 3) and transparent:
         done = describe_some(transparent, len(heads), "is transparent and is", "are transparent and are")
         notes.append(f"{done} laid on white")

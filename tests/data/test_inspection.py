@@ -36,8 +36,12 @@ def save(place, shape=(8, 8, 3)):
     Image.fromarray(NOISE.integers(0, 256, shape, np.uint8)).save(place)
 
 
+def config_of(place, **options):
+    return DataConfig(source="folder", dir=str(place), **options)
+
+
 def load(place, problems=None, **options):
-    return load_dataset(DataConfig(source="folder", dir=str(place), **options), problems=problems)
+    return load_dataset(config_of(place, **options), problems=problems)
 
 
 def look(place, **options):
@@ -411,3 +415,19 @@ def test_transparency_is_named_where_the_files_say_so(tmp_path):
     assert load_dataset(
         DataConfig(source="folder", dir=str(tmp_path / "rgba"), color="stored"), in_memory.listing
     ).preparation.name_channels() == ["red", "green", "blue", "alpha"]
+
+
+def test_bands_that_are_no_colours_are_not_called_transparent(tmp_path):
+    for name in ("a", "b"):
+        for number in range(5):
+            save(tmp_path / name / f"{number}.png", (8, 8, 4) if number else (8, 8, 2))
+        for number, channels in enumerate((2, 4, 4)):
+            bands = NOISE.integers(0, 256, (8, 8, channels), np.uint8)
+            path = tmp_path / name / f"{number}.tif"
+            tifffile.imwrite(path, bands, photometric="minisblack", planarconfig="contig")
+    listing = load(tmp_path, [], memory=0).listing
+    for dataset in (load(tmp_path, [], memory=0), load_dataset(config_of(tmp_path, memory=0.0), listing)):
+        assert [note for note in dataset.notes if "transparent" in note or "grey" in note] == [
+            "2 of 16 images are grey and get three equal channels (--data.color grey)",
+            "10 of 16 images are transparent and are laid on white",
+        ]
