@@ -431,3 +431,24 @@ def test_bands_that_are_no_colours_are_not_called_transparent(tmp_path):
             "2 of 16 images are grey and get three equal channels (--data.color grey)",
             "10 of 16 images are transparent and are laid on white",
         ]
+
+
+def test_images_that_use_little_of_the_range_are_counted(tmp_path):
+    """Two images of 12 bits are among those of 16, and one of them is at 32768; types that differ have no range."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number, (low, high) in enumerate([(0, 65000), (0, 4095), (32768, 36863), (300, 310), (0, 30000)]):
+            pixels = np.linspace(low, high, 64).reshape(8, 8).astype(np.uint16)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    little = [
+        "2 of 10 images use less than 1% of that, so that a model sees hardly any differences",
+        "4 of 10 images use 1% to 12.5% of that, which is little contrast to a model (--data.value-range)",
+    ]
+    assert look(tmp_path, color="grey").notes[1:] == little
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / name / "float.tif", np.linspace(-20, 5, 64, dtype=np.float32).reshape(8, 8))
+    assert look(tmp_path, color="grey").notes == [
+        "values of -20..65000 in the files; which of them are black and white is not known",
+        little[0].replace("2 of 10", "4 of 12"),
+        little[1].replace("of 10", "of 12"),
+    ]
