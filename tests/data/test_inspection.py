@@ -452,3 +452,33 @@ def test_images_that_use_little_of_the_range_are_counted(tmp_path):
         little[0].replace("2 of 10", "4 of 12"),
         little[1].replace("of 10", "of 12"),
     ]
+
+
+UNCERTAIN = {
+    "no folder": (("1.png", "2.png"), "has no folders of classes: it needs one for each class"),
+    "flat splits": (("train/1.png", "test/2.png"), "has no folders of classes: it needs one for each class"),
+    "split or class": (("train/a/1.png", "b/2.png"), "has the split train and beside it b, which is no split"),
+}
+
+
+@pytest.mark.parametrize("case", UNCERTAIN)
+def test_images_whose_labels_are_not_known_are_one_group(tmp_path, case):
+    paths, words = UNCERTAIN[case]
+    for path in paths:
+        save(tmp_path / path)
+    with pytest.raises(InputError, match=words):
+        load(tmp_path)
+    dataset, found = load(tmp_path, []), look(tmp_path)
+    assert dataset.described == f"data set {tmp_path.name}: 2 images without a label"
+    assert found.source == f"folder of images {tmp_path}"
+    assert sorted(dataset.train.ids) == sorted(paths)
+    assert describe_splits(found) == ["train: 2, all", "test: 0, none is held out"]
+    (problem,) = found.problems
+    assert words in problem
+    assert found.notes == ["no image has a label that is certain: all are one group, from which nothing is held out"]
+
+
+def test_a_folder_without_an_image_is_refused_even_if_it_is_only_looked_at(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        look(tmp_path)
