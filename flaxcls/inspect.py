@@ -9,12 +9,13 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from flaxcls.analysis.gallery import draw_gallery, find_unreadable
+from flaxcls.analysis.drawing import find_refusals
+from flaxcls.analysis.gallery import draw_gallery
 from flaxcls.analysis.report.inspection import render_inspection
 from flaxcls.cli import NAMES, local_out, run_command
 from flaxcls.config import AugmentConfig, Config, DataConfig
 from flaxcls.data import load_dataset
-from flaxcls.data.inspection import inspect_dataset, with_unusable
+from flaxcls.data.inspection import inspect_dataset, with_refusals
 from flaxcls.errors import InputError
 from flaxcls.run.messages import show_inspection
 from flaxcls.run.preview import draw_views
@@ -50,6 +51,8 @@ def main(args: list[str] | None = None) -> int:
 def _inspect(command: Command) -> int:
     console, config, out = Console(), _data_config(command), local_out(command.out, command.out)
     validate(Config(data=config, augment=command.augment))
+    if config.source == "digits":
+        console.print("the digits of scikit-learn are inspected: name a folder or a table to look at other images")
     write_new(out, lambda: _make_page(command, config, console).encode(), overwrite=command.overwrite)
     console.print(escape(f"written: {out} ({out.stat().st_size / 2**20:.1f} MiB)"), soft_wrap=True)
     return 0
@@ -67,7 +70,7 @@ def _make_page(command: Command, config: DataConfig, console: Console) -> str:
         on_unreadable=config.unreadable,
         problems=problems,
     )
-    unusable = find_unreadable(dataset) if inspection.memory.in_memory else []
+    refusals = find_refusals(dataset) if inspection.memory.in_memory else []
     assert dataset.preparation is not None
     gallery = draw_gallery(
         dataset,
@@ -75,11 +78,13 @@ def _make_page(command: Command, config: DataConfig, console: Console) -> str:
         channels=command.channels,
         channel_names=dataset.preparation.name_channels(config.path_column),
         draw_views=partial(draw_views, command.augment, dataset, dataset.train, draws=DRAWS),
+        has_range=config.value_range is not None or len({kind for _, kind in inspection.kinds}) == 1,
     )
-    inspection = with_unusable(inspection, [*unusable, *gallery.refused])
+    inspection = with_refusals(inspection, [*refusals, *gallery.refused])
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     show_inspection(inspection, dataset, say=say, show=console.print)
-    return printable(render_inspection(dataset, inspection, gallery, draws=DRAWS))
+    mixing = [name for name, alpha in (("mixup", command.augment.mixup), ("CutMix", command.augment.cutmix)) if alpha]
+    return printable(render_inspection(dataset, inspection, gallery, mixing=mixing, columns=config.path_column))
 
 
 def _data_config(command: Command) -> DataConfig:

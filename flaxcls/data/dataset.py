@@ -11,6 +11,7 @@ from flaxcls.data.images import Images, Unread
 from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.stream import permutation
+from flaxcls.data.table import UNLABELLED
 from flaxcls.errors import InputError, refuse
 
 REST = "the rest"  # where train comes from if a split is held out of it
@@ -103,8 +104,17 @@ class Dataset:
     @property
     def described(self) -> str:
         """A line with the name and the sizes."""
+        if not self.is_labelled:
+            count = len(self.train.labels)
+            return f"data set {self.name}: {count:,} image{'s' * (count > 1)} {UNLABELLED}"
         sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in self.splits.items())
-        return f"data set {self.name}: {sizes} images of {len(self.class_names)} classes"
+        classes = len(self.class_names)
+        return f"data set {self.name}: {sizes} images of {classes} class{'es' * (classes > 1)}"
+
+    @property
+    def is_labelled(self) -> bool:
+        """False if nothing gives the images labels, so that they can only be looked at."""
+        return self.class_names != (UNLABELLED,)
 
     def without_replacing(self) -> "Dataset":
         """Returns the data set in which no image takes the place of one that cannot be read."""

@@ -28,7 +28,7 @@ from flaxcls.data.listed import Listed, options_of, pack
 from flaxcls.data.notes import notes_on_heads, notes_on_values
 from flaxcls.data.picture import Head
 from flaxcls.data.preparation import Preparation
-from flaxcls.data.table import TABLES, ImageFile, is_table
+from flaxcls.data.table import TABLES, UNLABELLED, ImageFile, is_table
 from flaxcls.errors import InputError, refuse, unknown
 from flaxcls.storage import as_path, printable
 
@@ -58,7 +58,9 @@ def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
             f"data.{name} is {getattr(config, name)!r}, but {place} is a folder, and it is for tables "
             f"({', '.join(TABLES)}): leave it out, or name a table by data.dir."
         )
-    class_names = find_class_names(files, place, problems)
+    is_labelled = {file.label for file in files} != {UNLABELLED}
+    follow_ups = problems if is_labelled else []  # what follows from missing labels is not said
+    class_names = find_class_names(files, place, follow_ups)
     notes += describe_alike(files)
     found = files
     files, heads, unreadables = read_heads(files, config, problems)
@@ -79,7 +81,10 @@ def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
     digest_of = {file.name: digest for file, digest in zip(found, digests_found, strict=True)}
     digests = [digest_of[file.name] for file in files]
     labels = number_labels(files, class_names)
-    members, origins = _choose_splits(files, labels, digests, config)
+    if is_labelled:
+        members, origins = _choose_splits(files, labels, digests, config)
+    else:
+        members, origins = {"train": [*range(len(files))], "test": []}, {"train": "all", "test": "none is held out"}
     if "the validation split" in origins["test"]:
         notes.append(validation_stands_for_test(printable(place)))
     arrangement = arrange_files(files, heads, labels, members, config, advice=ADVICE, problems=problems)
@@ -111,10 +116,10 @@ def load(config: DataConfig, problems: list[str] | None = None) -> Dataset:
         preparation=arrangement.preparation,
         fingerprint=fingerprint,
         listing=pack(listed, base_of(config, listed.image_dir)),
-        source=describe_source(config),
+        source=describe_source(config, is_labelled=is_labelled),
         origins=origins,
         unreadable=unreadables,
-        problems=problems,
+        problems=follow_ups,
     )
 
 
@@ -214,10 +219,11 @@ def arrange_files(
     )
 
 
-def describe_source(config: DataConfig) -> str:
-    """Returns format and place of the data."""
+def describe_source(config: DataConfig, *, is_labelled: bool = True) -> str:
+    """Returns format and place of the data. is_labelled: False if nothing gives the images labels."""
     place = as_path(str(config.dir)).expanduser()
-    return f"{'table' if is_table(place) else 'folder of classes'} {printable(place)}"
+    folder = "folder of classes" if is_labelled else "folder of images"
+    return f"{'table' if is_table(place) else folder} {printable(place)}"
 
 
 def fingerprint(config: DataConfig, known: Sequence[str]) -> str:

@@ -102,7 +102,7 @@ def needless_options(config: DataConfig, place: Path) -> list[str]:
 def stored_pictures(files: Sequence[ImageFile], config: DataConfig) -> Stored:
     """Returns the pictures of the examples, each from a file, or each channel from a file of its own."""
     if files and files[0].more_paths:
-        return Bands([file.paths for file in files], config.max_pixels)
+        return Bands([file.paths for file in files], config.max_pixels, config.path_column)
     return Files([file.path for file in files], config.max_pixels)
 
 

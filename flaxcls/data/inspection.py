@@ -26,6 +26,7 @@ UNREADABLE = {
     "replace": "training leaves out those whose headers cannot be read, and takes the next image of the class in "
     "place of each other one (--data.unreadable replace)",
 }
+UNUSABLE = "training takes the next image of the class in place of each (--data.unreadable replace)"
 
 
 class Place(NamedTuple):
@@ -33,6 +34,13 @@ class Place(NamedTuple):
 
     part: str
     number: int
+
+
+class Refusal(NamedTuple):
+    """Why a file does not become an input, with its name. is_readable: True if it can be read."""
+
+    reason: str
+    is_readable: bool
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,8 @@ class Inspection:
     problems: lines on what training refuses.
     unreadable: for each file that cannot be read, its name and why.
     on_unreadable: what training does with these, as `data.unreadable` says it.
+    unusable: for each file that can be read, but does not become an input, its name and why, if training replaces it;
+      else these are problems.
     """
 
     name: str
@@ -114,6 +124,7 @@ class Inspection:
     problems: Sequence[str] = ()
     unreadable: Sequence[str] = ()
     on_unreadable: str = "stop"
+    unusable: Sequence[str] = ()
 
 
 def inspect_dataset(
@@ -159,11 +170,17 @@ def inspect_dataset(
     )
 
 
-def with_unusable(inspection: Inspection, unusable: Sequence[str]) -> Inspection:
-    """Returns the facts with further files that do not become an input, for each its name and why."""
-    if inspection.on_unreadable == "skip":  # all that cannot be read is left out already; training refuses the others
-        return replace(inspection, problems=list(dict.fromkeys([*inspection.problems, *unusable])))
-    return replace(inspection, unreadable=list(dict.fromkeys([*inspection.unreadable, *unusable])))
+def with_refusals(inspection: Inspection, refusals: Sequence[Refusal]) -> Inspection:
+    """Returns the facts with further files that do not become an input."""
+    replaces = inspection.on_unreadable == "replace"
+    unreadable = [refusal.reason for refusal in refusals if not refusal.is_readable]
+    unusable = [refusal.reason for refusal in refusals if refusal.is_readable]
+    return replace(
+        inspection,
+        unreadable=list(dict.fromkeys([*inspection.unreadable, *unreadable])),
+        unusable=list(dict.fromkeys(unusable)) if replaces else (),
+        problems=list(dict.fromkeys([*inspection.problems, *(() if replaces else unusable)])),
+    )
 
 
 def _heads_of(split: Split) -> Sequence[Head]:
@@ -300,7 +317,8 @@ def describe_kinds(inspection: Inspection) -> str:
     """Returns the line on channels and depth of the images."""
     total = sum(inspection.kinds.values())
     return ", ".join(
-        f"{channels} channel{'s' * (channels > 1)} of {_depth(dtype)}" + (f" ({count:,})" if count < total else "")
+        f"{channels} channel{'s' * (channels > 1)} of {describe_depth(dtype)}"
+        + (f" ({count:,})" if count < total else "")
         for (channels, dtype), count in inspection.kinds.items()
     )
 
@@ -341,13 +359,18 @@ def list_copies(copies: Copies, dataset: Dataset, most: int = 10) -> list[str]:
     def describe(place: Place) -> str:
         return f"{dataset.splits[place.part].ids[place.number]} ({_label(dataset, place)} in {place.part})"
 
-    lines = []
-    for one, other in copies.pairs[:most]:
-        kind = "in two splits" if one.part != other.part else "in one split"
-        kind = "two labels" if _label(dataset, one) != _label(dataset, other) else kind
-        lines.append(f"{kind}: {describe(one)}, {describe(other)}")
+    shown = copies.pairs[:most]
+    lines = [f"{describe_pair(dataset, pair)}: {describe(pair[0])}, {describe(pair[1])}" for pair in shown]
     more = len(copies.pairs) - len(lines)
     return [*lines, *[f"... and {more:,} more"] * (more > 0)]
+
+
+def describe_pair(dataset: Dataset, pair: tuple[Place, Place]) -> str:
+    """Returns what is wrong with a pair of exact copies: they have two labels, or are in two splits, or in one."""
+    one, other = pair
+    if _label(dataset, one) != _label(dataset, other):
+        return "two labels"
+    return "in two splits" if one.part != other.part else "in one split"
 
 
 def as_bytes(count: float) -> str:
@@ -358,5 +381,6 @@ def as_bytes(count: float) -> str:
     return f"{count / 1024:,.1f} KiB"
 
 
-def _depth(dtype: str) -> str:
+def describe_depth(dtype: str) -> str:
+    """Returns the depth of values of a type as text."""
     return "floating-point numbers" if dtype.startswith("float") else f"{np.dtype(dtype).itemsize * 8} bits"

@@ -16,7 +16,7 @@ from flaxcls.data.files import (
     few,
     find_below,
 )
-from flaxcls.data.table import SPLITS, TABLES, ImageFile
+from flaxcls.data.table import SPLITS, TABLES, UNLABELLED, ImageFile
 from flaxcls.errors import InputError, refuse
 from flaxcls.storage import printable
 
@@ -93,7 +93,8 @@ def find_examples(
       exclude: patterns of the images to leave out.
       known: classes of a run that is evaluated on this place. Folders of these names are classes, and a pattern may
         match nothing.
-      problems: gets the line on a class without images; None: it is refused.
+      problems: gets the lines on a class without images, and on folders that give no labels, whose images then are one
+        class; None: it is refused.
 
     Raises:
       InputError: if there is no class, if a class has no image or a name that is no UTF-8, or if it is not certain what
@@ -105,16 +106,24 @@ def find_examples(
         )
     below = find_below(place, include, exclude)
     check_selection(place, len(below.images), len(below.unselected), [] if known else below.unused)
-    layout = read_layout(_tree(below), printable(place), known)
-    if not layout.classes:
-        raise InputError(_no_classes(place, below))
+    left_out = describe_left_out(below.others, below.hidden)
+    try:
+        layout = read_layout(_tree(below), printable(place), known)
+        if not layout.classes:
+            raise InputError(_no_classes(place, below))
+    except InputError as error:
+        if problems is None or not below.images:
+            raise
+        problems.append(str(error))
+        note = "no image has a label that is certain: all are one group, from which nothing is held out"
+        return [ImageFile(place / path, printable(path), UNLABELLED, None) for path in below.images], [note, *left_out]
     paths = []
     for label, split, folder in layout.classes:
         images = list(folder.below())
-        _check_class(label, images, folder.path, below, place, problems)
+        _check_class(label, images, folder.path, below, place, problems if below.images else None)
         paths += [(path, label, split) for path in images]
     paths.sort(key=lambda found: found[0].split("/"))
-    notes = [*layout.notes, *describe_left_out(below.others, below.hidden)]
+    notes = [*layout.notes, *left_out]
     if layout.unused:
         notes.append(f"left out, as they lie in no class folder ({len(layout.unused):,}): {few(sorted(layout.unused))}")
     if include or exclude:

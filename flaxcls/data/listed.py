@@ -104,6 +104,7 @@ def pack(listed: Listed, base: Path) -> bytes:
             "channels": [head.channels for head in heads],
             "dtype": pa.array([head.dtype for head in heads]).dictionary_encode(),
             "note": pa.array([head.note for head in heads]).dictionary_encode(),
+            "alpha": [head.alpha for head in heads],
             "given": pa.array(listed.given, pa.string()).dictionary_encode(),
             "digest": pa.array([digest[:DIGEST] for digest in listed.digests], pa.binary()),
         }
@@ -139,10 +140,11 @@ def unpack(data: bytes, find_base: Callable[[str | None], Path]) -> Listed:
                 paths, rows["name"], rows["label"], rows["split"], strict=True
             )
         ]
+        alphas = rows.get("alpha", [count in (2, 4) for count in rows["channels"]])  # earlier versions kept none
         heads = [
-            Head((height, width), channels, dtype, note)
-            for height, width, channels, dtype, note in zip(
-                *(rows[key] for key in ("height", "width", "channels", "dtype", "note")), strict=True
+            Head((height, width), channels, dtype, note, alpha)
+            for height, width, channels, dtype, note, alpha in zip(
+                *(rows[key] for key in ("height", "width", "channels", "dtype", "note")), alphas, strict=True
             )
         ]
         return Listed(

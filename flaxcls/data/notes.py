@@ -11,6 +11,7 @@ from flaxcls.data.preparation import DEPTHS, Preparation
 from flaxcls.data.resize import share_kept
 
 FLAT = 0.01  # of the range; an image that uses less is one grey to a model
+DIM = 0.125  # of the range; an image that uses less may have a lower depth than others, or others have few extremes
 HOW = {"crop": "cropped", "squash": "squashed", "pad": "padded"}
 MOST_KINDS = 6  # of what is not read that have a line each
 
@@ -32,18 +33,22 @@ def notes_on_values(
     low, high = preparation.value_range
     least, greatest = min(extent.low for extent in extents), max(extent.high for extent in extents)
     found, total = f"values of {least:g}..{greatest:g} in the files", len(extents)
-    if not is_known:
-        return [f"{found}; which of them are black and white is not known"]
-    notes = [f"{found}: {low:g} becomes black and {high:g} white{why}{_name_options(options, '--data.value-range')}"]
+    option = _name_options(options, "--data.value-range")
+    done = f": {low:g} becomes black and {high:g} white{why}{option}"
+    notes = [found + (done if is_known else "; which of them are black and white is not known")]
     outside = sum(extent.low < low or extent.high > high for extent in extents)
     if outside:
         notes.append(f"{describe_some(outside, total, 'has', 'have')} values outside of that, which become its ends")
-    flat = sum(min(extent.high, high) - max(extent.low, low) < FLAT * (high - low) for extent in extents)
+    used = [(min(extent.high, high) - max(extent.low, low)) / (high - low) for extent in extents]
+    flat, dim = sum(share < FLAT for share in used), sum(FLAT <= share < DIM for share in used)
     if flat:
         uses = describe_some(flat, total, "uses", "use")
         notes.append(f"{uses} less than {FLAT:.0%} of that, so that a model sees hardly any differences")
+    if dim:
+        uses = describe_some(dim, total, "uses", "use")
+        notes.append(f"{uses} {FLAT:.0%} to {DIM:.1%} of that, which is little contrast to a model{option}")
     missing = sum(extent.missing > 0 for extent in extents)
-    if missing:
+    if missing and is_known:
         count, have = sum(extent.missing for extent in extents), describe_some(missing, total, "has", "have")
         notes.append(f"{have} {count:,} NaN or no-data values, which become {low:g}")
     return notes
@@ -89,15 +94,15 @@ def notes_on_resizing(
 def notes_on_channels(heads: Sequence[Head], preparation: Preparation, *, options: bool = True) -> list[str]:
     """Returns lines on images that are brought to other channels. options: True to name the option that decides it."""
     notes = []
-    grey = sum(head.channels <= 2 for head in heads)
+    grey = sum(head.channels - head.alpha == 1 for head in heads)
     if preparation.channels == 3 and grey:
         done = describe_some(grey, len(heads), "is grey and gets", "are grey and get")
         notes.append(f"{done} three equal channels{_name_options(options, '--data.color grey')}")
-    colours = sum(head.channels >= 3 for head in heads)
+    colours = sum(head.channels - head.alpha == 3 for head in heads)
     if preparation.channels == 1 and colours:
         done = describe_some(colours, len(heads), "is in colours, which become", "are in colours, which become")
         notes.append(f"{done} grey{_name_options(options, '--data.color')}")
-    transparent = sum(head.channels in (2, 4) for head in heads)
+    transparent = sum(head.alpha for head in heads)
     if preparation.channels in (1, 3) and transparent:
         done = describe_some(transparent, len(heads), "is transparent and is", "are transparent and are")
         notes.append(f"{done} laid on white")

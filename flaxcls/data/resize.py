@@ -85,8 +85,8 @@ def with_channels(image: np.ndarray, channels: int, *, alpha: bool | None = None
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
     raise InputError(
         f"an image of {given} channel{'s' * (given > 1)} cannot be converted to {channels}: only grey (1 channel, "
-        "or 2 with transparency) and colour (3 or 4) are converted to each other. --data.color stored trains on the "
-        "channels of the files."
+        "or 2 with transparency) and colour (3, or 4 with transparency) are converted to each other. "
+        "--data.color stored trains on the channels of the files."
     )
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from flaxcls.data.decode import name_errors, read_head, read_picture
-from flaxcls.data.picture import Head, Picture, check_values, shared
+from flaxcls.data.picture import Head, Picture, check_values, format_shape, shared
 from flaxcls.data.resize import resize
 from flaxcls.errors import InputError
 from flaxcls.storage import printable
@@ -98,10 +98,13 @@ class Bands:
 
     paths: the files of each picture.
     most_pixels: see `Files`.
+    columns: names of the channels.
     """
 
-    def __init__(self, paths: Sequence[tuple[Path, ...]], most_pixels: int | None = None) -> None:
-        self._paths, self._most_pixels = paths, most_pixels
+    def __init__(
+        self, paths: Sequence[tuple[Path, ...]], most_pixels: int | None = None, columns: Sequence[str] = ()
+    ) -> None:
+        self._paths, self._most_pixels, self._columns = paths, most_pixels, columns
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -114,9 +117,20 @@ class Bands:
         heads = [read_head(path, printable(path), self._most_pixels) for path in self._paths[index]]
         dtypes = [head.dtype for head in heads]
         dtype = np.result_type(*map(np.dtype, dtypes)).name
-        sizes = "channels of several sizes, read at that of the first" if len({head.size for head in heads}) > 1 else ""
-        note = ", and ".join(filter(None, (sizes, next((head.note for head in heads if head.note), ""))))
+        found = (self._describe_sizes(heads), next((head.note for head in heads if head.note), ""))
+        note = ", and ".join(filter(None, found))
         return shared(Head(heads[0].size, len(heads), dtype, note, channel_dtypes=_differing(dtypes)))
+
+    def _describe_sizes(self, heads: Sequence[Head]) -> str:
+        """Returns the note on channels that have another size than the first, if there are some."""
+        others: dict[tuple[int, int], list[str]] = {}
+        for number, head in enumerate(heads):
+            if head.size != heads[0].size:
+                name = self._columns[number] if self._columns else f"channel {number + 1}"
+                others.setdefault(head.size, []).append(name)
+        named = "; ".join(f"{format_shape(size)}: {', '.join(names)}" for size, names in others.items())
+        first = format_shape(heads[0].size)
+        return f"channels of several sizes, read at that of the first, {first} ({named})" if others else ""
 
     def name(self, index: int) -> str:
         """Returns the path of the first channel of a picture."""
@@ -124,4 +138,4 @@ class Bands:
 
     def take(self, indices: np.ndarray) -> "Bands":
         """Returns the pictures at `indices`, i64[m]."""
-        return Bands([self._paths[index] for index in indices], self._most_pixels)
+        return Bands([self._paths[index] for index in indices], self._most_pixels, self._columns)

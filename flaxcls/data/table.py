@@ -20,6 +20,7 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+UNLABELLED = "without a label"  # the class of images that are only looked at, as nothing gives them one
 T = TypeVar("T")
 TABLES = (".csv", ".tsv", ".parquet")
 

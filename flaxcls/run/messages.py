@@ -16,6 +16,7 @@ from flaxcls.data import Dataset
 from flaxcls.data.dataset import describe_unseen_classes
 from flaxcls.data.inspection import (
     UNREADABLE,
+    UNUSABLE,
     Inspection,
     describe_copies,
     describe_kinds,
@@ -118,10 +119,11 @@ def show_inspection(
     say(describe_memory(inspection.memory))
     if warning := warn_of_memory(inspection.memory):
         say(warning)
-    refused, unreadable = inspection.problems if problems else (), inspection.unreadable
+    refused, unreadable, unusable = inspection.problems if problems else (), inspection.unreadable, inspection.unusable
     for title, lines in (
         (f"training refuses ({len(refused):,})", refused),
         (f"not readable ({len(unreadable):,}), {UNREADABLE[inspection.on_unreadable]}", unreadable),
+        (f"readable, but no input of the model ({len(unusable):,}), {UNUSABLE}", unusable),
     ):
         if lines and not short:
             say("\n  ".join([f"{title}:", *lines[:10], *["..."] * (len(lines) > 10)]))

@@ -36,8 +36,12 @@ def save(place, shape=(8, 8, 3)):
     Image.fromarray(NOISE.integers(0, 256, shape, np.uint8)).save(place)
 
 
+def config_of(place, **options):
+    return DataConfig(source="folder", dir=str(place), **options)
+
+
 def load(place, problems=None, **options):
-    return load_dataset(DataConfig(source="folder", dir=str(place), **options), problems=problems)
+    return load_dataset(config_of(place, **options), problems=problems)
 
 
 def look(place, **options):
@@ -411,3 +415,70 @@ def test_transparency_is_named_where_the_files_say_so(tmp_path):
     assert load_dataset(
         DataConfig(source="folder", dir=str(tmp_path / "rgba"), color="stored"), in_memory.listing
     ).preparation.name_channels() == ["red", "green", "blue", "alpha"]
+
+
+def test_bands_that_are_no_colours_are_not_called_transparent(tmp_path):
+    for name in ("a", "b"):
+        for number in range(5):
+            save(tmp_path / name / f"{number}.png", (8, 8, 4) if number else (8, 8, 2))
+        for number, channels in enumerate((2, 4, 4)):
+            bands = NOISE.integers(0, 256, (8, 8, channels), np.uint8)
+            path = tmp_path / name / f"{number}.tif"
+            tifffile.imwrite(path, bands, photometric="minisblack", planarconfig="contig")
+    listing = load(tmp_path, [], memory=0).listing
+    for dataset in (load(tmp_path, [], memory=0), load_dataset(config_of(tmp_path, memory=0.0), listing)):
+        assert [note for note in dataset.notes if "transparent" in note or "grey" in note] == [
+            "2 of 16 images are grey and get three equal channels (--data.color grey)",
+            "10 of 16 images are transparent and are laid on white",
+        ]
+
+
+def test_images_that_use_little_of_the_range_are_counted(tmp_path):
+    """Two images of 12 bits are among those of 16, and one of them is at 32768; types that differ have no range."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number, (low, high) in enumerate([(0, 65000), (0, 4095), (32768, 36863), (300, 310), (0, 30000)]):
+            pixels = np.linspace(low, high, 64).reshape(8, 8).astype(np.uint16)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    little = [
+        "2 of 10 images use less than 1% of that, so that a model sees hardly any differences",
+        "4 of 10 images use 1% to 12.5% of that, which is little contrast to a model (--data.value-range)",
+    ]
+    assert look(tmp_path, color="grey").notes[1:] == little
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / name / "float.tif", np.linspace(-20, 5, 64, dtype=np.float32).reshape(8, 8))
+    assert look(tmp_path, color="grey").notes == [
+        "values of -20..65000 in the files; which of them are black and white is not known",
+        little[0].replace("2 of 10", "4 of 12"),
+        little[1].replace("of 10", "of 12"),
+    ]
+
+
+UNCERTAIN = {
+    "no folder": (("1.png", "2.png"), "has no folders of classes: it needs one for each class"),
+    "flat splits": (("train/1.png", "test/2.png"), "has no folders of classes: it needs one for each class"),
+    "split or class": (("train/a/1.png", "b/2.png"), "has the split train and beside it b, which is no split"),
+}
+
+
+@pytest.mark.parametrize("case", UNCERTAIN)
+def test_images_whose_labels_are_not_known_are_one_group(tmp_path, case):
+    paths, words = UNCERTAIN[case]
+    for path in paths:
+        save(tmp_path / path)
+    with pytest.raises(InputError, match=words):
+        load(tmp_path)
+    dataset, found = load(tmp_path, []), look(tmp_path)
+    assert dataset.described == f"data set {tmp_path.name}: 2 images without a label"
+    assert found.source == f"folder of images {tmp_path}"
+    assert sorted(dataset.train.ids) == sorted(paths)
+    assert describe_splits(found) == ["train: 2, all", "test: 0, none is held out"]
+    (problem,) = found.problems
+    assert words in problem
+    assert found.notes == ["no image has a label that is certain: all are one group, from which nothing is held out"]
+
+
+def test_a_folder_without_an_image_is_refused_even_if_it_is_only_looked_at(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        look(tmp_path)

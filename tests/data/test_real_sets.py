@@ -139,7 +139,8 @@ def test_bands_in_files_of_their_own_are_the_channels_in_the_order_of_the_column
     ]
     dataset = load(write(tmp_path / "table.csv", BANDS, rows), path_column=BANDS)
     assert dataset.image_shape == (120, 120, 6)
-    assert any("have channels of several sizes, read at that of the first" in note for note in dataset.notes)
+    sizes = "read at that of the first, 120x120 (60x60: B05; 20x20: B01)"
+    assert f"3 of 3 files have channels of several sizes, {sizes}" in dataset.notes
     for (_, image), files in zip(examples(dataset), rows, strict=True):
         values = in_files_values(image, dataset.preparation.value_range)
         for channel, file in enumerate(files[:4]):

@@ -537,7 +537,8 @@ def test_each_channel_may_be_a_file_of_its_own(images, expected, memory):
     assert dataset.image_shape == (4, 4, 2)
     for split, found in zip((dataset.train, dataset.validation, dataset.test), expected, strict=True):
         assert split.images[:][:, 1, 1].tolist() == [[20 * n, 255 - n] for n in found]
-    assert "1 of 12 files has channels of several sizes, read at that of the first" in said(dataset)
+    sizes = "channels of several sizes, read at that of the first, 4x4 (2x2: nir)"
+    assert f"1 of 12 files has {sizes}" in said(dataset)
     frame = Image.new("L", (4, 4), 248)
     frame.save(images / "nir" / "07.png", save_all=True, append_images=[Image.new("L", (4, 4))])
     again = load(table, color="rgb", path_column=("path", "nir"), memory=memory, image_size=4)
