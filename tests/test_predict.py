@@ -180,3 +180,4 @@ def test_images_whose_channels_are_files_of_their_own(tmp_path, capfd):
     assert {path.name for path in (tmp_path / "maps").glob("*.npz")} == {"0-red.npz", "1-red.npz"}
     code, _, err = call(capfd, run, tmp_path / "new.csv", "--data.path-column", "red")
     assert "an image of 1 channel cannot be converted to 2" in err
+    assert "The run has a file for each channel: name a table with the columns red, nir." in err

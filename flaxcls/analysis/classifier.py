@@ -137,7 +137,10 @@ class Classifier:
             preparation.check_depth(image.dtypes)
             return preparation(check_values(image))
         except ValueError as error:
-            raise InputError(f"{name}: {error}") from error
+            columns, channels = self.config.data.path_column, image.pixels.shape[2]
+            of_files = len(columns) > 1 and channels != preparation.channels
+            table = f" The run has a file for each channel: name a table with the columns {', '.join(columns)}."
+            raise InputError(f"{name}: {error}{table * of_files}") from error
 
     def normalized(self, images: jax.Array) -> jax.Array:
         """Returns images u8[b h w c] of the model's shape, or floats in 0..1, as input for the module."""

@@ -17,6 +17,7 @@ from uniplot import plot_to_string
 
 from flaxcls.config import Config, OptimConfig
 from flaxcls.data import Dataset, load_dataset
+from flaxcls.data.decode import MISSING
 from flaxcls.data.inspection import as_bytes, inspect_dataset
 from flaxcls.errors import InputError
 from flaxcls.models.summary import layers, table
@@ -88,12 +89,10 @@ def _with_facts(config: Config, refused: str, console: Console) -> InputError:
 
     refused: the first of these.
     """
-    # nothing is kept in memory, and nothing takes the place of what cannot be read
     problems: list[str] = []
-    seen = replace(config.data, memory=0.0, unreadable="skip" if config.data.unreadable == "skip" else "stop")
     try:
-        dataset = load_dataset(seen, problems=problems)
-        _show_facts(dataset, config, problems or [refused], console)
+        dataset = load_dataset(replace(config.data, memory=0.0), problems=problems).without_replacing()
+        _show_facts(dataset, config, [refused, *problems], console)
         check_data(config, dataset, jax.device_count())
     except InputError as error:
         problems.append(str(error))
@@ -101,12 +100,17 @@ def _with_facts(config: Config, refused: str, console: Console) -> InputError:
 
 
 def _show_facts(dataset: Dataset, config: Config, problems: Sequence[str], console: Console) -> None:
-    """Shows the facts about data that training refuses; the error names the problems, and what it stops at."""
+    """Shows the facts about data that training refuses. The error names the problems, which may list the files."""
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     inspection = inspect_dataset(
-        dataset, memory_limit=config.data.memory, available=available_memory(), problems=problems
+        dataset,
+        memory_limit=config.data.memory,
+        available=available_memory(),
+        problems=problems,
+        on_unreadable=config.data.unreadable,
     )
-    if config.data.unreadable == "stop":
+    said = "\n".join([*problems, *dataset.notes])
+    if any(line.removesuffix(MISSING) in said for line in dataset.unreadable):
         inspection = replace(inspection, unreadable=())
     show_inspection(inspection, dataset, say=say, show=console.print, problems=False)
 

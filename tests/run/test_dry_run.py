@@ -156,6 +156,16 @@ def test_data_that_training_does_not_read_is_shown_as_far_as_it_can_be(small_con
     assert "empty.png is no image that can be read" in error
 
 
+@pytest.mark.parametrize("unreadable", ["stop", "skip", "replace"])
+def test_files_that_cannot_be_read_are_listed_where_something_else_is_refused_first(small_config, pets, unreadable):
+    (pets / "a" / "empty.png").write_text("no image")
+    (pets / "c").mkdir()
+    text, error = refuse(small_config, pets, unreadable=unreadable)
+    assert error.startswith(f"the class folder {pets / 'c'} holds no image")
+    assert "not readable (1), training " in text
+    assert text.count("empty.png is no image that can be read") == 1
+
+
 def test_what_is_left_out_is_said_once(small_config, pets):
     (pets / "a" / "empty.png").write_text("no image")
     Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(pets / "b" / "odd.png")
