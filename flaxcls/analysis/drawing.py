@@ -10,8 +10,9 @@ import numpy as np
 
 from flaxcls.analysis.pictures import data_url, enlarged, in_colours
 from flaxcls.data import Dataset
+from flaxcls.data.copies import Place
 from flaxcls.data.images import Images
-from flaxcls.data.inspection import Place, Refusal
+from flaxcls.data.inspection import Refusal
 from flaxcls.data.picture import Extent, extent_of
 from flaxcls.data.preparation import choose_range
 from flaxcls.data.resize import resize, with_channels

@@ -10,7 +10,13 @@ import numpy as np
 from flaxcls.analysis.drawing import Artist, Shown, magnification, measure_types
 from flaxcls.analysis.pictures import choose_shown, describe_shown
 from flaxcls.data import Dataset
-from flaxcls.data.inspection import Inspection, Place, Refusal, describe_depth, describe_pair, distortion
+from flaxcls.data.copies import Place, describe_pair
+from flaxcls.data.inspection import (
+    Inspection,
+    Refusal,
+    describe_depth,
+    distortion,
+)
 from flaxcls.data.picture import format_shape
 from flaxcls.errors import InputError
 

@@ -13,19 +13,18 @@ from rich.table import Table
 
 from flaxcls.config import Config
 from flaxcls.data import Dataset
+from flaxcls.data.copies import describe_copies, list_copies
 from flaxcls.data.dataset import describe_unseen_classes
 from flaxcls.data.inspection import (
     UNREADABLE,
     UNUSABLE,
     Inspection,
-    describe_copies,
     describe_kinds,
     describe_memory,
     describe_preparation,
     describe_sizes,
     describe_splits,
     inspect_dataset,
-    list_copies,
     warn_of_memory,
 )
 from flaxcls.errors import DivergenceError

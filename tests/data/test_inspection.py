@@ -10,19 +10,15 @@ from PIL import Image
 from flaxcls.config import DataConfig
 from flaxcls.data import from_arrays, load_dataset
 from flaxcls.data.contents import READ
+from flaxcls.data.copies import Copies, Place, describe_copies, find_copies, list_copies
 from flaxcls.data.images import Images
 from flaxcls.data.inspection import (
-    Copies,
-    Place,
-    describe_copies,
     describe_kinds,
     describe_memory,
     describe_preparation,
     describe_sizes,
     describe_splits,
-    find_copies,
     inspect_dataset,
-    list_copies,
     warn_of_memory,
 )
 from flaxcls.data.preparation import Preparation

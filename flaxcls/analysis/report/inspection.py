@@ -8,11 +8,11 @@ from markupsafe import Markup, escape
 from flaxcls.analysis.gallery import Gallery
 from flaxcls.analysis.report.page import ENVIRONMENT, render_template
 from flaxcls.data import Dataset
+from flaxcls.data.copies import describe_copies
 from flaxcls.data.inspection import (
     UNREADABLE,
     UNUSABLE,
     Inspection,
-    describe_copies,
     describe_kinds,
     describe_memory,
     describe_preparation,
