@@ -426,7 +426,7 @@ def test_it_prints_the_facts_and_goes_on_past_what_training_refuses(shapes, tmp_
     assert main([str(tmp_path / "d"), "--out", str(tmp_path / "d.html")]) == 0
     printed = capsys.readouterr().out
     assert "train: 26, given by folders\n" in printed
-    assert "exact copies: 1 group; 1 of test are also in train\n" in printed
+    assert "exact copies: 1 group; 1 of test is also in train\n" in printed
     assert "training refuses (1):\n  the class folder" in printed
     assert "cut.png is no image" in printed
     assert "What training refuses" in (tmp_path / "d.html").read_text()

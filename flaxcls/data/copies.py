@@ -104,8 +104,11 @@ def describe_copies(copies: Copies | None) -> str:
         return "exact copies: not searched, as every image would have to be read"
     if not copies.groups:
         return "exact copies: none"
-    found = [f"{count:,} in {part} repeat another of it" for part, count in copies.within.items()]
-    found += [f"{count:,} of {first} are also in {second}" for (first, second), count in copies.across.items()]
+    found = [f"{count:,} in {part} repeat{'s' * (count == 1)} another of it" for part, count in copies.within.items()]
+    found += [
+        f"{count:,} of {first} {'is' if count == 1 else 'are'} also in {second}"
+        for (first, second), count in copies.across.items()
+    ]
     if copies.contradictions:
         found.append(f"groups with several labels: {copies.contradictions:,}")
     return f"exact copies: {copies.groups:,} group{'s' * (copies.groups > 1)}; {', '.join(found)}"

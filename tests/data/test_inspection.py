@@ -182,8 +182,8 @@ def test_copies_are_counted_within_and_across_splits(given, length):
     ]
     assert list_copies(copies, dataset, 1)[1:] == ["... and 3 more"]
     assert describe_copies(copies) == (
-        "exact copies: 2 groups; 2 in train repeat another of it, 1 of test are also in train, 1 of validation are "
-        "also in train, 1 of test are also in validation, groups with several labels: 1"
+        "exact copies: 2 groups; 2 in train repeat another of it, 1 of test is also in train, 1 of validation is "
+        "also in train, 1 of test is also in validation, groups with several labels: 1"
     )
 
 
