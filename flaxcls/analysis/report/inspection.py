@@ -85,7 +85,7 @@ def render_inspection(
 
 def _mark_options(text: str) -> Markup:
     """Returns a text in which no option is broken."""
-    found = escape(text)
+    found = str(escape(text))  # on Python 3.11, sub escapes what it puts into a Markup
     return Markup(OPTION.sub(r'<code class="option">\g<0></code>', found))
 
 
