@@ -97,7 +97,7 @@ def _key(line: dict[str, Any]) -> tuple[str, ...]:
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of a file that `make_recorder` writes, and the number of others, such as a crash leaves."""
     lines, damaged = [], 0
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
+    for text in path.read_bytes().decode(errors="replace").splitlines() if path.exists() else ():
         try:
             line = json.loads(text)
             _key(line)

@@ -164,7 +164,7 @@ def _copy_up_to(restored: Restored | None, path: Path, target: Path) -> list[dic
     step, record = (restored.step, restored.record) if restored else (0, {})
     kept_at_step = {"validation": record.get("evaluated", True), "train": record.get("meter", {}).get("steps", 0) == 0}
     texts, lines = [], []
-    for text in path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []:
+    for text in path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []:
         try:
             line = json.loads(text) if text.endswith("\n") else None
         except ValueError as error:
