@@ -1,4 +1,4 @@
-"""Whether data is what a run was trained on, whether it fits the model, and how it differs."""
+"""The data of a run: is other data the same, does it fit the model, and how does it differ?"""
 
 import dataclasses
 from pathlib import Path

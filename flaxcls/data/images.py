@@ -86,6 +86,7 @@ class Images:
             whole=self.whole,
             labels=labels,
             advice=self._advice,
+            is_measured=self._is_measured,
             in_threads=self._in_threads,
         )
 

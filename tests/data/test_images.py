@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+import tifffile
 
 from flaxcls.data.images import Images, box_draws, random_box
+from flaxcls.data.picture import Extent
 from flaxcls.data.preparation import Preparation
 from flaxcls.data.resize import fit_image, resize, share_kept
+from flaxcls.data.stored import Files
 
 RNG = np.random.default_rng(0)
 
@@ -102,3 +105,13 @@ def test_what_decides_a_part_is_a_generator_of_its_own(seed):
     for position, draws in zip(positions, box_draws(seed, positions), strict=True):
         bits = np.random.Philox(key=np.array([seed, position], np.uint64), counter=[0, 0, 0, 1])
         np.testing.assert_array_equal(draws, (bits.random_raw(22) >> np.uint64(11)) * 2.0**-53)
+
+
+def test_a_part_of_images_whose_values_are_measured_is_measured_too(tmp_path):
+    for number in range(3):
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.full((4, 4), 100 * number, np.uint16))
+    files = Files([tmp_path / f"{number}.tif" for number in range(3)])
+    images = Images(files, Preparation((4, 4), 1, value_range=(0.0, 4095.0)), is_measured=True)
+    part = images.take(np.array([2, 0]))
+    np.testing.assert_allclose(part[:].max(axis=(1, 2, 3)), [200 / 4095, 0], rtol=1e-6)
+    assert part.extents == {0: Extent(200, 200, 0), 1: Extent(0, 0, 0)}

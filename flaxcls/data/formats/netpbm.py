@@ -17,7 +17,7 @@ CHANNELS = {b"P3": 3, b"P6": 3, b"PF": 3}  # of the others 1; a PAM says it
 
 
 class Header(NamedTuple):
-    """What the header says.
+    """The header of a file.
 
     kind: the first two bytes of the file.
     size: height and width.
